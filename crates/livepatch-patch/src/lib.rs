@@ -1,0 +1,17 @@
+//! The livepatch patch file: the patch as a value, its ELF container, and the linker that turns it into bytes for one
+//! address in one process.
+//!
+//! Everything here is pure: no I/O, no `unsafe`. The builder uses it to write a patch and to link it for a trial; the
+//! production side uses the same code to link it for real.
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod ident;
+pub mod link;
+pub mod patch;
+pub mod reloc;
+
+pub use addr::{Bias, LinkAddr, RunAddr};
+pub use ident::{Arch, BuildId, Digest};
+pub use patch::*;
+pub use reloc::RelocKind;

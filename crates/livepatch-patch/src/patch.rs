@@ -1,0 +1,236 @@
+//! The patch as a value: what `create` makes, what the container stores, what the linker links.
+//!
+//! A patch is a small relocatable object. Its sections hold the new functions and what they newly need; its symbols
+//! are either defined in those sections or say where in the baseline image (or in which imported library
+//! symbol) the thing lives. The list of [`Redirect`]s says which functions of the image are to be replaced.
+
+use crate::addr::LinkAddr;
+use crate::ident::{Arch, BuildId, Digest};
+use crate::reloc::RelocKind;
+use serde::{Deserialize, Serialize};
+
+/// A whole patch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patch {
+    /// Target, redirects and everything a person wants to know.
+    pub meta: Meta,
+    /// Contents, indexed by [`SectionId`].
+    pub sections: Vec<Section>,
+    /// Names and places, indexed by [`SymbolId`].
+    pub symbols: Vec<Symbol>,
+}
+
+/// Index into [`Patch::sections`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SectionId(pub u32);
+
+/// Index into [`Patch::symbols`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SymbolId(pub u32);
+
+/// The part of a patch that is stored as JSON in its `.livepatch.meta` section.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Name given by the author (by default the artifact's name).
+    pub name: String,
+    /// Version of livepatch that made the patch.
+    pub tool: String,
+    /// First line of `rustc --version` of the compiler that made it.
+    pub rustc: String,
+    /// Creation time, seconds since the Unix epoch.
+    pub created: u64,
+    /// The only image that this patch fits.
+    pub target: Target,
+    /// Functions of the image that are replaced.
+    pub redirects: Vec<Redirect>,
+    /// Symbols defined in the patch that have no counterpart in the image: new functions, statics, thread-locals.
+    pub new_items: Vec<NewItem>,
+}
+
+/// The image that a patch fits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// Its build-id.
+    pub build_id: BuildId,
+    /// Its instruction set.
+    pub arch: Arch,
+    /// Its file name when it was built (for messages only).
+    pub file_name: String,
+    /// How it is loaded.
+    pub kind: ImageKind,
+    /// Its `PT_TLS` segment, if it has one.
+    pub tls: Option<TlsSegment>,
+}
+
+/// How an image gets into a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageKind {
+    /// The main executable: its thread-locals have fixed offsets from the thread pointer.
+    Executable,
+    /// A shared object, loaded at start or by `dlopen`.
+    SharedObject,
+}
+
+/// The `PT_TLS` program header of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsSegment {
+    /// Address of the initialisation image.
+    pub addr: LinkAddr,
+    /// Size in memory (`p_memsz`).
+    pub size: u64,
+    /// Alignment (`p_align`).
+    pub align: u64,
+}
+
+/// One function of the image that enters new code after `apply`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Redirect {
+    /// The new function, defined in the patch.
+    pub symbol: SymbolId,
+    /// Demangled path without hash.
+    pub path: String,
+    /// Where the old function starts in the image.
+    pub old: LinkAddr,
+    /// Size of the old function in bytes.
+    pub old_size: u64,
+    /// Bytes from `old` that the jump may overwrite: the function and the padding behind it. At least 5.
+    pub room: u64,
+    /// Digest of the old function's `old_size` bytes as linked; a process whose bytes differ is refused.
+    pub old_digest: Digest,
+    /// Why it is in the patch.
+    pub reason: Reason,
+    /// `file:line` of the new definition, if known.
+    pub place: Option<String>,
+}
+
+/// Why a function is in a patch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "path")]
+pub enum Reason {
+    /// Its own code changed.
+    Changed,
+    /// Code of this function, inlined into it, changed.
+    Inlines(String),
+    /// It refers to this item, which had to move into the patch.
+    Uses(String),
+    /// The image has no such function.
+    New,
+}
+
+/// An item that the patch brings into the process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewItem {
+    /// Demangled path.
+    pub path: String,
+    /// The symbol that defines it.
+    pub symbol: SymbolId,
+    /// What it is.
+    pub kind: NewItemKind,
+    /// For statics and thread-locals: digest of the type's layout. A later patch shares the running instance only if
+    /// name, size and this digest agree.
+    pub type_digest: Option<Digest>,
+}
+
+/// Kinds of new items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NewItemKind {
+    /// Code.
+    Function,
+    /// Writable data that keeps its value across later patches.
+    Static,
+    /// A thread-local variable.
+    ThreadLocal,
+}
+
+/// A piece of contents with one protection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// ELF section name, for tools and people; carries no meaning.
+    pub name: String,
+    /// Where it is mapped and how.
+    pub kind: SectionKind,
+    /// Alignment in bytes, a power of two up to the page size.
+    pub align: u64,
+    /// Contents; empty for zero-filled kinds.
+    pub bytes: Vec<u8>,
+    /// Size in memory; equals `bytes.len()` unless the kind is zero-filled.
+    pub size: u64,
+    /// Relocations, sorted by offset.
+    pub relocs: Vec<Reloc>,
+}
+
+/// Where a section goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SectionKind {
+    /// Code: mapped read and execute.
+    Text,
+    /// Constants, including those with absolute addresses in them: read-only once relocated.
+    ReadOnly,
+    /// Initialised writable data.
+    Data,
+    /// Zero-filled writable data.
+    Bss,
+    /// Initialisation image of new thread-locals.
+    TlsData,
+    /// Zero-filled new thread-locals.
+    TlsBss,
+    /// Unwind tables in `.eh_frame` format; at most one section, ended by a zero word.
+    EhFrame,
+}
+
+/// One place in a section that depends on addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reloc {
+    /// Offset in the section.
+    pub offset: u64,
+    /// What is computed and how wide it is.
+    pub kind: RelocKind,
+    /// Against what.
+    pub symbol: SymbolId,
+    /// Constant added.
+    pub addend: i64,
+}
+
+/// A name and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// Mangled name as the compiler wrote it.
+    pub name: String,
+    /// Where the thing lives.
+    pub place: Place,
+}
+
+/// Where a symbol's thing lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the patch.
+    Section {
+        /// Which section.
+        section: SectionId,
+        /// Offset in it.
+        offset: u64,
+        /// Size in bytes (0 if unknown).
+        size: u64,
+    },
+    /// In the baseline image.
+    Image {
+        /// Its image-relative address.
+        addr: LinkAddr,
+        /// Size in bytes (0 if unknown).
+        size: u64,
+    },
+    /// A thread-local of the baseline image.
+    ImageTls {
+        /// Offset from the start of the image's `PT_TLS` segment.
+        offset: u64,
+    },
+    /// A dynamic symbol of another module of the process.
+    Import {
+        /// A GOT slot of the image that the loader fills with exactly this symbol's address, if there is one.
+        got: Option<LinkAddr>,
+    },
+}
