@@ -6,12 +6,15 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod container;
 pub mod ident;
 pub mod link;
 pub mod patch;
 pub mod reloc;
 
 pub use addr::{Bias, LinkAddr, RunAddr};
+pub use container::ContainerError;
 pub use ident::{Arch, BuildId, Digest};
 pub use patch::*;
+pub use link::{Binding, LinkError, Linked, Plan, TlsPlace, TlsPlan, link, plan, tls_image};
 pub use reloc::RelocKind;
