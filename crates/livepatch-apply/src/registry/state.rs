@@ -1,0 +1,228 @@
+//! What the registry says: everything that a later run of the tool must know about the process.
+
+use livepatch_patch::{Bias, BuildId, Digest, RunAddr};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// The state of one module.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Build-id of the module.
+    pub build_id: BuildId,
+    /// Load bias of the module.
+    pub bias: Bias,
+    /// Every patch that was ever mapped, oldest first. Records are never removed, because statics and text of each
+    /// stay in the process.
+    pub patches: Vec<Record>,
+    /// What is under way. Left behind only by a run that was killed.
+    pub journal: Option<Journal>,
+}
+
+/// Where a patch stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PatchState {
+    /// Mapped; the switch to it has begun.
+    Applying,
+    /// Its functions run.
+    Applied,
+    /// The switch away from it has begun.
+    RollingBack,
+    /// Mapped; the image's functions run again.
+    RolledBack,
+    /// Mapped; a newer patch took its place.
+    Replaced,
+}
+
+/// One patch in the process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Digest of the patch file.
+    pub id: Digest,
+    /// Name given by its author.
+    pub name: String,
+    /// Where it stands.
+    pub state: PatchState,
+    /// Where it is mapped.
+    pub mapping: Mapping,
+    /// Functions that it redirects.
+    pub functions: Vec<FunctionRecord>,
+    /// Writable statics that it brought in.
+    pub statics: Vec<StaticRecord>,
+    /// Thread-locals that it brought in.
+    pub thread_locals: Vec<ThreadLocalRecord>,
+    /// Start and size of its unwind tables.
+    pub eh_frame: Option<Region>,
+    /// Digest of text and read-only part as linked.
+    pub contents: Digest,
+    /// The object that carries its thread-locals, if it brought any.
+    pub carrier: Option<Carrier>,
+}
+
+/// A piece of the target's address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// First byte.
+    pub start: RunAddr,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+impl Region {
+    /// As a half-open range.
+    pub fn range(self) -> Range<RunAddr> {
+        self.start..self.start.offset(self.size as i64)
+    }
+}
+
+/// The three parts of a mapped patch, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Start of the text.
+    pub base: RunAddr,
+    /// Size of the code part.
+    pub text: u64,
+    /// Size of the read-only part.
+    pub rodata: u64,
+    /// Size of the writable part.
+    pub data: u64,
+}
+
+impl Mapping {
+    /// The code part.
+    pub fn text_range(&self) -> Range<RunAddr> {
+        self.base..self.base.offset(self.text as i64)
+    }
+
+    /// All three parts.
+    pub fn total(&self) -> u64 {
+        self.text.saturating_add(self.rodata).saturating_add(self.data)
+    }
+}
+
+/// One redirected function.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FunctionRecord {
+    /// Demangled path.
+    pub path: String,
+    /// Mangled name.
+    pub symbol: String,
+    /// Start of the function in the image.
+    pub old: RunAddr,
+    /// Its size in bytes.
+    pub old_size: u64,
+    /// Start of the new function.
+    pub new: RunAddr,
+    /// The image's bytes under the jump.
+    pub saved: Code,
+    /// The jump.
+    pub jump: Code,
+}
+
+/// A writable static in the patch's data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StaticRecord {
+    /// Mangled name.
+    pub name: String,
+    /// Where it is.
+    pub address: RunAddr,
+    /// Size in bytes.
+    pub size: u64,
+    /// Digest of the type's layout.
+    pub type_digest: Option<Digest>,
+}
+
+/// A thread-local in a carrier object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ThreadLocalRecord {
+    /// Mangled name.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Digest of the type's layout.
+    pub type_digest: Option<Digest>,
+    /// Loader's number of the carrier.
+    pub module: u64,
+    /// Offset in the carrier's block.
+    pub offset: u64,
+    /// Offset from the thread pointer, if the carrier is in the static area.
+    pub tp_offset: Option<i64>,
+}
+
+/// The object that was loaded for the sake of its TLS segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carrier {
+    /// Handle that `dlopen` gave.
+    pub handle: u64,
+    /// Loader's number of the module.
+    pub module: u64,
+    /// Start of its block relative to the thread pointer, if static.
+    pub tp_offset: Option<i64>,
+}
+
+/// The five bytes at a function's entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Code(pub [u8; crate::jump::JUMP_SIZE]);
+
+/// An operation under way: enough to finish or to undo it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "stage")]
+pub enum Journal {
+    /// A patch is being loaded; nothing points to the mapping but, possibly, the unwinder.
+    Loading {
+        /// What was mapped.
+        mapping: Mapping,
+        /// Unwind tables that may be registered.
+        eh_frame: Option<RunAddr>,
+        /// Whether their registration has begun.
+        registering: bool,
+    },
+    /// Entries are being rewritten.
+    Switching {
+        /// The intended writes.
+        writes: Vec<EntryWrite>,
+        /// State of each patch (by index) if all writes were made.
+        after: Vec<(usize, PatchState)>,
+        /// State of each patch (by index) if none was made.
+        before: Vec<(usize, PatchState)>,
+    },
+}
+
+/// One rewritten entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryWrite {
+    /// Start of the function.
+    pub at: RunAddr,
+    /// What is there when the operation starts.
+    pub before: Code,
+    /// What the operation puts there.
+    pub after: Code,
+}
+
+impl State {
+    /// A module without patches.
+    pub fn new(build_id: BuildId, bias: Bias) -> Self {
+        Self { build_id, bias, patches: Vec::new(), journal: None }
+    }
+
+    /// The patch whose functions run, if any: there is at most one.
+    pub fn active(&self) -> Option<usize> {
+        self.patches.iter().position(|p| p.state == PatchState::Applied)
+    }
+
+    /// The record of a patch file.
+    pub fn find(&self, id: &Digest) -> Option<usize> {
+        self.patches.iter().position(|p| p.id == *id)
+    }
+
+    /// Puts patches into the states that a finished or undone switch left them in.
+    pub fn settle(&mut self, states: &[(usize, PatchState)]) {
+        for (index, state) in states {
+            if let Some(record) = self.patches.get_mut(*index) {
+                record.state = *state;
+            }
+        }
+        self.journal = None;
+    }
+}
