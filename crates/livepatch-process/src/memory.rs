@@ -1,0 +1,172 @@
+//! Reading and writing the memory of a process.
+//!
+//! Reads and single writes go through `/proc/PID/mem`, whose descriptor stays with the address space that it was opened on.
+//! It writes to read-only private mappings, too (a private copy of the page is made, files are never changed).
+
+use crate::error::{Loss, ProcessError};
+use crate::{Process, sys};
+use livepatch_patch::RunAddr;
+use nix::errno::Errno;
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a page on x86-64.
+pub const PAGE_SIZE: u64 = 4096;
+
+impl Process {
+    /// Fills the buffer from `addr` on, all of it or an error.
+    pub fn read(&self, addr: RunAddr, buffer: &mut [u8]) -> Result<(), ProcessError> {
+        let result = self.inner.mem.read_exact_at(buffer, addr.0);
+        result.map_err(|error| self.memory_error("read", addr, buffer.len(), error))
+    }
+
+    /// Reads `len` bytes. The caller bounds `len`.
+    pub fn read_vec(&self, addr: RunAddr, len: usize) -> Result<Vec<u8>, ProcessError> {
+        let mut buffer = vec![0; len];
+        self.read(addr, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// Reads an array of bytes.
+    pub fn read_array<const N: usize>(&self, addr: RunAddr) -> Result<[u8; N], ProcessError> {
+        let mut buffer = [0; N];
+        self.read(addr, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// Reads a little-endian word of 8 bytes.
+    pub fn read_u64(&self, addr: RunAddr) -> Result<u64, ProcessError> {
+        self.read_array(addr).map(u64::from_le_bytes)
+    }
+
+    /// Reads a little-endian word of 4 bytes.
+    pub fn read_u32(&self, addr: RunAddr) -> Result<u32, ProcessError> {
+        self.read_array(addr).map(u32::from_le_bytes)
+    }
+
+    /// Reads a pointer.
+    pub fn read_addr(&self, addr: RunAddr) -> Result<RunAddr, ProcessError> {
+        self.read_u64(addr).map(RunAddr)
+    }
+
+    /// Reads many pieces with as few system calls as possible, all of them or an error.
+    pub fn read_many(&self, pieces: &mut [(RunAddr, &mut [u8])]) -> Result<(), ProcessError> {
+        let tid = self.live_thread()?;
+        for chunk in pieces.chunks_mut(sys::MAX_PIECES) {
+            let wanted: usize = chunk.iter().map(|(_, buffer)| buffer.len()).sum();
+            // A short or failed read does not say which piece it was (a system call also ends at 2 GiB), so the
+            // pieces are read one by one: that gives the bytes or the exact error.
+            if sys::process_vm_readv(tid, chunk) != Ok(wanted) {
+                for (addr, buffer) in chunk {
+                    self.read(*addr, buffer)?;
+                }
+            }
+        }
+        // process_vm_readv goes by id, not by descriptor.
+        match self.is_alive() {
+            true => Ok(()),
+            false => Err(ProcessError::ended(self.pid())),
+        }
+    }
+
+    /// Writes all bytes or fails. Works on read-only mappings of a process that the caller traces. After an error a part
+    /// may have been written; the caller reads back and undoes.
+    ///
+    /// Nothing here says that the bytes may be changed at this moment: that is the caller's proof.
+    pub fn write(&self, addr: RunAddr, bytes: &[u8]) -> Result<(), ProcessError> {
+        let result = self.inner.mem.write_all_at(bytes, addr.0);
+        result.map_err(|error| self.memory_error("write", addr, bytes.len(), error))
+    }
+
+    fn memory_error(
+        &self,
+        access: &'static str,
+        addr: RunAddr,
+        len: usize,
+        source: io::Error,
+    ) -> ProcessError {
+        let pid = self.pid();
+        if !self.is_alive() {
+            return ProcessError::ended(pid);
+        }
+        // An address space that its last user has left reads as an empty file. The process lives: it called execve.
+        let left = matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero);
+        if left && !addr_beyond_user(addr) {
+            return ProcessError::Lost { pid, how: Loss::Exec };
+        }
+        let source = match left {
+            true => io::Error::from(Errno::EIO),
+            false => source,
+        };
+        ProcessError::Memory { pid, access, addr, len, source }
+    }
+}
+
+/// End of the addresses that a program can map with 4-level page tables (`TASK_SIZE`).
+pub(crate) const USER_END: u64 = 0x7fff_ffff_f000;
+
+fn addr_beyond_user(addr: RunAddr) -> bool {
+    addr.0 >= USER_END
+}
+
+/// Pages of a process, each read once: for walking stacks, where neighbouring words are read one after the other.
+///
+/// Only valid while every thread that writes to these pages is stopped; drop it before any of them resumes.
+#[derive(Debug)]
+pub struct PageCache<'p> {
+    process: &'p Process,
+    pages: HashMap<u64, Box<[u8; PAGE_SIZE as usize]>>,
+}
+
+impl<'p> PageCache<'p> {
+    /// An empty cache.
+    pub fn new(process: &'p Process) -> Self {
+        Self { process, pages: HashMap::new() }
+    }
+
+    /// Reads many pages ahead with few system calls (the tops of all stacks, say). If one of them cannot be read, all are left
+    /// to be read when they are asked for.
+    pub fn prefetch(&mut self, addrs: impl IntoIterator<Item = RunAddr>) {
+        let mut fresh: Vec<u64> = addrs.into_iter().map(|addr| addr.0 & !(PAGE_SIZE - 1)).collect();
+        fresh.sort_unstable();
+        fresh.dedup();
+        fresh.retain(|page| !self.pages.contains_key(page));
+        let mut buffers: Vec<_> =
+            fresh.iter().map(|&page| (page, Box::new([0; PAGE_SIZE as usize]))).collect();
+        let mut pieces: Vec<(RunAddr, &mut [u8])> =
+            buffers.iter_mut().map(|(page, buffer)| (RunAddr(*page), &mut buffer[..])).collect();
+        if self.process.read_many(&mut pieces).is_ok() {
+            self.pages.extend(buffers);
+        }
+    }
+
+    /// Reads a little-endian word of 8 bytes.
+    pub fn read_u64(&mut self, addr: RunAddr) -> Result<u64, ProcessError> {
+        let mut word = [0; 8];
+        self.read(addr, &mut word)?;
+        Ok(u64::from_le_bytes(word))
+    }
+
+    /// Fills the buffer from `addr` on, all of it or an error.
+    pub fn read(&mut self, addr: RunAddr, buffer: &mut [u8]) -> Result<(), ProcessError> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = addr.0.wrapping_add(done as u64);
+            let in_page = (at % PAGE_SIZE) as usize;
+            let len = (buffer.len() - done).min(PAGE_SIZE as usize - in_page);
+            let page = self.page(at - in_page as u64)?;
+            buffer[done..done + len].copy_from_slice(&page[in_page..in_page + len]);
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, page: u64) -> Result<&[u8; PAGE_SIZE as usize], ProcessError> {
+        use std::collections::hash_map::Entry;
+        match self.pages.entry(page) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => Ok(entry.insert(Box::new(self.process.read_array(RunAddr(page))?))),
+        }
+    }
+}

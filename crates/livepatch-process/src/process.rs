@@ -1,0 +1,254 @@
+//! A process that may be patched: what `/proc` says about it, and its memory.
+
+use crate::error::ProcessError;
+use crate::maps::{self, Mapping};
+use crate::procfs::{self, Status, ThreadState};
+use crate::{Pid, Tid, sys};
+use nix::errno::Errno;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// An open process: 64-bit x86-64, alive, traceable by this user, not traced by anybody else.
+///
+/// Holds the process's memory (`/proc/PID/mem`) and a pidfd, both of which stay with *this* process: when its id is
+/// taken over by another one, or the program is replaced by `execve`, operations answer [`ProcessError::Lost`].
+/// Clones share both.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub pid: Pid,
+    pub mem: File,
+    pidfd: OwnedFd,
+    own_uid: u32,
+}
+
+impl Process {
+    /// Opens the process after checking that it can be traced and patched at all. Changes nothing in it.
+    pub fn open(pid: Pid) -> Result<Self, ProcessError> {
+        let pidfd = sys::pidfd_open(pid).map_err(|errno| match errno {
+            // EINVAL: not a possible id, or the id of a thread that is not the first of its process.
+            Errno::ESRCH | Errno::EINVAL | Errno::ENOENT => ProcessError::NoSuchProcess { pid },
+            errno => ProcessError::io(pid, "open a pidfd", errno),
+        })?;
+        let status = open_status(pid)?;
+        if pid.0 as u32 == std::process::id() {
+            let hint = "a process cannot trace itself, start the tool as a process of its own".to_owned();
+            return Err(ProcessError::Permission { pid, hint });
+        }
+        check_tracers(pid)?;
+        let denied = |action: &str, error: io::Error| access_error(pid, &status, action, error);
+        let tid = any_live_thread(pid)?;
+        let dir = procfs::task_dir(pid, tid);
+        let mut exe = File::open(dir.join("exe")).map_err(|error| denied("open the executable", error))?;
+        check_architecture(pid, &mut exe)?;
+        let mem = File::options()
+            .read(true)
+            .write(true)
+            .open(dir.join("mem"))
+            .map_err(|error| denied("open the memory", error))?;
+        // Everything above was opened by id. That the first process of that id still lives shows that all of it
+        // belongs to that one.
+        if sys::pidfd_ended(pidfd.as_fd()) {
+            return Err(ProcessError::NoSuchProcess { pid });
+        }
+        Ok(Self { inner: Arc::new(Inner { pid, mem, pidfd, own_uid: status.euid }) })
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> Pid {
+        self.inner.pid
+    }
+
+    /// Effective user id of the process at the time it was opened.
+    pub fn uid(&self) -> u32 {
+        self.inner.own_uid
+    }
+
+    /// Whether it has not ended. `execve` does not end a process.
+    pub fn is_alive(&self) -> bool {
+        !sys::pidfd_ended(self.inner.pidfd.as_fd())
+    }
+
+    /// The memory map, in address order. While threads run it is a snapshot that may be out of date.
+    pub fn maps(&self) -> Result<Vec<Mapping>, ProcessError> {
+        let text = self.read_live("maps", |path| std::fs::read(path))?;
+        maps::parse(&text).filter(|maps| !maps.is_empty()).ok_or_else(|| {
+            ProcessError::io(self.pid(), "parse the memory map", io::Error::from(io::ErrorKind::InvalidData))
+        })
+    }
+
+    /// The executable's path in the target's mount namespace, as the kernel prints it (with ` (deleted)` after the path of a
+    /// removed file). To read the file itself use [`Self::open_exe`].
+    pub fn exe(&self) -> Result<PathBuf, ProcessError> {
+        self.read_live("exe", |path| std::fs::read_link(path))
+    }
+
+    /// The file that the process executes, even if it was removed or lies in another mount namespace.
+    pub fn open_exe(&self) -> Result<File, ProcessError> {
+        self.read_live("exe", |path| File::open(path))
+    }
+
+    /// The file behind a mapping, through `/proc/PID/map_files`: right even if it was removed, replaced or lies in another
+    /// mount namespace. Needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE on some kernels.
+    pub fn open_mapped_file(&self, mapping: &Mapping) -> Result<File, ProcessError> {
+        let name = format!("map_files/{:x}-{:x}", mapping.range.start.0, mapping.range.end.0);
+        File::open(format!("/proc/{}/{name}", self.pid()))
+            .map_err(|error| self.io_error(&format!("open {name}"), error))
+    }
+
+    /// Facts about the first thread that is still alive.
+    pub fn status(&self) -> Result<Status, ProcessError> {
+        let tid = self.live_thread()?;
+        procfs::status(self.pid(), tid).map_err(|error| self.io_error("read the status", error))
+    }
+
+    /// All threads that have not exited. While the process runs it is a snapshot that may be out of date.
+    pub fn threads(&self) -> Result<Vec<Tid>, ProcessError> {
+        let mut tids =
+            procfs::task_ids(self.pid()).map_err(|error| self.io_error("list the threads", error))?;
+        // Only the first thread stays listed after its end while the process lives; a thread that is about to be
+        // reaped looks alive to any caller a moment before, too.
+        let leader = self.pid().leader();
+        tids.retain(|&tid| tid != leader || self.thread_state(tid).is_some_and(|state| !state.has_exited()));
+        if tids.is_empty() || !self.is_alive() {
+            return Err(ProcessError::ended(self.pid()));
+        }
+        Ok(tids)
+    }
+
+    /// What the thread does, or `None` if it is gone.
+    pub fn thread_state(&self, tid: Tid) -> Option<ThreadState> {
+        procfs::thread_state(self.pid(), tid)
+    }
+
+    /// Facts about one thread.
+    pub fn thread_status(&self, tid: Tid) -> Result<Status, ProcessError> {
+        procfs::status(self.pid(), tid).map_err(|error| self.io_error("read a thread's status", error))
+    }
+
+    /// The thread's name (`comm`), invalid UTF-8 replaced; `None` if the thread is gone.
+    pub fn thread_name(&self, tid: Tid) -> Option<String> {
+        let name = std::fs::read(procfs::task_dir(self.pid(), tid).join("comm")).ok()?;
+        Some(String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
+    }
+
+    /// A thread that has not exited, the first one if possible.
+    pub(crate) fn live_thread(&self) -> Result<Tid, ProcessError> {
+        any_live_thread(self.pid())
+    }
+
+    /// Reads a `/proc` entry of a live thread: the first thread's entries are empty once it has exited.
+    fn read_live<T>(&self, entry: &str, read: impl Fn(PathBuf) -> io::Result<T>) -> Result<T, ProcessError> {
+        let tid = self.live_thread()?;
+        let value = read(procfs::task_dir(self.pid(), tid).join(entry))
+            .map_err(|error| self.io_error(&format!("read /proc/PID/{entry}"), error))?;
+        // Without this check the answer might be about a later process of the same id.
+        if !self.is_alive() {
+            return Err(ProcessError::ended(self.pid()));
+        }
+        Ok(value)
+    }
+
+    /// [`ProcessError::Lost`] if the process has ended, else the error as it is.
+    pub(crate) fn io_error(&self, action: &str, error: io::Error) -> ProcessError {
+        if !self.is_alive() {
+            return ProcessError::ended(self.pid());
+        }
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => match procfs::status(self.pid(), self.pid().leader()) {
+                Ok(status) => access_error(self.pid(), &status, action, error),
+                Err(_) => ProcessError::io(self.pid(), action, error),
+            },
+            _ => ProcessError::io(self.pid(), action, error),
+        }
+    }
+}
+
+fn open_status(pid: Pid) -> Result<Status, ProcessError> {
+    let gone = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => ProcessError::NoSuchProcess { pid },
+        _ if error.raw_os_error() == Some(Errno::ESRCH as i32) => ProcessError::NoSuchProcess { pid },
+        _ => ProcessError::io(pid, "read the status", error),
+    };
+    let tid = any_live_thread(pid).map_err(|_| ProcessError::NoSuchProcess { pid })?;
+    let status = procfs::status(pid, tid).map_err(gone)?;
+    match status.has_memory {
+        true => Ok(status),
+        false if status.state.has_exited() => Err(ProcessError::NoSuchProcess { pid }),
+        false => Err(ProcessError::KernelThread { pid }),
+    }
+}
+
+fn any_live_thread(pid: Pid) -> Result<Tid, ProcessError> {
+    let alive = |tid: &Tid| procfs::thread_state(pid, *tid).is_some_and(|state| !state.has_exited());
+    if alive(&pid.leader()) {
+        return Ok(pid.leader());
+    }
+    let tids = procfs::task_ids(pid).unwrap_or_default();
+    tids.into_iter().find(alive).ok_or_else(|| ProcessError::ended(pid))
+}
+
+/// Refuses if any thread is traced, whoever the tracer is.
+pub(crate) fn check_tracers(pid: Pid) -> Result<(), ProcessError> {
+    for tid in procfs::task_ids(pid).unwrap_or_default() {
+        // A thread that is gone meanwhile is traced by nobody.
+        if let Ok(Status { tracer: Some(tracer), .. }) = procfs::status(pid, tid) {
+            let tracer = procfs::process_of(tracer).unwrap_or(Pid(tracer.0));
+            return Err(ProcessError::AlreadyTraced { pid, tid, tracer });
+        }
+    }
+    Ok(())
+}
+
+fn check_architecture(pid: Pid, exe: &mut File) -> Result<(), ProcessError> {
+    const ELFCLASS64: u8 = 2;
+    const EM_X86_64: u16 = 62;
+    let mut header = [0_u8; 20];
+    exe.read_exact(&mut header).map_err(|error| ProcessError::io(pid, "read the executable", error))?;
+    let (class, machine) = (header[4], u16::from_le_bytes([header[18], header[19]]));
+    let found = match (&header[..4] == b"\x7fELF", class, machine) {
+        (true, ELFCLASS64, EM_X86_64) => return Ok(()),
+        (false, ..) => "not an ELF program".to_owned(),
+        (true, ELFCLASS64, machine) => format!("a 64-bit program for ELF machine {machine}"),
+        (true, _, machine) => format!("a 32-bit program (ELF machine {machine})"),
+    };
+    Err(ProcessError::WrongArchitecture { pid, found })
+}
+
+/// Turns a refusal of the kernel into [`ProcessError::Permission`] with what to grant.
+pub(crate) fn access_error(pid: Pid, status: &Status, action: &str, error: io::Error) -> ProcessError {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EACCES | Errno::EPERM) => ProcessError::Permission { pid, hint: permission_hint(status) },
+        Some(Errno::ESRCH | Errno::ENOENT) => ProcessError::NoSuchProcess { pid },
+        _ => ProcessError::io(pid, action, error),
+    }
+}
+
+fn permission_hint(target: &Status) -> String {
+    let own = nix::unistd::geteuid().as_raw();
+    if own != target.euid || own != target.uid {
+        let user = target.euid;
+        return format!(
+            "it runs as user {user} and this tool as user {own}; run the tool as user {user}, or as root, or give it \
+             CAP_SYS_PTRACE"
+        );
+    }
+    let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    match yama.trim() {
+        "3" => "kernel.yama.ptrace_scope is 3: tracing is off for everybody until the next boot".to_owned(),
+        "2" => "kernel.yama.ptrace_scope is 2: run the tool as root or give it CAP_SYS_PTRACE".to_owned(),
+        "1" => "kernel.yama.ptrace_scope is 1: run the tool as root, give it CAP_SYS_PTRACE, or set \
+                kernel.yama.ptrace_scope to 0"
+            .to_owned(),
+        _ => "the process is not dumpable, or in another user namespace, or a security module or seccomp forbids it; \
+              run the tool as root or give it CAP_SYS_PTRACE (in a container: add the capability SYS_PTRACE)"
+            .to_owned(),
+    }
+}

@@ -1,0 +1,195 @@
+//! The few facts of `/proc` that tracing needs, parsed from bytes.
+//!
+//! Thread names are arbitrary bytes chosen by the program, and so are paths; parsers that go through UTF-8 strings
+//! fail on them. `stat` is split at the *last* `)` because a name may hold parentheses and spaces.
+
+use crate::{Pid, Tid};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// What a thread does, from the third field of `/proc/PID/task/TID/stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ThreadState {
+    /// `R`: running or ready to run.
+    Running,
+    /// `S`: sleeping; a signal or an interrupt wakes it.
+    Sleeping,
+    /// `D`: waiting where nothing but the event wakes it (disk, vfork).
+    Uninterruptible,
+    /// `Z`: has exited, not yet reaped. For the first thread this lasts as long as other threads live.
+    Zombie,
+    /// `T`: stopped by SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU.
+    Stopped,
+    /// `t`: stopped by a tracer.
+    TracingStop,
+    /// `X`: dead, about to go.
+    Dead,
+    /// A letter that is none of these (`I`, `P`, …).
+    Other(u8),
+}
+
+impl ThreadState {
+    fn from_letter(letter: u8) -> Self {
+        match letter {
+            b'R' => Self::Running,
+            b'S' => Self::Sleeping,
+            b'D' => Self::Uninterruptible,
+            b'Z' => Self::Zombie,
+            b'T' => Self::Stopped,
+            b't' => Self::TracingStop,
+            b'X' | b'x' => Self::Dead,
+            other => Self::Other(other),
+        }
+    }
+
+    /// Whether the thread has exited: it runs no instruction any more.
+    pub fn has_exited(self) -> bool {
+        matches!(self, Self::Zombie | Self::Dead)
+    }
+}
+
+impl fmt::Display for ThreadState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("running"),
+            Self::Sleeping => f.write_str("sleeping"),
+            Self::Uninterruptible => f.write_str("uninterruptible"),
+            Self::Zombie => f.write_str("exited"),
+            Self::Stopped => f.write_str("stopped by a signal"),
+            Self::TracingStop => f.write_str("stopped by a tracer"),
+            Self::Dead => f.write_str("dead"),
+            Self::Other(letter) => write!(f, "state {}", char::from(*letter)),
+        }
+    }
+}
+
+/// What `/proc/PID/task/TID/status` says about a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Effective user id.
+    pub euid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// What the thread does.
+    pub state: ThreadState,
+    /// Number of threads of the process, exited first thread included.
+    pub threads: usize,
+    /// The parent process.
+    pub parent: Pid,
+    /// The thread that traces this thread.
+    pub tracer: Option<Tid>,
+    /// Whether the thread runs under a seccomp filter, which may answer a remote system call by a signal.
+    pub seccomp: bool,
+    /// Whether the thread has a user shadow stack (CET): a forged return address would fault.
+    pub shadow_stack: bool,
+    /// Whether the process has user memory. Kernel threads and zombies have none.
+    pub has_memory: bool,
+}
+
+pub(crate) fn task_dir(pid: Pid, tid: Tid) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/task/{tid}"))
+}
+
+/// All threads of the process in the kernel's order, exited ones that are not reaped included.
+pub(crate) fn task_ids(pid: Pid) -> io::Result<Vec<Tid>> {
+    let mut tids = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        if let Some(tid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            tids.push(Tid(tid));
+        }
+    }
+    Ok(tids)
+}
+
+/// The process that a thread belongs to, by the thread's id alone.
+pub(crate) fn process_of(tid: Tid) -> Option<Pid> {
+    let text = std::fs::read(format!("/proc/{tid}/status")).ok()?;
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
+    std::str::from_utf8(line).ok()?.trim().parse().ok().map(Pid)
+}
+
+/// The thread's state, `None` if the thread is gone.
+pub(crate) fn thread_state(pid: Pid, tid: Tid) -> Option<ThreadState> {
+    let stat = std::fs::read(task_dir(pid, tid).join("stat")).ok()?;
+    parse_stat_state(&stat)
+}
+
+fn parse_stat_state(stat: &[u8]) -> Option<ThreadState> {
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    stat.get(name_end + 2).map(|&letter| ThreadState::from_letter(letter))
+}
+
+/// The kernel function a thread waits in, if the kernel tells.
+pub(crate) fn wait_channel(pid: Pid, tid: Tid) -> Option<String> {
+    let name = std::fs::read_to_string(task_dir(pid, tid).join("wchan")).ok()?;
+    (!name.is_empty() && name != "0").then_some(name)
+}
+
+pub(crate) fn status(pid: Pid, tid: Tid) -> io::Result<Status> {
+    let text = std::fs::read(task_dir(pid, tid).join("status"))?;
+    parse_status(&text)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected format of /proc/PID/status"))
+}
+
+fn parse_status(text: &[u8]) -> Option<Status> {
+    let field = |name: &str| {
+        text.split(|&byte| byte == b'\n').find_map(|line| {
+            let value = line.strip_prefix(name.as_bytes())?.strip_prefix(b":")?;
+            std::str::from_utf8(value).ok().map(str::trim)
+        })
+    };
+    let uids: Vec<u32> = field("Uid")?.split_ascii_whitespace().filter_map(|id| id.parse().ok()).collect();
+    let tracer: i32 = field("TracerPid")?.parse().ok()?;
+    Some(Status {
+        uid: *uids.first()?,
+        euid: *uids.get(1)?,
+        state: ThreadState::from_letter(*field("State")?.as_bytes().first()?),
+        threads: field("Threads")?.parse().ok()?,
+        parent: Pid(field("PPid")?.parse().ok()?),
+        tracer: (tracer != 0).then_some(Tid(tracer)),
+        seccomp: field("Seccomp").is_some_and(|mode| mode != "0"),
+        shadow_stack: field("x86_Thread_features")
+            .is_some_and(|features| features.split_ascii_whitespace().any(|feature| feature == "shstk")),
+        has_memory: field("VmSize").is_some(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_hide_the_state() {
+        assert_eq!(parse_stat_state(b"12 (a) R (b) S 1 2 3"), Some(ThreadState::Sleeping));
+        assert_eq!(parse_stat_state(b"12 (\xff) Z 1 2 3"), Some(ThreadState::Zombie));
+        assert_eq!(parse_stat_state(b"12"), None);
+    }
+
+    #[test]
+    fn status_with_a_name_that_is_no_text() {
+        let text = b"Name:\t\xff\xfe\nState:\tT (stopped)\nPPid:\t6\nTracerPid:\t7\nUid:\t1\t2\t3\t4\nVmSize:\t 5 kB\nThreads:\t9\n\
+            Seccomp:\t2\nx86_Thread_features:\tshstk wrss \n";
+        let expected = Status {
+            uid: 1,
+            euid: 2,
+            state: ThreadState::Stopped,
+            threads: 9,
+            parent: Pid(6),
+            tracer: Some(Tid(7)),
+            seccomp: true,
+            shadow_stack: true,
+            has_memory: true,
+        };
+        assert_eq!(parse_status(text), Some(expected));
+    }
+
+    #[test]
+    fn own_status() {
+        let pid = Pid(std::process::id() as i32);
+        let status = status(pid, pid.leader()).unwrap();
+        assert!(status.has_memory && status.tracer.is_none() && status.threads >= 1);
+        assert!(task_ids(pid).unwrap().contains(&pid.leader()));
+    }
+}

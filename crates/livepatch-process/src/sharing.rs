@@ -1,0 +1,40 @@
+//! Other processes in the same address space: children of `vfork` until they call `execve`, and of `clone` with `CLONE_VM` but without
+//! `CLONE_THREAD`. They execute the same text and are in no thread list.
+
+use crate::error::ProcessError;
+use crate::{Pid, Process, sys};
+use nix::errno::Errno;
+
+impl Process {
+    /// The other processes that share this one's address space, in the tool's pid namespace. A snapshot: only with all
+    /// threads stopped, and the sharers found being none, is it certain that no new one comes.
+    ///
+    /// Processes that this tool may not inspect are left out: they have other credentials, which a sharer has only
+    /// after it gave up or gained some.
+    ///
+    /// # Errors
+    /// [`ProcessError::Io`] if the kernel offers no `kcmp` (built without it, or a seccomp filter of a container forbids it):
+    /// then it is not known whether there are any.
+    pub fn address_space_sharers(&self) -> Result<Vec<Pid>, ProcessError> {
+        let own = self.pid();
+        let probe = self.live_thread()?;
+        let compare = |other: Pid| sys::same_address_space(Pid(probe.0), other);
+        compare(own).map_err(|errno| self.io_error("compare address spaces", errno.into()))?;
+        let entries = std::fs::read_dir("/proc").map_err(|error| self.io_error("list processes", error))?;
+        let mut sharers = Vec::new();
+        for entry in entries.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid) else {
+                continue;
+            };
+            if pid == own {
+                continue;
+            }
+            match compare(pid) {
+                Ok(true) => sharers.push(pid),
+                Ok(false) | Err(Errno::ESRCH | Errno::EPERM | Errno::EACCES) => {}
+                Err(errno) => return Err(self.io_error("compare address spaces", errno.into())),
+            }
+        }
+        Ok(sharers)
+    }
+}

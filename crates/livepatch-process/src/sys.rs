@@ -1,0 +1,309 @@
+//! System calls that no crate wraps the way tracing needs it: signal numbers stay numbers here, because `nix::Signal` has no
+//! realtime signals, and a stop of a realtime signal must be passed on like any other.
+
+use crate::regs::{Regs, XState};
+use crate::{Pid, Tid};
+use livepatch_patch::RunAddr;
+use nix::errno::Errno;
+use nix::libc::{self, c_int, c_long, c_void};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+type Result<T> = std::result::Result<T, Errno>;
+
+/// `NT_X86_XSTATE` of `<linux/elf.h>`.
+const NT_X86_XSTATE: usize = 0x202;
+/// Bytes of a kernel `sigset_t`, which ptrace wants to hear.
+const KERNEL_SIGSET_BYTES: usize = 8;
+/// `KCMP_VM` of `<linux/kcmp.h>`.
+const KCMP_VM: c_int = 1;
+
+/// A wait status as the kernel reports it, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The thread is gone.
+    Gone,
+    /// `PTRACE_EVENT_STOP` outside a group stop: interrupted, newly attached, or told that a group stop ended.
+    Trap,
+    /// `PTRACE_EVENT_STOP` in a group stop.
+    GroupStop,
+    /// `PTRACE_EVENT_CLONE`.
+    Clone,
+    /// `PTRACE_EVENT_EXEC`.
+    Exec,
+    /// Entry or exit of a system call under `PTRACE_SYSCALL`.
+    Syscall,
+    /// About to deliver this signal.
+    Signal(c_int),
+    /// An event that is not enabled; the thread is to be resumed.
+    Other,
+}
+
+impl Wait {
+    fn from_status(status: c_int) -> Self {
+        if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
+            return Self::Gone;
+        }
+        let signal = libc::WSTOPSIG(status);
+        match status >> 16 {
+            0 if signal == libc::SIGTRAP | 0x80 => Self::Syscall,
+            0 => Self::Signal(signal),
+            libc::PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Self::Trap,
+            libc::PTRACE_EVENT_STOP => Self::GroupStop,
+            libc::PTRACE_EVENT_CLONE => Self::Clone,
+            libc::PTRACE_EVENT_EXEC => Self::Exec,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// ptrace requests that take numbers only.
+fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<()> {
+    // SAFETY: only called with requests that interpret `addr` and `data` as numbers, so the kernel writes to no memory
+    // of this process.
+    Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data as *mut c_void) }).map(drop)
+}
+
+/// ptrace requests that read or write a buffer of this process.
+///
+/// # Safety
+/// `data` must be valid for the access that the request makes: its type and direction.
+unsafe fn request_buffer(request: libc::c_uint, tid: Tid, addr: usize, data: *mut c_void) -> Result<()> {
+    // SAFETY: the caller vouches for `data`; `addr` is a number in every such request.
+    Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data) }).map(drop)
+}
+
+/// Attaches without stopping; clones are attached automatically, execve and system-call stops are marked.
+pub(crate) fn seize(tid: Tid) -> Result<()> {
+    let options = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACESYSGOOD;
+    request(libc::PTRACE_SEIZE, tid, 0, options as usize)
+}
+
+pub(crate) fn interrupt(tid: Tid) -> Result<()> {
+    request(libc::PTRACE_INTERRUPT, tid, 0, 0)
+}
+
+pub(crate) fn cont(tid: Tid, signal: c_int) -> Result<()> {
+    request(libc::PTRACE_CONT, tid, 0, signal as usize)
+}
+
+/// Like [`cont`], with a stop at the next entry or exit of a system call.
+pub(crate) fn cont_to_syscall(tid: Tid, signal: c_int) -> Result<()> {
+    request(libc::PTRACE_SYSCALL, tid, 0, signal as usize)
+}
+
+/// Leaves a thread in its group stop, with news of its end.
+pub(crate) fn listen(tid: Tid) -> Result<()> {
+    request(libc::PTRACE_LISTEN, tid, 0, 0)
+}
+
+pub(crate) fn detach(tid: Tid, signal: c_int) -> Result<()> {
+    request(libc::PTRACE_DETACH, tid, 0, signal as usize)
+}
+
+/// The new thread's id at a clone event.
+pub(crate) fn event_tid(tid: Tid) -> Result<Tid> {
+    let mut message: libc::c_ulong = 0;
+    // SAFETY: PTRACE_GETEVENTMSG writes one unsigned long.
+    unsafe { request_buffer(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).cast())? };
+    Ok(Tid(message as i32))
+}
+
+/// What is known of a signal that is about to be delivered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SignalInfo {
+    /// Positive: from the kernel (a fault, a timer, …). Zero or negative: sent by a process.
+    pub code: c_int,
+    /// `si_addr`, meaningful for faults.
+    pub addr: RunAddr,
+}
+
+pub(crate) fn signal_info(tid: Tid) -> Result<SignalInfo> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: PTRACE_GETSIGINFO writes one siginfo_t; all zero is a value of it, so it is initialised either way, and
+    // `si_addr` reads a field of the union that is made of plain bytes.
+    unsafe {
+        request_buffer(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast())?;
+        let info = info.assume_init();
+        Ok(SignalInfo { code: info.si_code, addr: RunAddr(info.si_addr() as u64) })
+    }
+}
+
+pub(crate) fn get_regs(tid: Tid) -> Result<Regs> {
+    nix::sys::ptrace::getregs(nix::unistd::Pid::from_raw(tid.0)).map(Regs)
+}
+
+pub(crate) fn set_regs(tid: Tid, regs: &Regs) -> Result<()> {
+    nix::sys::ptrace::setregs(nix::unistd::Pid::from_raw(tid.0), regs.0)
+}
+
+pub(crate) fn get_xstate(tid: Tid) -> Result<XState> {
+    // AVX-512 state takes 2.7 KB and AMX 11 KB; a later processor's may be larger, hence the loop.
+    let mut buffer = vec![0_u8; 16 << 10];
+    loop {
+        let mut iovec = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        // SAFETY: the iovec describes `buffer`, which outlives the call; the kernel writes at most `iov_len` bytes there
+        // and the length that it wrote into the iovec.
+        unsafe { request_buffer(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, (&raw mut iovec).cast())? };
+        if iovec.iov_len < buffer.len() {
+            buffer.truncate(iovec.iov_len);
+            return Ok(XState(buffer));
+        }
+        buffer.resize(buffer.len() * 2, 0);
+    }
+}
+
+pub(crate) fn set_xstate(tid: Tid, state: &XState) -> Result<()> {
+    let mut iovec = libc::iovec { iov_base: state.0.as_ptr().cast_mut().cast(), iov_len: state.0.len() };
+    // SAFETY: PTRACE_SETREGSET only reads from the buffer that the iovec describes, which outlives the call.
+    unsafe { request_buffer(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, (&raw mut iovec).cast()) }
+}
+
+pub(crate) fn get_sigmask(tid: Tid) -> Result<u64> {
+    let mut mask = 0_u64;
+    // SAFETY: PTRACE_GETSIGMASK writes as many bytes as `addr` says, which is the size of `mask`.
+    unsafe { request_buffer(libc::PTRACE_GETSIGMASK, tid, KERNEL_SIGSET_BYTES, (&raw mut mask).cast())? };
+    Ok(mask)
+}
+
+pub(crate) fn set_sigmask(tid: Tid, mut mask: u64) -> Result<()> {
+    // SAFETY: PTRACE_SETSIGMASK reads as many bytes as `addr` says, which is the size of `mask`.
+    unsafe { request_buffer(libc::PTRACE_SETSIGMASK, tid, KERNEL_SIGSET_BYTES, (&raw mut mask).cast()) }
+}
+
+/// `struct ptrace_rseq_configuration` of `<linux/ptrace.h>`.
+#[repr(C)]
+#[derive(Default)]
+struct RseqConfiguration {
+    rseq_abi_pointer: u64,
+    rseq_abi_size: u32,
+    signature: u32,
+    flags: u32,
+    pad: u32,
+}
+
+/// The address of the thread's registered `struct rseq`, `None` without one or on a kernel that cannot tell.
+pub(crate) fn rseq_area(tid: Tid) -> Result<Option<RunAddr>> {
+    const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+    let mut conf = RseqConfiguration::default();
+    let size = size_of::<RseqConfiguration>();
+    // SAFETY: the request writes at most `addr` bytes, which is the size of `conf`, a struct of integers.
+    match unsafe { request_buffer(PTRACE_GET_RSEQ_CONFIGURATION, tid, size, (&raw mut conf).cast()) } {
+        Ok(()) => Ok((conf.rseq_abi_pointer != 0).then_some(RunAddr(conf.rseq_abi_pointer))),
+        Err(Errno::EIO | Errno::EINVAL) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Collects the next event of one thread that the calling thread traces, without waiting.
+pub(crate) fn wait_thread(tid: Tid) -> Result<Option<Wait>> {
+    let mut status = 0;
+    // SAFETY: waitpid writes one int.
+    let got = unsafe { libc::waitpid(tid.0, &mut status, libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG) };
+    match Errno::result(got)? {
+        0 => Ok(None),
+        _ => Ok(Some(Wait::from_status(status))),
+    }
+}
+
+/// A thread or child of the calling thread that has an event, without collecting it. The tool's own children show up here
+/// too and hide what lies behind them.
+pub(crate) fn peek_any() -> Result<Option<Tid>> {
+    let flags =
+        libc::WNOHANG | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD | libc::WEXITED | libc::WSTOPPED;
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: waitid writes one siginfo_t; all zero is a value of it and stands for "nothing" (si_pid 0).
+    let tid = unsafe {
+        match Errno::result(libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags)) {
+            Ok(_) => info.assume_init().si_pid(),
+            Err(Errno::ECHILD) => 0,
+            Err(errno) => return Err(errno),
+        }
+    };
+    Ok((tid != 0).then_some(Tid(tid)))
+}
+
+pub(crate) fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
+    // SAFETY: takes numbers only; on success the kernel returns a descriptor that nobody else owns.
+    unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, c_long::from(pid.0), 0_u64))?;
+        Ok(OwnedFd::from_raw_fd(fd as c_int))
+    }
+}
+
+/// Whether the process has ended: a pidfd becomes readable when the last thread is gone.
+pub(crate) fn pidfd_ended(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, as the count says.
+    let ready = unsafe { libc::poll(&mut poll, 1, 0) };
+    ready == 1
+}
+
+/// Whether both processes run in one address space.
+pub(crate) fn same_address_space(a: Pid, b: Pid) -> Result<bool> {
+    // SAFETY: kcmp takes numbers only.
+    let order = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            c_long::from(a.0),
+            c_long::from(b.0),
+            c_long::from(KCMP_VM),
+            0_u64,
+            0_u64,
+        )
+    };
+    Errno::result(order).map(|order| order == 0)
+}
+
+/// Reads many pieces at once; returns the number of bytes read in all, in order.
+pub(crate) fn process_vm_readv(tid: Tid, pieces: &mut [(RunAddr, &mut [u8])]) -> Result<usize> {
+    let local: Vec<_> = pieces
+        .iter_mut()
+        .map(|(_, buffer)| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
+        .collect();
+    let remote: Vec<_> = pieces
+        .iter()
+        .map(|(addr, buffer)| libc::iovec { iov_base: addr.0 as *mut c_void, iov_len: buffer.len() })
+        .collect();
+    // SAFETY: every local iovec describes a buffer that is borrowed for the duration of this call; remote addresses
+    // are interpreted in the other process only.
+    let got = unsafe {
+        libc::process_vm_readv(
+            tid.0,
+            local.as_ptr(),
+            local.len() as libc::c_ulong,
+            remote.as_ptr(),
+            remote.len() as libc::c_ulong,
+            0,
+        )
+    };
+    Errno::result(got).map(|got| got as usize)
+}
+
+/// The most pieces that one [`process_vm_readv`] takes (`UIO_MAXIOV`).
+pub(crate) const MAX_PIECES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_statuses() {
+        let stopped = |signal: c_int, event: c_int| Wait::from_status((event << 16) | (signal << 8) | 0x7f);
+        assert_eq!(Wait::from_status(0x0300), Wait::Gone);
+        assert_eq!(Wait::from_status(9), Wait::Gone);
+        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_STOP), Wait::Trap);
+        assert_eq!(stopped(libc::SIGSTOP, libc::PTRACE_EVENT_STOP), Wait::GroupStop);
+        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_CLONE), Wait::Clone);
+        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_EXEC), Wait::Exec);
+        assert_eq!(stopped(libc::SIGTRAP | 0x80, 0), Wait::Syscall);
+        assert_eq!(stopped(libc::SIGTRAP, 0), Wait::Signal(libc::SIGTRAP));
+        assert_eq!(stopped(64, 0), Wait::Signal(64));
+    }
+
+    #[test]
+    fn an_address_space_equals_itself() {
+        let own = Pid(std::process::id() as i32);
+        assert_eq!(same_address_space(own, own), Ok(true));
+    }
+}

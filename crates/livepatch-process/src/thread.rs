@@ -1,0 +1,87 @@
+//! One stopped thread: registers, state and signal mask.
+
+use crate::error::ProcessError;
+use crate::sys;
+use crate::trace::{State, Tracees};
+use crate::{Process, Regs, Tid, XState};
+use nix::errno::Errno;
+
+/// A thread at a canonical stop: no signal in flight, and what it goes on with is fully in its registers.
+#[derive(Debug)]
+pub struct StoppedThread<'t> {
+    pub(crate) tracees: &'t mut Tracees,
+    pub(crate) tid: Tid,
+    resume_on_drop: bool,
+}
+
+impl<'t> StoppedThread<'t> {
+    pub(crate) fn new(tracees: &'t mut Tracees, tid: Tid, resume_on_drop: bool) -> Self {
+        Self { tracees, tid, resume_on_drop }
+    }
+
+    /// Its id.
+    pub fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    /// The process.
+    pub fn process(&self) -> &Process {
+        &self.tracees.process
+    }
+
+    /// The general registers.
+    pub fn regs(&self) -> Result<Regs, ProcessError> {
+        sys::get_regs(self.tid).map_err(|errno| self.error("read the registers of", errno))
+    }
+
+    /// Sets the general registers, exactly.
+    pub fn set_regs(&mut self, regs: &Regs) -> Result<(), ProcessError> {
+        sys::set_regs(self.tid, regs).map_err(|errno| self.error("set the registers of", errno))
+    }
+
+    /// Floating-point and vector state.
+    pub fn xstate(&self) -> Result<XState, ProcessError> {
+        sys::get_xstate(self.tid).map_err(|errno| self.error("read the vector registers of", errno))
+    }
+
+    /// Sets floating-point and vector state.
+    pub fn set_xstate(&mut self, state: &XState) -> Result<(), ProcessError> {
+        sys::set_xstate(self.tid, state).map_err(|errno| self.error("set the vector registers of", errno))
+    }
+
+    /// The blocked signals; bit `n - 1` stands for signal `n`.
+    pub fn signal_mask(&self) -> Result<u64, ProcessError> {
+        sys::get_sigmask(self.tid).map_err(|errno| self.error("read the signal mask of", errno))
+    }
+
+    /// Sets the blocked signals.
+    pub fn set_signal_mask(&mut self, mask: u64) -> Result<(), ProcessError> {
+        sys::set_sigmask(self.tid, mask).map_err(|errno| self.error("set the signal mask of", errno))
+    }
+
+    /// Lets the thread run (or stay in its group stop, if the program is stopped).
+    pub fn resume(mut self) -> Result<(), ProcessError> {
+        self.resume_on_drop = false;
+        self.tracees.resume(self.tid)
+    }
+
+    /// Leaves the thread stopped until [`crate::Seized::held`] gives access to it again, or all threads are resumed or let go.
+    pub fn keep(mut self) {
+        self.resume_on_drop = false;
+    }
+
+    pub(crate) fn error(&self, request: &str, errno: Errno) -> ProcessError {
+        ProcessError::ptrace(self.tracees.process.pid(), self.tid, request, errno)
+    }
+}
+
+impl Drop for StoppedThread<'_> {
+    fn drop(&mut self) {
+        let stopped =
+            self.tracees.threads.get(&self.tid).is_some_and(|thread| thread.state == State::Stopped);
+        if self.resume_on_drop && stopped {
+            // If the thread is beyond reach now, the next request about the process says so.
+            let _ = self.tracees.resume(self.tid);
+        }
+    }
+}

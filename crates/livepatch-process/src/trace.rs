@@ -1,0 +1,472 @@
+//! The traced threads of one process, and what to do with each event that the kernel reports about them.
+//!
+//! Every thread has a goal. An event that leads to the goal ends there; any other event is dealt with and the thread sent
+//! on at once. The one canonical stop is `PTRACE_EVENT_STOP`: a thread that is to stop and first reports a signal
+//! gets the signal delivered with another interrupt pending, and so stops again before it executes an instruction. Hence
+//! no signal is ever kept by this tool, and a tool that dies at any moment loses none.
+
+use crate::error::{Loss, ProcessError};
+use crate::process::check_tracers;
+use crate::sys::{self, Wait};
+use crate::{Process, Tid, procfs};
+use livepatch_patch::RunAddr;
+use nix::errno::Errno;
+use nix::libc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+/// What happened to a thread while the process ran under tracing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The thread reached one of the registered breakpoints. It is held with its instruction pointer at the breakpoint's
+    /// address, the `int3` not executed; the program sees no signal.
+    Breakpoint {
+        /// The thread.
+        tid: Tid,
+        /// Where it is held.
+        addr: RunAddr,
+    },
+    /// A new thread. It runs.
+    Started {
+        /// The thread.
+        tid: Tid,
+    },
+    /// The thread has exited.
+    Exited {
+        /// The thread.
+        tid: Tid,
+    },
+}
+
+/// What a thread is wanted to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// Run; every stop is answered at once.
+    Run,
+    /// Be at a canonical stop.
+    Stop,
+    /// Report every stop as it is: remote work decides.
+    Raw,
+    /// Be let go at the next stop of any kind.
+    Detach,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Running,
+    /// At a canonical stop.
+    Stopped,
+    /// At some stop, while the goal is [`Goal::Raw`].
+    Raw(Wait),
+}
+
+#[derive(Debug)]
+pub(crate) struct Thread {
+    pub goal: Goal,
+    pub state: State,
+    /// Whether the last canonical stop was a group stop: the thread then stays stopped for the program's own reasons.
+    pub group_stop: bool,
+    /// The breakpoint that this thread is on its way to be held at.
+    parked: Option<RunAddr>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Tracees {
+    pub process: Process,
+    pub threads: BTreeMap<Tid, Thread>,
+    /// The goal of threads that come into being.
+    pub goal: Goal,
+    pub breakpoints: BTreeSet<RunAddr>,
+    pub events: Vec<Event>,
+    pub lost: Option<Loss>,
+    /// An instruction `syscall` somewhere in the target.
+    pub syscall_instruction: Option<RunAddr>,
+    /// Tasks that were attached on creation but are no threads of the process: let go at their first stop.
+    foreign: BTreeSet<Tid>,
+    /// The process is a child of this one, so its end is for its owner here to collect.
+    own_child: bool,
+    /// ptrace requests work only from the thread that attached.
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl Tracees {
+    pub fn new(process: Process, own_child: bool) -> Self {
+        Self {
+            process,
+            threads: BTreeMap::new(),
+            goal: Goal::Run,
+            breakpoints: BTreeSet::new(),
+            events: Vec::new(),
+            lost: None,
+            syscall_instruction: None,
+            foreign: BTreeSet::new(),
+            own_child,
+            _not_send: PhantomData,
+        }
+    }
+
+    /// Attaches every thread that is not attached yet, until a look at the thread list shows no other. New threads of
+    /// attached ones are attached by the kernel. Returns how many were found.
+    pub fn seize_new(&mut self, deadline: Instant) -> Result<usize, ProcessError> {
+        let started = Instant::now();
+        let mut found = 0;
+        loop {
+            let mut seized = 0;
+            for tid in self.process.threads()? {
+                if !self.threads.contains_key(&tid) && self.seize_thread(tid)? {
+                    seized += 1;
+                }
+            }
+            found += seized;
+            if seized == 0 {
+                return Ok(found);
+            }
+            if Instant::now() >= deadline {
+                let (pid, what) = (self.process.pid(), "an end of new threads".to_owned());
+                return Err(ProcessError::Timeout { pid, what, waited: started.elapsed() });
+            }
+        }
+    }
+
+    /// Attaches one thread. False if it is gone or was attached on its creation.
+    fn seize_thread(&mut self, tid: Tid) -> Result<bool, ProcessError> {
+        let pid = self.process.pid();
+        match sys::seize(tid) {
+            Ok(()) => {
+                self.add(tid);
+                if self.goal == Goal::Stop {
+                    self.request_stop(tid)?;
+                }
+                Ok(true)
+            }
+            Err(Errno::ESRCH) => Ok(false),
+            Err(Errno::EPERM) => self.why_not_seized(tid).map(|()| false),
+            Err(errno) => Err(ProcessError::io(pid, format!("attach to thread {tid}"), errno)),
+        }
+    }
+
+    /// EPERM stands for: exited, attached already (by whom?), or not permitted.
+    fn why_not_seized(&mut self, tid: Tid) -> Result<(), ProcessError> {
+        let pid = self.process.pid();
+        let Ok(status) = procfs::status(pid, tid) else { return Ok(()) };
+        if status.state.has_exited() {
+            return Ok(());
+        }
+        match status.tracer {
+            // Attached on creation: its first stop is still to be collected.
+            Some(tracer) if tracer.0 == nix::unistd::gettid().as_raw() => {
+                self.add(tid);
+                Ok(())
+            }
+            Some(_) => check_tracers(pid),
+            None => Err(crate::process::access_error(pid, &status, "attach", Errno::EPERM.into())),
+        }
+    }
+
+    fn add(&mut self, tid: Tid) {
+        let thread = Thread { goal: self.goal, state: State::Running, group_stop: false, parked: None };
+        self.threads.entry(tid).or_insert(thread);
+    }
+
+    /// Makes the thread stop soon. A thread that is about to go is left to the event that says so.
+    pub fn request_stop(&mut self, tid: Tid) -> Result<(), ProcessError> {
+        self.accept_death(tid, "interrupt", sys::interrupt(tid))
+    }
+
+    /// A thread can be killed at any moment; the kernel answers ESRCH then and reports the end later.
+    fn accept_death(&self, tid: Tid, request: &str, result: Result<(), Errno>) -> Result<(), ProcessError> {
+        match result {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(errno) => Err(ProcessError::ptrace(self.process.pid(), tid, request, errno)),
+        }
+    }
+
+    /// Lets a thread at a canonical stop go on: into its group stop if the program is stopped.
+    pub fn resume(&mut self, tid: Tid) -> Result<(), ProcessError> {
+        let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
+        (thread.goal, thread.state, thread.parked) = (Goal::Run, State::Running, None);
+        let result = if thread.group_stop { sys::listen(tid) } else { sys::cont(tid, 0) };
+        self.accept_death(tid, "resume", result)
+    }
+
+    /// Deals with what the kernel reports until `done` or the deadline; says whether it was `done`.
+    pub fn pump(&mut self, deadline: Instant, done: impl Fn(&Self) -> bool) -> Result<bool, ProcessError> {
+        let mut pause = Pause::default();
+        loop {
+            let mut busy = false;
+            while self.collect_one()? {
+                busy = true;
+                if Instant::now() >= deadline {
+                    break;
+                }
+            }
+            if let Some(how) = self.lost {
+                return Err(ProcessError::Lost { pid: self.process.pid(), how });
+            }
+            if done(self) {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            if busy { pause = Pause::default() } else { pause.take(deadline) }
+        }
+    }
+
+    /// Collects and handles one event, if there is one.
+    fn collect_one(&mut self) -> Result<bool, ProcessError> {
+        let peeked = sys::peek_any().map_err(|errno| self.wait_error(errno))?;
+        match peeked {
+            None => {
+                if !self.threads.is_empty() && !self.process.is_alive() {
+                    self.lost.get_or_insert(Loss::Ended);
+                }
+                Ok(false)
+            }
+            Some(tid) if self.is_ours(tid) => self.collect(tid),
+            // A child or tracee of somebody else on this OS thread hides the events behind it.
+            Some(_) => {
+                let tids: Vec<Tid> = self.threads.keys().chain(&self.foreign).copied().collect();
+                tids.into_iter().try_fold(false, |any, tid| Ok(self.collect(tid)? || any))
+            }
+        }
+    }
+
+    fn is_ours(&self, tid: Tid) -> bool {
+        self.threads.contains_key(&tid)
+            || self.foreign.contains(&tid)
+            || procfs::task_dir(self.process.pid(), tid).exists()
+    }
+
+    fn collect(&mut self, tid: Tid) -> Result<bool, ProcessError> {
+        let leader = self.process.pid().leader();
+        if tid == leader && self.own_child && !self.process.is_alive() {
+            let known = self.threads.contains_key(&tid);
+            self.gone(tid);
+            return Ok(known);
+        }
+        match sys::wait_thread(tid) {
+            Ok(None) => Ok(false),
+            Ok(Some(wait)) => self.handle(tid, wait).map(|()| true),
+            // A thread that called execve goes on under the id of the first thread; its own id vanishes unreported.
+            Err(Errno::ECHILD) => {
+                self.gone(tid);
+                Ok(true)
+            }
+            Err(errno) => Err(self.wait_error(errno)),
+        }
+    }
+
+    fn wait_error(&self, errno: Errno) -> ProcessError {
+        ProcessError::io(self.process.pid(), "wait for threads", errno)
+    }
+
+    fn gone(&mut self, tid: Tid) {
+        self.foreign.remove(&tid);
+        if self.threads.remove(&tid).is_none() {
+            return;
+        }
+        self.events.push(Event::Exited { tid });
+        // The kernel reports the first thread only after all others.
+        if tid == self.process.pid().leader() || self.threads.is_empty() {
+            self.lost.get_or_insert(Loss::Ended);
+        }
+    }
+
+    fn handle(&mut self, tid: Tid, wait: Wait) -> Result<(), ProcessError> {
+        if wait == Wait::Gone {
+            self.gone(tid);
+            return Ok(());
+        }
+        if self.foreign.remove(&tid) {
+            return self.accept_death(tid, "detach from", sys::detach(tid, 0));
+        }
+        if !self.threads.contains_key(&tid) {
+            // Attached on creation; its first stop came before its creator's event.
+            self.add(tid);
+        }
+        if wait == Wait::Clone {
+            self.add_clone_of(tid)?;
+        }
+        if wait == Wait::Exec {
+            self.lost.get_or_insert(Loss::Exec);
+        }
+        let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
+        if matches!(wait, Wait::Trap | Wait::GroupStop) {
+            thread.group_stop = wait == Wait::GroupStop;
+        }
+        match (thread.goal, wait) {
+            (Goal::Raw, wait) => thread.state = State::Raw(wait),
+            (Goal::Detach, Wait::Signal(signal)) => self.release(tid, signal)?,
+            (Goal::Detach, _) => self.release(tid, 0)?,
+            (Goal::Stop, Wait::Trap | Wait::GroupStop) => self.stopped(tid),
+            (Goal::Run, Wait::Trap | Wait::GroupStop) => self.resume(tid)?,
+            // The new program stays where it is until it is let go.
+            (_, Wait::Exec) => thread.state = State::Raw(wait),
+            (_, Wait::Signal(libc::SIGTRAP)) if self.park(tid)? => self.send_on(tid, 0)?,
+            (_, Wait::Signal(signal)) => self.send_on(tid, signal)?,
+            (_, Wait::Clone | Wait::Syscall | Wait::Other | Wait::Gone) => self.send_on(tid, 0)?,
+        }
+        Ok(())
+    }
+
+    fn stopped(&mut self, tid: Tid) {
+        let Some(thread) = self.threads.get_mut(&tid) else { return };
+        thread.state = State::Stopped;
+        if let Some(addr) = thread.parked {
+            self.events.push(Event::Breakpoint { tid, addr });
+        }
+    }
+
+    /// From a stop of another kind: on with it, to a canonical stop if that is the goal. Any stop cancels a pending
+    /// interrupt, so it is asked for again.
+    fn send_on(&mut self, tid: Tid, signal: i32) -> Result<(), ProcessError> {
+        if self.threads.get(&tid).is_some_and(|thread| thread.goal == Goal::Stop) {
+            self.request_stop(tid)?;
+        }
+        self.accept_death(tid, "resume", sys::cont(tid, signal))
+    }
+
+    pub fn release(&mut self, tid: Tid, signal: i32) -> Result<(), ProcessError> {
+        self.threads.remove(&tid);
+        self.accept_death(tid, "detach from", sys::detach(tid, signal))
+    }
+
+    fn add_clone_of(&mut self, tid: Tid) -> Result<(), ProcessError> {
+        let child = match sys::event_tid(tid) {
+            Ok(child) => child,
+            Err(Errno::ESRCH) => return Ok(()),
+            Err(errno) => {
+                return Err(ProcessError::ptrace(self.process.pid(), tid, "read the event of", errno));
+            }
+        };
+        if self.threads.contains_key(&child) {
+            return Ok(());
+        }
+        if procfs::task_dir(self.process.pid(), child).exists() {
+            self.add(child);
+            self.events.push(Event::Started { tid: child });
+        } else {
+            // A process that shares memory (CLONE_VM without CLONE_THREAD), or a thread that is gone again: waiting for
+            // it answers ECHILD then.
+            self.foreign.insert(child);
+        }
+        Ok(())
+    }
+
+    /// If the thread executed a registered breakpoint: takes it back to before, to be held there.
+    fn park(&mut self, tid: Tid) -> Result<bool, ProcessError> {
+        if self.breakpoints.is_empty() {
+            return Ok(false);
+        }
+        let pid = self.process.pid();
+        let moved = || {
+            // An `int3` reports SI_KERNEL; a SIGTRAP that a process sent has a code of 0 or below.
+            if sys::signal_info(tid)?.code <= 0 {
+                return Ok(None);
+            }
+            let mut regs = sys::get_regs(tid)?;
+            let addr = regs.ip().offset(-1);
+            if !self.breakpoints.contains(&addr) {
+                return Ok(None);
+            }
+            regs.set_ip(addr);
+            sys::set_regs(tid, &regs).map(|()| Some(addr))
+        };
+        let addr = match moved() {
+            Ok(addr) => addr,
+            Err(Errno::ESRCH) => None,
+            Err(errno) => return Err(ProcessError::ptrace(pid, tid, "move", errno)),
+        };
+        if let (Some(addr), Some(thread)) = (addr, self.threads.get_mut(&tid)) {
+            (thread.parked, thread.goal) = (Some(addr), Goal::Stop);
+        }
+        Ok(addr.is_some())
+    }
+
+    /// Forgets the first thread if it has exited: the kernel reports its end only with the last thread's.
+    pub fn forget_exited_leader(&mut self) {
+        let leader = self.process.pid().leader();
+        let exited = || self.process.thread_state(leader).is_none_or(|state| state.has_exited());
+        if self.threads.len() > 1 && self.threads.contains_key(&leader) && exited() {
+            self.threads.remove(&leader);
+            self.events.push(Event::Exited { tid: leader });
+        }
+    }
+
+    pub fn all_stopped(&self) -> bool {
+        self.threads.values().all(|thread| thread.state == State::Stopped)
+    }
+
+    /// Lets every thread go, each at its next stop. Threads that do not stop in time stay attached until this tool ends;
+    /// they are returned.
+    pub fn detach_all(&mut self, deadline: Instant) -> Vec<Tid> {
+        self.goal = Goal::Detach;
+        self.forget_exited_leader();
+        let tids: Vec<Tid> = self.threads.keys().copied().collect();
+        for tid in tids {
+            let Some(thread) = self.threads.get_mut(&tid) else { continue };
+            thread.goal = Goal::Detach;
+            // An error means that the thread is beyond reach; it then shows in the result.
+            let _ = match thread.state {
+                State::Running => self.request_stop(tid),
+                State::Raw(Wait::Signal(signal)) => self.release(tid, signal),
+                State::Stopped | State::Raw(_) => self.release(tid, 0),
+            };
+        }
+        while !(self.threads.is_empty() && self.foreign.is_empty()) && Instant::now() < deadline {
+            let phase = deadline.min(Instant::now() + LEADER_CHECK);
+            // A lost process ends this phase at once; its dead threads are collected all the same.
+            if self.pump(phase, |tracees| tracees.threads.is_empty() && tracees.foreign.is_empty()).is_err() {
+                std::thread::yield_now();
+            }
+            self.forget_exited_leader();
+        }
+        self.threads.keys().copied().collect()
+    }
+}
+
+/// How often to look whether the first thread has exited, which no event tells.
+pub(crate) const LEADER_CHECK: Duration = Duration::from_millis(5);
+
+/// How long a drop guard waits for threads to let go of.
+const DROP_LIMIT: Duration = Duration::from_secs(2);
+
+impl Drop for Tracees {
+    fn drop(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
+        let left = self.detach_all(Instant::now() + DROP_LIMIT);
+        if !left.is_empty() {
+            let pid = self.process.pid();
+            tracing::warn!(%pid, threads = ?left, "threads stay attached until this tool ends");
+        }
+    }
+}
+
+/// Waiting without a blocking wait: blocking in `waitpid` has no time limit, and a limit by signal or timer would
+/// interfere with the rest of the tool's process. Stops follow an interrupt within microseconds, so the processor is
+/// first offered to the target; after that come sleeps that grow.
+#[derive(Default)]
+struct Pause {
+    rounds: u32,
+}
+
+impl Pause {
+    const YIELDS: u32 = 64;
+    const LONGEST: Duration = Duration::from_micros(500);
+
+    fn take(&mut self, deadline: Instant) {
+        if self.rounds < Self::YIELDS {
+            std::thread::yield_now();
+        } else {
+            let grown = Duration::from_micros(20) * (self.rounds - Self::YIELDS + 1);
+            let left = deadline.saturating_duration_since(Instant::now());
+            std::thread::sleep(grown.min(Self::LONGEST).min(left));
+        }
+        self.rounds = self.rounds.saturating_add(1).min(Self::YIELDS + 100);
+    }
+}
