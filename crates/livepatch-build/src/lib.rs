@@ -5,6 +5,8 @@
 pub mod baseline;
 mod build;
 pub mod error;
+pub mod findings;
+pub mod guard;
 pub mod linkmap;
 
 pub use build::{Build, Input};

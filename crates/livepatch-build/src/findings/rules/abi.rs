@@ -1,0 +1,21 @@
+//! The optimiser altered how a function is called.
+
+use super::{Code, Rule, Severity};
+
+/// LP0006.
+pub static RULE: Rule = Rule {
+    code: Code(6),
+    severity: Severity::Refusal,
+    title: "calling convention of {} was altered by the optimiser",
+    reason: "the optimiser passes its arguments otherwise than before (it removes arguments that are never used), and old callers do not know",
+    help: "mark the function `#[inline(never)]` and make it use its arguments, or change its callers instead",
+    explanation: r##"The optimiser may change how a private function is called: it removes an argument or a result that nobody uses, or passes
+a value instead of a reference. The compiler records that. Here the old and the new build differ in it, or it cannot be
+shown that they agree.
+
+    fn level(_verbose: bool, n: u32) -> u32 { n }          // running program: `n` comes in the first register
+    fn level(verbose: bool, n: u32) -> u32 { ... verbose } // fixed source: `n` comes in the second one
+
+What to do: leave the use of the parameters as it was, or write a new function with another name.
+"##,
+};

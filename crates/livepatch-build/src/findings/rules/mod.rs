@@ -1,0 +1,66 @@
+//! The rules, one a file, with everything that is said about them.
+
+use super::{Code, Severity};
+
+pub mod abi;
+pub mod closure;
+pub mod coroutine;
+pub mod distributed_slice;
+pub mod initialiser;
+pub mod no_debug_info;
+pub mod no_room;
+pub mod not_rust;
+pub mod only_values;
+pub mod renumbered;
+pub mod shared_address;
+pub mod shared_section;
+pub mod signature;
+pub mod static_type;
+pub mod type_layout;
+pub mod unmatched_static;
+pub mod value_kept;
+pub mod vtable;
+
+/// What is known about a rule without a finding.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its stable number.
+    pub code: Code,
+    /// Whether a finding of it stops the patch.
+    pub severity: Severity,
+    /// One line; `{}` stands for the item.
+    pub title: &'static str,
+    /// Why it is dangerous.
+    pub reason: &'static str,
+    /// What to do.
+    pub help: &'static str,
+    /// The long text of `cargo livepatch explain`, with an example.
+    pub explanation: &'static str,
+}
+
+/// All rules in the order of their codes.
+pub static ALL: &[&Rule] = &[
+    &type_layout::RULE,
+    &coroutine::RULE,
+    &closure::RULE,
+    &renumbered::RULE,
+    &signature::RULE,
+    &abi::RULE,
+    &static_type::RULE,
+    &vtable::RULE,
+    &shared_address::RULE,
+    &no_debug_info::RULE,
+    &not_rust::RULE,
+    &no_room::RULE,
+    &shared_section::RULE,
+    &initialiser::RULE,
+    &distributed_slice::RULE,
+    &only_values::RULE,
+    &value_kept::RULE,
+    &unmatched_static::RULE,
+];
+
+/// The rule with this code.
+pub fn by_code(code: Code) -> Option<&'static Rule> {
+    ALL.iter().copied().find(|rule| rule.code == code)
+}

@@ -1,0 +1,24 @@
+//! A vtable has other slots.
+
+use super::{Code, Rule, Severity};
+
+/// LP0008.
+pub static RULE: Rule = Rule {
+    code: Code(8),
+    severity: Severity::Refusal,
+    title: "vtable {} changed",
+    reason: "existing trait objects keep their old vtable: calls through it would reach another method, or not the new one",
+    help: "leave the trait and its impl blocks as they are; change the bodies of methods only",
+    explanation: r##"The table of methods of a type for a trait has another number of slots, or a slot holds another function.
+
+    trait Shape { fn area(&self) -> f64; fn name(&self) -> String; }                       // running program
+    trait Shape { fn name(&self) -> String; fn area(&self) -> f64; }                       // fixed source
+
+A `Box<dyn Shape>` made by the running program points to the old table for ever. Code compiled for the new order would call
+`area` and get `name`. An impl that newly overrides a default method is the same: old objects would go on with the default.
+
+Changing the body of a method is fine: the function in the slot is redirected.
+
+What to do: change bodies only. A new method can be a free function or belong to a new trait.
+"##,
+};

@@ -1,0 +1,86 @@
+//! What the guard is asked about.
+
+use livepatch_patch::LinkAddr;
+use std::path::Path;
+
+/// A change to be judged: the two linked, unstripped images and what the patch would touch.
+#[derive(Clone, Copy, Debug)]
+pub struct GuardInput<'a> {
+    /// The baseline's unstripped image, the one that runs.
+    pub old_image: &'a Path,
+    /// The rebuilt unstripped image.
+    pub new_image: &'a Path,
+    /// Functions that will be redirected; they exist in both images.
+    pub functions: &'a [ChangedFunction],
+    /// Named variables that exist in both images and that the patch refers to.
+    pub statics: &'a [SharedStatic],
+    /// Functions that the patch brings in and that no old code calls.
+    pub new_functions: &'a [NewFunction],
+    /// Variables that the patch brings in.
+    pub new_statics: &'a [NewStatic],
+}
+
+/// A function to be redirected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedFunction {
+    /// Its symbol in the old image, as in the symbol table.
+    pub symbol: String,
+    /// Its symbol in the new image (differs where a hash or a `.llvm.` suffix was matched).
+    pub new_symbol: String,
+    /// Its address in the old image.
+    pub old: LinkAddr,
+    /// Its size in the old image, in bytes.
+    pub old_size: u64,
+    /// Its address in the new image.
+    pub new: LinkAddr,
+    /// Its size in the new image, in bytes.
+    pub new_size: u64,
+}
+
+/// A function that exists in the new image only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewFunction {
+    /// Its symbol in the new image.
+    pub symbol: String,
+    /// Its address in the new image.
+    pub new: LinkAddr,
+    /// Its size, in bytes.
+    pub new_size: u64,
+}
+
+/// Where a variable lives in an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StaticPlace {
+    /// A static at this address.
+    Data(LinkAddr),
+    /// A thread-local at this offset in the module's TLS block (the value of its symbol).
+    Tls(u64),
+}
+
+/// A variable that exists in both images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedStatic {
+    /// Its symbol in the old image.
+    pub old_symbol: String,
+    /// Its symbol in the new image.
+    pub new_symbol: String,
+    /// Its place in the old image.
+    pub old: StaticPlace,
+    /// Its size in the old image, in bytes.
+    pub old_size: u64,
+    /// Its place in the new image.
+    pub new: StaticPlace,
+    /// Its size in the new image, in bytes.
+    pub new_size: u64,
+}
+
+/// A variable that exists in the new image only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewStatic {
+    /// Its symbol in the new image.
+    pub symbol: String,
+    /// Its place in the new image.
+    pub new: StaticPlace,
+    /// Its size, in bytes.
+    pub size: u64,
+}

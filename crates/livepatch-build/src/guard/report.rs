@@ -1,0 +1,104 @@
+//! What the guard answers.
+
+use crate::findings::{Finding, Place, Severity};
+use livepatch_patch::Digest;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Everything found, and what was learnt on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GuardReport {
+    /// Refusals and notes, in order of code and item.
+    pub findings: Vec<Finding>,
+    /// One entry for each redirected and each new function with debug information, in the order given.
+    pub functions: Vec<FunctionInfo>,
+    /// One entry for each new static whose type is known, in the order given.
+    pub new_statics: Vec<StaticInfo>,
+}
+
+impl GuardReport {
+    /// Whether nothing stands against the patch.
+    pub fn is_safe(&self) -> bool {
+        self.refusals().next().is_none()
+    }
+
+    /// The findings that stop the patch.
+    pub fn refusals(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.severity == Severity::Refusal)
+    }
+}
+
+/// A function as the new image describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FunctionInfo {
+    /// Its symbol, as given.
+    pub symbol: String,
+    /// Its source path, for example `app::orders::total` or `app::main::{closure#0}`.
+    pub path: String,
+    /// Where it is declared.
+    pub place: Option<Place>,
+    /// Functions that are inlined into it, at any depth, each once, in order of first appearance.
+    pub inlined: Vec<FunctionRef>,
+}
+
+/// A function named by debug information.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct FunctionRef {
+    /// Its source path, without hash.
+    pub path: String,
+    /// A place in it: where it is declared, or (in an inline stack) where execution stands in it.
+    pub place: Option<Place>,
+}
+
+/// The type of a static, condensed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StaticInfo {
+    /// Its symbol, as given.
+    pub symbol: String,
+    /// Its source path.
+    pub path: String,
+    /// Name of its type.
+    pub type_name: String,
+    /// Digest over the layout of everything reachable from its type: equal digests, equal layouts.
+    pub type_digest: Digest,
+    /// Where it is declared.
+    pub place: Option<Place>,
+}
+
+/// The guard could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// An image cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The image.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An image is not an ELF file of the expected kind.
+    #[error("{} is not a readable ELF image", path.display())]
+    Elf {
+        /// The image.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: object::Error,
+    },
+    /// An image is for another machine.
+    #[error("{} is not a 64-bit little-endian x86-64 image", path.display())]
+    Machine {
+        /// The image.
+        path: PathBuf,
+    },
+    /// Debug information is damaged.
+    #[error("debug information of {} is damaged; rebuild it", path.display())]
+    Dwarf {
+        /// The image.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: gimli::Error,
+    },
+}
