@@ -14,6 +14,7 @@
 //! (`sigaltstack`). Known limit: a coroutine stack that is suspended is on no thread's stack and is not seen.
 
 mod expr;
+pub mod modules;
 pub mod memory;
 pub mod table;
 

@@ -1,0 +1,175 @@
+//! Why an operation did not happen, in the terms of the command line's exit codes.
+
+use livepatch_patch::{BuildId, Digest, RunAddr};
+use livepatch_process::{InterruptError, ProcessError, RemoteError};
+use serde::Serialize;
+
+/// Why nothing was done. Unless a variant says otherwise the process runs as before.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Changed code was in use for the whole time (exit code 5).
+    #[error("not quiescent within {waited_ms} ms: {}", summary(.inside))]
+    Busy {
+        /// How long it was tried.
+        waited_ms: u64,
+        /// Who was in the way at the last attempt.
+        inside: Vec<ThreadInside>,
+    },
+    /// The patch does not fit the process, or is damaged (exit code 6).
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// The system does not let this user do it (exit code 7).
+    #[error("{0}")]
+    Permission(String),
+    /// The process is gone (exit code 8).
+    #[error("{0}")]
+    Lost(String),
+    /// The patch cannot be applied safely to this process (exit code 4).
+    #[error("refused: {reason}")]
+    Refused {
+        /// What is in the way and what to do.
+        reason: String,
+    },
+    /// There is no applied patch that the selector means (exit code 2).
+    #[error("nothing to roll back: {0}")]
+    NothingToRollBack(String),
+    /// Something in the environment failed (exit code 1).
+    #[error("{what}")]
+    Environment {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// Undoing failed as well; the process may run some of the changed code (exit code 1).
+    #[error("{what}; undoing it failed, too: {undo}; the next run of livepatch on this process repairs it")]
+    NotUndone {
+        /// What failed first.
+        what: String,
+        /// What failed while undoing.
+        undo: String,
+    },
+}
+
+/// How a patch and a process do not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// No module of the process has the patch's build-id.
+    #[error(
+        "the patch is for build-id {wanted}, which is not loaded in this process (its executable has {})",
+        .running.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
+    )]
+    NoSuchBuild {
+        /// What the patch is for.
+        wanted: BuildId,
+        /// Build-id of the main executable.
+        running: Option<BuildId>,
+    },
+    /// The patch file is damaged or not one.
+    #[error("the patch file cannot be used: {0}")]
+    Patch(String),
+    /// A function is not where the patch says.
+    #[error("`{path}` at {address} is not inside the module's code; the patch is damaged")]
+    Outside {
+        /// Path of the function.
+        path: String,
+        /// Where the patch has it.
+        address: RunAddr,
+    },
+    /// The running code is not what the patch was made from.
+    #[error("the code of `{path}` at {address} differs from the baseline; something else changed it")]
+    Code {
+        /// Path of the function.
+        path: String,
+        /// Where it is.
+        address: RunAddr,
+    },
+    /// The entry is neither as the image nor as the registry has it.
+    #[error("the entry of `{path}` at {address} holds neither the original code nor our jump")]
+    Entry {
+        /// Path of the function.
+        path: String,
+        /// Where it is.
+        address: RunAddr,
+    },
+    /// The thread-local segment differs from what the patch was made for.
+    #[error("the module's thread-local segment differs from the baseline's")]
+    Tls,
+    /// A mapped patch was changed by somebody else.
+    #[error("the contents of patch {id} in the process were changed")]
+    Contents {
+        /// Which patch.
+        id: Digest,
+    },
+}
+
+/// A thread that stood in the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ThreadInside {
+    /// Thread id.
+    pub tid: i32,
+    /// Thread name.
+    pub name: String,
+    /// Path of the changed function that it is inside of, if that is the reason.
+    pub function: Option<String>,
+    /// What is in the way.
+    pub reason: String,
+    /// Its stack, innermost frame first.
+    pub backtrace: Vec<String>,
+}
+
+fn summary(inside: &[ThreadInside]) -> String {
+    let line = |t: &ThreadInside| format!("thread {} ({}) {}", t.tid, t.name, t.reason);
+    let mut lines: Vec<String> = inside.iter().take(3).map(line).collect();
+    if inside.len() > 3 {
+        lines.push(format!("and {} more", inside.len() - 3));
+    }
+    lines.join("; ")
+}
+
+impl ApplyError {
+    /// An environment error with its cause.
+    pub(crate) fn environment(
+        what: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Environment { what: what.into(), source: Some(Box::new(source)) }
+    }
+
+    pub(crate) fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused { reason: reason.into() }
+    }
+}
+
+impl From<ProcessError> for ApplyError {
+    fn from(error: ProcessError) -> Self {
+        let text = error.to_string();
+        match error {
+            ProcessError::Permission { .. } => Self::Permission(text),
+            ProcessError::NoSuchProcess { .. } | ProcessError::Lost { .. } => Self::Lost(text),
+            ProcessError::WrongArchitecture { .. } => Self::Mismatch(Mismatch::Patch(text)),
+            ProcessError::KernelThread { .. } => Self::Refused { reason: text },
+            ProcessError::AlreadyTraced { .. } => Self::Environment { what: text, source: None },
+            other => Self::environment("the process could not be examined", other),
+        }
+    }
+}
+
+impl From<InterruptError> for ApplyError {
+    fn from(error: InterruptError) -> Self {
+        match error {
+            InterruptError::Process(error) => error.into(),
+            other => Self::environment("the process could not be stopped", other),
+        }
+    }
+}
+
+impl From<RemoteError> for ApplyError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Process(error) => error.into(),
+            other => Self::environment("a call inside the process failed", other),
+        }
+    }
+}

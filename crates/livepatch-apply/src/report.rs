@@ -1,0 +1,146 @@
+//! What an operation says about itself. Field names are the stable keys of the command line's JSON.
+
+use crate::registry::{PatchState, Record};
+use livepatch_patch::RunAddr;
+use serde::{Serialize, Serializer};
+
+fn hex<S: Serializer>(address: &RunAddr, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(address)
+}
+
+/// A redirected function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FunctionReport {
+    /// Demangled path.
+    pub path: String,
+    /// Mangled name.
+    pub symbol: String,
+    /// Start of the function in the image.
+    #[serde(serialize_with = "hex")]
+    pub address: RunAddr,
+    /// Start of the function that runs in its place.
+    #[serde(serialize_with = "hex")]
+    pub new_address: RunAddr,
+}
+
+/// A patch in the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PatchReport {
+    /// Digest of the patch file.
+    pub id: String,
+    /// Name given by its author.
+    pub name: String,
+    /// `applying`, `applied`, `rolling-back`, `rolled-back` or `replaced`.
+    pub state: PatchState,
+    /// Functions that it redirects.
+    pub functions: Vec<FunctionReport>,
+}
+
+impl From<&Record> for PatchReport {
+    fn from(record: &Record) -> Self {
+        Self {
+            id: record.id.to_string(),
+            name: record.name.clone(),
+            state: record.state,
+            functions: record
+                .functions
+                .iter()
+                .map(|f| FunctionReport {
+                    path: f.path.clone(),
+                    symbol: f.symbol.clone(),
+                    address: f.old,
+                    new_address: f.new,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What is in one module of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Process id.
+    pub pid: i32,
+    /// Build-id of the module; of the executable if no module was ever patched.
+    pub build_id: String,
+    /// File name of the module.
+    pub module: String,
+    /// Its patches, oldest first.
+    pub patches: Vec<PatchReport>,
+    /// Whether a killed run left something that the next `apply` or `rollback` repairs.
+    pub interrupted: bool,
+}
+
+/// How threads are treated that are inside of what is replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// No thread may be inside: every function switches for every thread at one instant.
+    #[default]
+    Quiescent,
+    /// Old calls may finish in old code while new calls run new code.
+    Immediate,
+}
+
+/// How the switch went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Holds {
+    /// Longest time that a thread not entering changed code was held, in microseconds.
+    pub world_stopped_us: u64,
+    /// Longest time that a thread entering changed code was held, in microseconds.
+    pub parked_us: u64,
+    /// Threads of the process at the switch.
+    pub threads: usize,
+    /// Attempts that found changed code in use.
+    pub retries: u32,
+}
+
+/// What `apply` and `check` did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ApplyReport {
+    /// Process id.
+    pub pid: i32,
+    /// Build-id of the patched module.
+    pub build_id: String,
+    /// All patches of the module afterwards, oldest first.
+    pub patches: Vec<PatchReport>,
+    /// Policy used.
+    pub policy: Policy,
+    /// Time of the whole operation in milliseconds.
+    pub total_ms: f64,
+    /// Holds of the target's threads.
+    #[serde(flatten)]
+    pub holds: Holds,
+    /// The patch had been applied before; nothing was done.
+    pub already_applied: bool,
+    /// Only checked; nothing was changed.
+    pub dry_run: bool,
+    /// Ids of patches that this one replaced.
+    pub replaced: Vec<String>,
+    /// What was repaired of a run that had been killed.
+    pub repaired: Option<String>,
+    /// Resident memory that the patch adds, in bytes (mapped parts).
+    pub mapped_bytes: u64,
+}
+
+/// What `rollback` did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RollbackReport {
+    /// Process id.
+    pub pid: i32,
+    /// Build-id of the module.
+    pub build_id: String,
+    /// All patches of the module afterwards, oldest first.
+    pub patches: Vec<PatchReport>,
+    /// Ids of patches that were taken out.
+    pub rolled_back: Vec<String>,
+    /// Policy used.
+    pub policy: Policy,
+    /// Time of the whole operation in milliseconds.
+    pub total_ms: f64,
+    /// Holds of the target's threads.
+    #[serde(flatten)]
+    pub holds: Holds,
+    /// What was repaired of a run that had been killed.
+    pub repaired: Option<String>,
+}

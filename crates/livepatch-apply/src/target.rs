@@ -1,0 +1,171 @@
+//! Finding the module that a patch fits, and checking that it runs what the patch was made for.
+
+use crate::elf::{Image, Peek};
+use crate::error::{ApplyError, Mismatch};
+use crate::registry::State;
+use livepatch_patch::{Arch, BuildId, Digest, Meta, Redirect, RunAddr};
+use livepatch_process::{Backing, Mapping, Process, ProcessError};
+use std::path::PathBuf;
+
+impl Peek for Process {
+    fn peek(&self, at: RunAddr, buf: &mut [u8]) -> Result<(), ProcessError> {
+        self.read(at, buf)
+    }
+}
+
+/// A module of the process.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// Path as the kernel prints it, or `[vdso]`.
+    pub path: PathBuf,
+    /// Its headers.
+    pub image: Image,
+    /// Whether it is the main executable.
+    pub executable: bool,
+}
+
+impl Module {
+    /// File name, for messages.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+}
+
+/// All modules of a process, by address.
+#[derive(Clone, Debug)]
+pub struct Modules {
+    /// The modules.
+    pub list: Vec<Module>,
+    /// The memory map that they were found in.
+    pub maps: Vec<Mapping>,
+}
+
+impl Modules {
+    /// Reads the memory map and the headers of every image that is loaded (not merely mapped as data).
+    pub fn read(process: &Process) -> Result<Self, ProcessError> {
+        let maps = process.maps()?;
+        let program_headers = auxv(process, AT_PHDR)?;
+        let mut list = Vec::new();
+        for mapping in &maps {
+            let vdso = mapping.is_special("[vdso]");
+            let first_page = matches!(mapping.backing, Backing::File(_)) && mapping.file_offset == 0;
+            if !mapping.perms.read || !(vdso || first_page) {
+                continue;
+            }
+            // A mapped file may be shorter than its mapping, or be gone by now: then it is no loaded module.
+            let Ok(Some(image)) = Image::read(process, mapping.range.start) else { continue };
+            if !vdso && !is_loaded(&image, mapping, &maps) {
+                continue;
+            }
+            let span = image.span();
+            let executable = program_headers.is_some_and(|at| span.contains(&at));
+            let path = mapping.path().map_or_else(|| PathBuf::from("[vdso]"), PathBuf::from);
+            list.push(Module { path, image, executable });
+        }
+        Ok(Self { list, maps })
+    }
+
+    /// The only module with this build-id.
+    pub fn with_build_id(&self, id: &BuildId) -> Result<&Module, ApplyError> {
+        let mut found = self.list.iter().filter(|module| module.image.build_id.as_ref() == Some(id));
+        match (found.next(), found.next()) {
+            (Some(module), None) => Ok(module),
+            (Some(module), Some(_)) => Err(ApplyError::Refused {
+                reason: format!(
+                    "{} is loaded more than once in this process; a patch could not say which copy it means",
+                    module.name()
+                ),
+            }),
+            (None, _) => Err(ApplyError::Mismatch(Mismatch::NoSuchBuild {
+                wanted: id.clone(),
+                running: self.executable().and_then(|module| module.image.build_id.clone()),
+            })),
+        }
+    }
+
+    /// The main executable.
+    pub fn executable(&self) -> Option<&Module> {
+        self.list.iter().find(|module| module.executable)
+    }
+
+    /// The module that an address belongs to.
+    pub fn containing(&self, at: RunAddr) -> Option<&Module> {
+        self.list.iter().find(|module| module.image.segment(at).is_some())
+    }
+}
+
+/// Whether each code segment is mapped executable from the same file, as a loader does it.
+fn is_loaded(image: &Image, first: &Mapping, maps: &[Mapping]) -> bool {
+    let mut code = image.segments.iter().filter(|segment| segment.execute).peekable();
+    code.peek().is_some()
+        && code.all(|segment| {
+            let mapping = maps.iter().find(|mapping| mapping.contains(segment.range.start));
+            mapping.is_some_and(|mapping| mapping.perms.execute && mapping.same_file(first))
+        })
+}
+
+/// `AT_PHDR` of `<elf.h>`: address of the executable's program headers.
+const AT_PHDR: u64 = 3;
+
+fn auxv(process: &Process, wanted: u64) -> Result<Option<RunAddr>, ProcessError> {
+    let pid = process.pid();
+    let bytes = std::fs::read(format!("/proc/{pid}/auxv")).map_err(|source| ProcessError::Io {
+        pid,
+        action: "read the auxiliary vector".into(),
+        source,
+    })?;
+    Ok(bytes
+        .chunks_exact(16)
+        .map(|pair| (crate::elf::quad(pair, 0), crate::elf::quad(pair, 8)))
+        .find_map(|(kind, value)| (kind == wanted).then_some(RunAddr(value))))
+}
+
+/// Checks that the running code is what the patch was made from: every function to be redirected must have its original
+/// bytes, except for the jump of a patch that the registry knows.
+pub fn verify(
+    process: &Process,
+    module: &Module,
+    meta: &Meta,
+    state: Option<&State>,
+) -> Result<(), ApplyError> {
+    match meta.target.arch {
+        Arch::X86_64 => {}
+    }
+    for redirect in &meta.redirects {
+        let code = original_code(process, module, redirect, state)?;
+        if Digest::of(&code) != redirect.old_digest {
+            return Err(Mismatch::Code {
+                path: redirect.path.clone(),
+                address: redirect.old.at(module.image.bias),
+            }
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a function as the image has them.
+pub fn original_code(
+    process: &Process,
+    module: &Module,
+    redirect: &Redirect,
+    state: Option<&State>,
+) -> Result<Vec<u8>, ApplyError> {
+    let at = redirect.old.at(module.image.bias);
+    let outside = || Mismatch::Outside { path: redirect.path.clone(), address: at };
+    let segment = module.image.segment(at).filter(|segment| segment.execute).ok_or_else(outside)?;
+    let end = at.0.checked_add(redirect.old_size.max(redirect.room)).ok_or_else(outside)?;
+    if end > segment.range.end.0 || redirect.old_size == 0 {
+        return Err(outside().into());
+    }
+    let room = redirect.old_size.max(crate::jump::JUMP_SIZE as u64) as usize;
+    let mut code = process.bytes(at, room)?;
+    let known = state.into_iter().flat_map(|state| state.active().map(|i| &state.patches[i]));
+    for function in known.flat_map(|record| &record.functions).filter(|function| function.old == at) {
+        if code.starts_with(&function.jump.0) {
+            code[..function.saved.0.len()].copy_from_slice(&function.saved.0);
+        }
+    }
+    code.truncate(redirect.old_size as usize);
+    Ok(code)
+}
