@@ -1,0 +1,30 @@
+//! End-to-end harness: programs are built with `cargo livepatch build`, run as their stripped copy, patched and rolled
+//! back, and every line that they print is compared.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `fixture.rs` | a case: its directives, and the old and the new source from one marked text |
+//! | `profile.rs` | the ways to build a case |
+//! | `project.rs` | a case on disk: build it, edit it, create a patch |
+//! | `child.rs` | the running program and its line protocol |
+//! | `scenario.rs` | old lines, apply, new lines, rollback, old lines |
+//! | `tools.rs` | the tools under test and their exit codes |
+#![forbid(unsafe_code)]
+
+pub mod child;
+pub mod fixture;
+pub mod profile;
+pub mod project;
+pub mod scenario;
+pub mod tools;
+
+/// What a check found wrong.
+pub type Failed = Box<dyn std::error::Error>;
+
+/// Ends a check with a message.
+///
+/// # Errors
+/// Always.
+pub fn fail<T>(message: impl Into<String>) -> Result<T, Failed> {
+    Err(message.into().into())
+}

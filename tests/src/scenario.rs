@@ -1,0 +1,123 @@
+//! The whole life of a case: old lines, apply, new lines, rollback, old lines.
+
+use crate::child::Program;
+use crate::fixture::{Expect, Fixture, Side};
+use crate::profile::Profile;
+use crate::project::{self, Created, Project};
+use crate::tools::{self, exit};
+use crate::{Failed, fail};
+use serde_json::Value;
+use std::path::Path;
+
+/// Rounds before the patch, with it, and after the rollback.
+const ROUNDS: u32 = 3;
+
+/// Runs a case in one profile.
+///
+/// # Errors
+/// If anything is not as the case says.
+pub fn run(fixture: &Fixture, profile: Profile) -> Result<(), Failed> {
+    let project = Project::new(fixture, profile)?;
+    let program = project.ship()?;
+    let mut live = Live { fixture, program: Program::start(project::command(&program))?, round: 0, patched: 0 };
+    live.rounds(Side::Old)?;
+    project.write(Side::New)?;
+    let created = project.create("fix")?;
+    match (&fixture.expect, created.ran.code) {
+        (Expect::Patched | Expect::PatchedOrRefused, exit::DONE) => {
+            functions(fixture, &created.ran.json)?;
+            live.patch(&created.file)?;
+        }
+        (Expect::Busy, exit::DONE) => live.busy(&created.file)?,
+        (Expect::Nothing, exit::NOTHING) => {}
+        (Expect::Refused(code), exit::REFUSED) => finding(&created, code.as_deref())?,
+        (Expect::PatchedOrRefused, exit::REFUSED) => finding(&created, None)?,
+        (expect, code) => {
+            let Created { ran, .. } = created;
+            return fail(format!("create: exit {code} where {expect:?} was expected\n{}\n{}", ran.json, ran.text));
+        }
+    }
+    live.program.finish()
+}
+
+/// A running case.
+struct Live<'a> {
+    fixture: &'a Fixture,
+    program: Program,
+    round: u32,
+    patched: u32,
+}
+
+impl Live<'_> {
+    fn rounds(&mut self, side: Side) -> Result<(), Failed> {
+        for _ in 0..ROUNDS {
+            self.round += 1;
+            self.patched += u32::from(side == Side::New);
+            let lines = match side {
+                Side::Old => &self.fixture.old,
+                Side::New => &self.fixture.new,
+            };
+            let fill = |line: &String| {
+                line.replace("{n}", &self.round.to_string()).replace("{m}", &self.patched.to_string())
+            };
+            let expected: Vec<String> = lines.iter().map(fill).collect();
+            let found = self.program.round()?;
+            if found != expected {
+                let round = self.round;
+                return fail(format!("round {round}, {side:?} code: expected {expected:#?}, found {found:#?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn patch(&mut self, file: &Path) -> Result<(), Failed> {
+        let pid = self.program.pid().to_string();
+        tools::livepatch(&["check".as_ref(), pid.as_ref(), file.as_os_str()])?.expect(exit::DONE, "check")?;
+        self.apply(file, exit::DONE)?;
+        self.rounds(Side::New)?;
+        let status = tools::livepatch(&["status", &pid])?.expect(exit::DONE, "status")?;
+        if status.json["patches"][0]["state"] != "applied" {
+            return fail(format!("status does not say that the patch is applied: {}", status.json));
+        }
+        tools::livepatch(&["rollback", &pid])?.expect(exit::DONE, "rollback")?;
+        self.rounds(Side::Old)
+    }
+
+    fn busy(&mut self, file: &Path) -> Result<(), Failed> {
+        let ran = self.apply(file, exit::BUSY)?;
+        if !ran["inside"].as_array().is_some_and(|inside| !inside.is_empty()) {
+            return fail(format!("nobody is named as inside: {ran}"));
+        }
+        self.rounds(Side::Old)
+    }
+
+    fn apply(&self, file: &Path, code: i32) -> Result<Value, Failed> {
+        let pid = self.program.pid().to_string();
+        let mut args = vec!["apply".as_ref(), pid.as_ref(), file.as_os_str()];
+        args.extend(self.fixture.apply.iter().map(AsRef::as_ref));
+        Ok(tools::livepatch(&args)?.expect(code, "apply")?.json)
+    }
+}
+
+fn functions(fixture: &Fixture, report: &Value) -> Result<(), Failed> {
+    let Some(expected) = &fixture.functions else { return Ok(()) };
+    let list = report["functions"].as_array().ok_or("the report of create has no functions")?;
+    let redirected = list.iter().filter(|function| function["reason"] != "new");
+    let mut found: Vec<&str> = redirected.filter_map(|function| function["path"].as_str()).collect();
+    found.sort_unstable();
+    if found == *expected { Ok(()) } else { fail(format!("functions in the patch: expected {expected:?}, found {found:?}")) }
+}
+
+/// A refusal has to say what and where.
+fn finding(created: &Created, code: Option<&str>) -> Result<(), Failed> {
+    let findings = created.ran.json["findings"].as_array().ok_or("a refusal without findings")?;
+    if findings.is_empty() || !findings.iter().all(|finding| finding["code"].is_string()) {
+        return fail(format!("a refusal without findings that have codes: {}", created.ran.json));
+    }
+    match code {
+        Some(code) if !findings.iter().any(|finding| finding["code"] == code) => {
+            fail(format!("no finding {code}: {findings:#?}"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,115 @@
+//! The tools under test.
+
+use crate::{Failed, fail};
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Exit codes of the command line contract.
+pub mod exit {
+    /// Done.
+    pub const DONE: i32 = 0;
+    /// Internal or environment error.
+    pub const ERROR: i32 = 1;
+    /// Wrong usage.
+    pub const USAGE: i32 = 2;
+    /// Nothing to patch.
+    pub const NOTHING: i32 = 3;
+    /// Refused.
+    pub const REFUSED: i32 = 4;
+    /// Busy.
+    pub const BUSY: i32 = 5;
+    /// Mismatch.
+    pub const MISMATCH: i32 = 6;
+    /// No permission.
+    pub const PERMISSION: i32 = 7;
+    /// Process lost.
+    pub const LOST: i32 = 8;
+}
+
+/// What a run of a tool gave.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit code, -1 if a signal ended it.
+    pub code: i32,
+    /// The object on standard output, null if there was none.
+    pub json: Value,
+    /// Standard error and, if it was no JSON, standard output.
+    pub text: String,
+}
+
+impl Ran {
+    /// Runs a command to its end.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn of(command: &mut Command) -> Result<Self, Failed> {
+        let output = command.output().map_err(|error| format!("cannot run {command:?}: {error}"))?;
+        let mut text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
+            text.push_str(&String::from_utf8_lossy(&output.stdout));
+            Value::Null
+        });
+        Ok(Self { code: output.status.code().unwrap_or(-1), json, text })
+    }
+
+    /// Insists on an exit code. An error report has to be complete: text and code in the object.
+    ///
+    /// # Errors
+    /// If it was another one.
+    pub fn expect(self, code: i32, what: &str) -> Result<Self, Failed> {
+        if self.code != code {
+            return fail(format!("{what}: exit {} and not {code}\n{}\n{}", self.code, self.json, self.text));
+        }
+        let complete = self.json["exit_code"] == code && self.json["error"].is_string();
+        if code != exit::DONE && !complete && !self.json["findings"].is_array() && code != exit::NOTHING {
+            return fail(format!("{what}: the report lacks error or exit_code: {}", self.json));
+        }
+        Ok(self)
+    }
+}
+
+/// The folder with both tools, built from the sources as they are.
+///
+/// # Panics
+/// If they do not build: no test has a meaning then.
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let test = std::env::current_exe().expect("the test's own path");
+        let folder = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/test").to_owned();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "livepatch-cli", "--bins", "--manifest-path"]);
+        cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
+        cargo.arg("--target-dir").arg(folder.parent().expect("target/PROFILE"));
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let status = cargo.status().expect("cargo runs");
+        assert!(status.success(), "the tools do not build");
+        folder
+    })
+}
+
+/// `livepatch --json ARGS`.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn livepatch<S: AsRef<OsStr>>(args: &[S]) -> Result<Ran, Failed> {
+    Ran::of(Command::new(folder().join("livepatch")).arg("--json").args(args))
+}
+
+/// A command for `cargo livepatch …` in a project folder, as cargo would start it.
+pub fn cargo_livepatch(dir: &Path) -> Command {
+    let mut command = Command::new(folder().join("cargo-livepatch"));
+    command.arg("livepatch").current_dir(dir);
+    // What cargo sets for tests must not reach the build under test.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
