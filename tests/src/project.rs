@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// What the programs of single-file cases are driven by.
+/// What the programs are driven by.
 const HOST: &str = include_str!("host.rs.txt");
 
 /// A project folder with a kept build.
@@ -41,7 +41,10 @@ impl Project {
                 profile.manifest()
             );
             project.file("Cargo.toml", &manifest)?;
-            project.file("src/host.rs", HOST)?;
+        }
+        // The driver stands beside each program's `main.rs`.
+        for (path, _) in fixture.sources(Side::Old).filter(|(path, _)| path.ends_with("main.rs")) {
+            project.file(path.with_file_name("host.rs"), HOST)?;
         }
         if !profile.config().is_empty() {
             project.file(".cargo/config.toml", profile.config())?;
