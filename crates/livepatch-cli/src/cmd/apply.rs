@@ -1,0 +1,53 @@
+//! `livepatch apply`: the patch goes in.
+
+use super::process::{SwitchArgs, holds_text, patch_text, pid};
+use crate::exit::Failure;
+use crate::inspect;
+use crate::output::Outcome;
+use crate::progress::Progress;
+use livepatch_apply::report::ApplyReport;
+use livepatch_apply::registry::PatchState;
+use std::path::PathBuf;
+
+/// Arguments of `apply`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ApplyArgs {
+    /// The process.
+    #[arg(value_parser = pid)]
+    pid: i32,
+    /// The patch file.
+    file: PathBuf,
+    #[command(flatten)]
+    switch: SwitchArgs,
+}
+
+/// Applies the patch.
+pub(crate) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
+    let file = inspect::load(&args.file)?;
+    let _progress = Progress::start(format!("waiting for process {} to leave the changed code", args.pid));
+    let options = livepatch_apply::Options { policy: args.switch.policy(), timeout: args.switch.timeout() };
+    let report = livepatch_apply::apply(args.pid, &file.data, &options)?;
+    Outcome::done(&report, text(&report))
+}
+
+/// The report for people. `check` prints the same with other verbs.
+pub(crate) fn text(report: &ApplyReport) -> String {
+    let pid = report.pid;
+    let mut lines = Vec::new();
+    if let Some(repaired) = &report.repaired {
+        lines.push(format!("repaired what an interrupted run had left: {repaired}"));
+    }
+    lines.push(match (report.already_applied, report.dry_run) {
+        (true, _) => format!("process {pid} runs this patch already; nothing was done"),
+        (false, true) => format!("the patch can be applied to process {pid}; nothing was changed"),
+        (false, false) => {
+            format!("applied to process {pid} in {:.1} ms; {}", report.total_ms, holds_text(&report.holds))
+        }
+    });
+    if !report.replaced.is_empty() {
+        lines.push(format!("replaces {}", report.replaced.join(", ")));
+    }
+    let applied = report.patches.iter().filter(|patch| patch.state == PatchState::Applied);
+    lines.extend(applied.map(patch_text));
+    lines.join("\n")
+}

@@ -1,0 +1,26 @@
+//! `livepatch check`: everything that `apply` does before its first write.
+
+use super::process::pid;
+use crate::exit::Failure;
+use crate::inspect;
+use crate::output::Outcome;
+use crate::progress::Progress;
+use std::path::PathBuf;
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// The process.
+    #[arg(value_parser = pid)]
+    pid: i32,
+    /// The patch file.
+    file: PathBuf,
+}
+
+/// Checks the patch against the process.
+pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
+    let file = inspect::load(&args.file)?;
+    let _progress = Progress::start(format!("checking process {}", args.pid));
+    let report = livepatch_apply::check(args.pid, &file.data)?;
+    Outcome::done(&report, super::apply::text(&report))
+}

@@ -1,0 +1,46 @@
+//! `livepatch rollback`: the original functions run again.
+
+use super::process::{SwitchArgs, holds_text, pid};
+use crate::exit::Failure;
+use crate::output::Outcome;
+use crate::progress::Progress;
+use livepatch_apply::report::RollbackReport;
+
+/// Arguments of `rollback`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RollbackArgs {
+    /// The process.
+    #[arg(value_parser = pid)]
+    pid: i32,
+    /// Only the patch whose id begins like this.
+    #[arg(conflicts_with = "all")]
+    id: Option<String>,
+    /// All patches of all modules.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    switch: SwitchArgs,
+}
+
+/// Rolls back.
+pub(crate) fn run(args: &RollbackArgs) -> Result<Outcome, Failure> {
+    let _progress = Progress::start(format!("waiting for process {} to leave the patched code", args.pid));
+    let options = livepatch_apply::Options { policy: args.switch.policy(), timeout: args.switch.timeout() };
+    let report = livepatch_apply::rollback(args.pid, args.id.as_deref(), &options)?;
+    Outcome::done(&report, text(&report))
+}
+
+fn text(report: &RollbackReport) -> String {
+    let mut lines = Vec::new();
+    if let Some(repaired) = &report.repaired {
+        lines.push(format!("repaired what an interrupted run had left: {repaired}"));
+    }
+    lines.push(format!(
+        "process {} runs its original code again after {:.1} ms; {}",
+        report.pid,
+        report.total_ms,
+        holds_text(&report.holds)
+    ));
+    lines.extend(report.rolled_back.iter().map(|id| format!("  rolled back {}", id.get(..16).unwrap_or(id))));
+    lines.join("\n")
+}

@@ -1,0 +1,145 @@
+//! Exit codes, and which typed error of the libraries ends with which of them.
+//!
+//! This file is the whole contract: every error that a command can meet becomes a [`Failure`] here, by matches
+//! without a catch-all arm, so that a new error variant does not compile before somebody has decided its code.
+
+#[cfg(feature = "apply")]
+use livepatch_apply::error::{ApplyError, ThreadInside};
+use livepatch_patch::ContainerError;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// What the tools exit with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The command did what it was asked.
+    Done = 0,
+    /// An internal error, or the environment does not allow the work (disk full, cargo missing, build failed).
+    Error = 1,
+    /// Wrong usage.
+    Usage = 2,
+    /// Nothing to patch: the rebuild equals the baseline.
+    Nothing = 3,
+    /// The change cannot be proven safe. Findings say what and why.
+    Refused = 4,
+    /// Not quiescent by the deadline. Nothing changed.
+    Busy = 5,
+    /// Another binary, build or architecture, or a damaged patch. Nothing changed.
+    Mismatch = 6,
+    /// No permission to look into or change the process.
+    Permission = 7,
+    /// The process ended under our hands, or there is none.
+    Lost = 8,
+}
+
+impl Exit {
+    /// The number.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the process exits with.
+    pub exit: Exit,
+    /// What happened, to what.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// Reasons for a refusal.
+    pub findings: Vec<Rendered>,
+    /// Further members of the JSON object.
+    pub extra: Value,
+}
+
+/// A finding in both forms.
+#[derive(Debug)]
+pub struct Rendered {
+    /// For `--json`.
+    pub json: Value,
+    /// For people.
+    pub human: String,
+}
+
+impl Failure {
+    /// A failure with a code and a message.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), help: None, findings: Vec::new(), extra: Value::Null }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    /// Puts the file that the failure is about before the message.
+    #[must_use]
+    pub fn about(mut self, file: &Path) -> Self {
+        self.message = format!("{}: {}", file.display(), self.message);
+        self
+    }
+}
+
+/// The whole chain of causes in one line, outermost first.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Whatever is wrong with a patch file, it is not for this tool to use: [`Exit::Mismatch`].
+impl From<ContainerError> for Failure {
+    fn from(error: ContainerError) -> Self {
+        Self::new(Exit::Mismatch, chain(&error))
+    }
+}
+
+/// What the production side says, by the kind that it already distinguishes.
+#[cfg(feature = "apply")]
+impl From<ApplyError> for Failure {
+    fn from(error: ApplyError) -> Self {
+        let message = chain(&error);
+        match error {
+            ApplyError::Busy { waited_ms, inside } => {
+                let mut failure = Self::new(Exit::Busy, message)
+                    .help("nothing changed; try again, with a longer --timeout, or see who is inside");
+                failure.findings = inside.iter().map(thread_inside).collect();
+                failure.extra = json!({"waited_ms": waited_ms, "inside": inside});
+                failure
+            }
+            ApplyError::Mismatch(_) => Self::new(Exit::Mismatch, message).help("nothing changed"),
+            ApplyError::Permission(_) => Self::new(Exit::Permission, message),
+            ApplyError::Lost(_) => Self::new(Exit::Lost, message),
+            ApplyError::Refused { .. } => Self::new(Exit::Refused, message),
+            ApplyError::NothingToRollBack(_) => Self::new(Exit::Usage, message)
+                .help("`livepatch status PID` lists the patches of the process"),
+            ApplyError::Environment { .. } | ApplyError::NotUndone { .. } => Self::new(Exit::Error, message),
+        }
+    }
+}
+
+#[cfg(feature = "apply")]
+fn thread_inside(thread: &ThreadInside) -> Rendered {
+    let mut human = format!("thread {} ({}): {}", thread.tid, thread.name, thread.reason);
+    for frame in &thread.backtrace {
+        human.push_str("\n    at ");
+        human.push_str(frame);
+    }
+    Rendered { json: json!({"thread": thread}), human }
+}

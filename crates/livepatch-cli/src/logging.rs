@@ -1,0 +1,17 @@
+//! `-v`: what the libraries trace, on standard error.
+
+use tracing_subscriber::EnvFilter;
+
+/// Once shows steps, twice details, three times everything. `LIVEPATCH_LOG` (a filter such as
+/// `livepatch_apply=debug`) goes before the count.
+pub fn init(verbosity: u8) {
+    let level = match verbosity {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("LIVEPATCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // A subscriber that is set already (the library inside another program) stays.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
+}
