@@ -4,10 +4,15 @@
 
 pub mod baseline;
 mod build;
+pub mod create;
+pub mod diff;
+pub mod emit;
 pub mod error;
 pub mod findings;
 pub mod guard;
+pub mod image;
 pub mod linkmap;
+pub mod objects;
 
 pub use build::{Build, Input};
 pub use error::{Error, Result};

@@ -205,7 +205,7 @@ pub struct Symbol {
 }
 
 /// Where a symbol's thing lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// In the patch.
     Section {

@@ -4,6 +4,7 @@ use super::{Code, Severity};
 
 pub mod abi;
 pub mod closure;
+pub mod copies;
 pub mod coroutine;
 pub mod distributed_slice;
 pub mod initialiser;
@@ -18,6 +19,7 @@ pub mod signature;
 pub mod static_type;
 pub mod type_layout;
 pub mod unmatched_static;
+pub mod unsupported;
 pub mod value_kept;
 pub mod vtable;
 
@@ -58,6 +60,8 @@ pub static ALL: &[&Rule] = &[
     &only_values::RULE,
     &value_kept::RULE,
     &unmatched_static::RULE,
+    &unsupported::RULE,
+    &copies::RULE,
 ];
 
 /// The rule with this code.

@@ -1,0 +1,213 @@
+//! Phase 2 from end to end: two builds in, a patch file or a refusal out.
+//!
+//! Order: compare ([`crate::diff`]), select and bind ([`crate::emit`]), judge ([`crate::guard`]), describe
+//! ([`describe`]), then link for a trial, so that nothing is first found out in production.
+
+mod describe;
+mod reason;
+mod trial;
+
+use crate::build::Build;
+use crate::diff::{self, Diff, DiffError};
+use crate::emit::{self, EmitError, Emitted};
+use crate::findings::{Finding, Severity, rules};
+use crate::guard::{self, GuardError, GuardReport};
+use crate::image::{Image, ImageError};
+use crate::objects::Inputs;
+use livepatch_patch::{ContainerError, Patch, Reason};
+use serde::Serialize;
+
+/// What the caller decides.
+#[derive(Clone, Debug, Default)]
+pub struct CreateOptions {
+    /// Name of the patch; by default the artifact's.
+    pub name: Option<String>,
+}
+
+/// A function in the patch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FunctionReport {
+    /// Demangled path.
+    pub path: String,
+    /// Mangled name.
+    pub symbol: String,
+    /// Why it is in: `changed`, `inlines PATH`, `uses PATH` or `new`.
+    pub reason: String,
+    /// `file:line` of its definition, if known.
+    pub place: Option<String>,
+}
+
+/// A difference that needs no patch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ignored {
+    /// Demangled path.
+    pub path: String,
+    /// `line-only`: differs only in line numbers of panic messages.
+    pub kind: &'static str,
+}
+
+/// What `create` found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CreateReport {
+    /// Functions that go in.
+    pub functions: Vec<FunctionReport>,
+    /// Differences left out.
+    pub ignored: Vec<Ignored>,
+    /// Everything that speaks against the patch, or is worth knowing.
+    pub findings: Vec<Finding>,
+    /// Size of the patch file, 0 if there is none.
+    pub patch_bytes: usize,
+    /// Identity of the patch file.
+    pub id: Option<String>,
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The builds do the same.
+    Nothing(CreateReport),
+    /// The change cannot be proven safe.
+    Refused(CreateReport),
+    /// A patch file.
+    Patch(CreateReport, Vec<u8>),
+}
+
+impl Outcome {
+    /// The report, whatever the answer.
+    pub fn report(&self) -> &CreateReport {
+        match self {
+            Self::Nothing(report) | Self::Refused(report) | Self::Patch(report, _) => report,
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// See there.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// See there.
+    #[error(transparent)]
+    Diff(#[from] DiffError),
+    /// See there.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The patch is not what it should be: an error of livepatch.
+    #[error("the patch that was made cannot be written")]
+    Container(#[from] ContainerError),
+    /// The patch does not link: an error of livepatch.
+    #[error("the patch that was made does not link")]
+    Link(#[from] livepatch_patch::LinkError),
+    /// The baseline's image cannot be identified.
+    #[error("the baseline's image has no build-id")]
+    NoBuildId,
+}
+
+/// Makes a patch that turns `old` into `new`.
+///
+/// # Errors
+/// Inputs that cannot be read, or an error of livepatch itself. What speaks against the change is no error but an
+/// [`Outcome::Refused`].
+pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outcome, CreateError> {
+    let (old_image, new_image) = (Image::open(&old.image)?, Image::open(&new.image)?);
+    let (old_inputs, new_inputs) = (Inputs::new(&old.inputs), Inputs::new(&new.inputs));
+    let mut diff = diff::diff((old, &old_image, &old_inputs), (new, &new_image, &new_inputs))?;
+    let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
+    report.findings = structural(&diff);
+    if diff.changed.is_empty() {
+        return Ok(without_code(report, &diff));
+    }
+    let emitted = match emit::emit(&mut diff) {
+        Ok(emitted) => emitted,
+        Err(EmitError::Diff(error)) => return Err(error.into()),
+        Err(EmitError::Unsupported { function, what }) => {
+            report.findings.push(Finding::new(&rules::unsupported::RULE, function).change(what, None, None));
+            return Ok(Outcome::Refused(report));
+        }
+    };
+    let judged = judge(old, new, &diff, &emitted)?;
+    let meta = describe::meta(old, new, options, &diff, &emitted, &judged, &mut report.findings)?;
+    report.findings.extend(judged.findings);
+    report.findings.extend(kept_values(&diff));
+    report.functions = describe::functions(&meta, &emitted);
+    if report.findings.iter().any(|finding| finding.severity == Severity::Refusal) {
+        return Ok(Outcome::Refused(report));
+    }
+    let patch = Patch { meta, sections: emitted.sections, symbols: emitted.symbols };
+    let bytes = patch.to_bytes()?;
+    trial::link(&Patch::from_bytes(&bytes)?)?;
+    report.patch_bytes = bytes.len();
+    report.id = Some(Patch::id_of(&bytes)?.to_string());
+    Ok(Outcome::Patch(report, bytes))
+}
+
+/// No code differs: nothing to do, unless something else does that a patch cannot bring.
+fn without_code(mut report: CreateReport, diff: &Diff<'_>) -> Outcome {
+    if report.findings.is_empty() && diff.initialisers.is_empty() {
+        return Outcome::Nothing(report);
+    }
+    if let Some((_, new)) = diff.initialisers.first() {
+        let name = guard::demangle(emit::name_of(&diff.new, *new));
+        report.findings.push(Finding::new(&rules::only_values::RULE, name));
+        report.findings.extend(kept_values(diff));
+    }
+    Outcome::Refused(report)
+}
+
+fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {
+    let name = |(_, new): &(diff::program::At, diff::program::At)| guard::demangle(emit::name_of(&diff.new, *new));
+    diff.initialisers.iter().map(|pair| Finding::new(&rules::value_kept::RULE, name(pair))).collect()
+}
+
+/// What the comparison alone rules out.
+fn structural(diff: &Diff<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for name in &diff.special {
+        let is_initialiser = [".init_array", ".fini_array", ".ctors", ".dtors", ".init", ".fini", ".preinit_array"]
+            .iter()
+            .any(|known| name.starts_with(known));
+        let rule = if is_initialiser { &rules::initialiser::RULE } else { &rules::distributed_slice::RULE };
+        findings.push(Finding::new(rule, name));
+    }
+    for (section, object) in &diff.monolithic {
+        findings.push(Finding::new(&rules::shared_section::RULE, format!("{section} of {object}")));
+    }
+    for name in &diff.ambiguous {
+        findings.push(Finding::new(&rules::copies::RULE, guard::demangle(name)));
+    }
+    for change in &diff.changed {
+        let others = diff.changed.iter().filter(|other| other.old == change.old && other.new != change.new);
+        let twins = diff.twins.iter().filter(|(_, old)| **old == change.old).map(|(new, _)| *new);
+        if let Some(other) = others.map(|other| other.new).chain(twins).find(|other| *other != change.new) {
+            let name = guard::demangle(emit::name_of(&diff.new, change.new));
+            let other = guard::demangle(emit::name_of(&diff.new, other));
+            findings.push(Finding::new(&rules::shared_address::RULE, name).change("shares its code with", Some(other), None));
+        }
+    }
+    findings
+}
+
+fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result<GuardReport, CreateError> {
+    let functions: Vec<_> = emitted.replaced.iter().filter_map(|r| describe::changed_function(diff, r)).collect();
+    let statics = describe::shared_statics(diff, emitted);
+    let (new_functions, new_statics) = describe::brought(diff, emitted);
+    Ok(guard::check(&guard::GuardInput {
+        old_image: &old.image,
+        new_image: &new.image,
+        functions: &functions,
+        statics: &statics,
+        new_functions: &new_functions,
+        new_statics: &new_statics,
+    })?)
+}
+
+/// The words of a reason, as reports print it.
+pub fn reason_text(reason: &Reason) -> String {
+    match reason {
+        Reason::Changed => "changed".into(),
+        Reason::Inlines(path) => format!("inlines {path}"),
+        Reason::Uses(path) => format!("uses {path}"),
+        Reason::New => "new".into(),
+    }
+}

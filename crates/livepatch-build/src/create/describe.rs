@@ -1,0 +1,195 @@
+//! What the patch says about itself, and what the guard has to know about it.
+
+use super::reason::{DebugSections, Lines};
+use super::{CreateError, CreateOptions, FunctionReport, Ignored, reason_text};
+use crate::build::Build;
+use crate::diff::Diff;
+use crate::diff::program::{At, Program};
+use crate::emit::{Emitted, Replaced, name_of};
+use crate::findings::{Finding, rules};
+use crate::guard::{self, ChangedFunction, GuardReport, NewFunction, NewStatic, SharedStatic, StaticPlace};
+use livepatch_patch::*;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Bytes that a direct jump takes.
+const JUMP: u64 = 5;
+
+pub(super) fn ignored(diff: &Diff<'_>) -> Vec<Ignored> {
+    let code = diff.line_only.iter().filter(|at| diff.new.section(**at).kind == crate::objects::Kind::Text);
+    code.map(|at| Ignored { path: path_of(&diff.new, *at), kind: "line-only" }).collect()
+}
+
+fn path_of(program: &Program<'_>, at: At) -> String {
+    guard::demangle(name_of(program, at))
+}
+
+/// Address and size in its image of what a section holds.
+fn extent(program: &Program<'_>, at: At) -> Option<(LinkAddr, u64)> {
+    let unit = program.unit(at);
+    let section = unit.section(at.section);
+    let declared = section.symbols.iter().map(|ix| unit.symbol(*ix).size).max().unwrap_or(0);
+    Some((program.addr(at)?, if declared == 0 { section.size } else { declared }))
+}
+
+pub(super) fn changed_function(diff: &Diff<'_>, replaced: &Replaced) -> Option<ChangedFunction> {
+    let ((old, old_size), (new, new_size)) = (extent(&diff.old, replaced.old)?, extent(&diff.new, replaced.new)?);
+    Some(ChangedFunction {
+        symbol: name_of(&diff.old, replaced.old).to_owned(),
+        new_symbol: name_of(&diff.new, replaced.new).to_owned(),
+        old,
+        old_size,
+        new,
+        new_size,
+    })
+}
+
+fn static_place(program: &Program<'_>, at: At) -> Option<StaticPlace> {
+    let addr = program.addr(at)?;
+    match (program.section(at).kind.is_tls(), program.image.tls) {
+        (true, Some(tls)) => Some(StaticPlace::Tls(addr.0 - tls.addr.0)),
+        _ => Some(StaticPlace::Data(addr)),
+    }
+}
+
+/// Variables that patched code shares with running code.
+pub(super) fn shared_statics(diff: &Diff<'_>, emitted: &Emitted) -> Vec<SharedStatic> {
+    let of_changed = emitted.shared.iter().filter_map(|(old, new)| {
+        Some(SharedStatic {
+            old_symbol: name_of(&diff.old, *old).to_owned(),
+            new_symbol: name_of(&diff.new, *new).to_owned(),
+            old: static_place(&diff.old, *old)?,
+            old_size: extent(&diff.old, *old)?.1,
+            new: static_place(&diff.new, *new)?,
+            new_size: extent(&diff.new, *new)?.1,
+        })
+    });
+    let external = emitted.shared_external.iter().filter_map(|name| {
+        let ([old], [new]) = (diff.old.image.symbols(name), diff.new.image.symbols(name)) else { return None };
+        let place = |s: &crate::image::ImageSymbol| {
+            if s.tls { StaticPlace::Tls(s.value) } else { StaticPlace::Data(LinkAddr(s.value)) }
+        };
+        Some(SharedStatic {
+            old_symbol: name.clone(),
+            new_symbol: name.clone(),
+            old: place(old),
+            old_size: old.size,
+            new: place(new),
+            new_size: new.size,
+        })
+    });
+    of_changed.chain(external).filter(|s| !s.old_symbol.starts_with("DW.ref.")).collect()
+}
+
+/// New functions and new variables.
+pub(super) fn brought(diff: &Diff<'_>, emitted: &Emitted) -> (Vec<NewFunction>, Vec<NewStatic>) {
+    let mut functions = Vec::new();
+    let mut statics = Vec::new();
+    for item in &emitted.brought {
+        let symbol = name_of(&diff.new, item.at).to_owned();
+        let Some((new, size)) = extent(&diff.new, item.at) else { continue };
+        match (item.kind, static_place(&diff.new, item.at)) {
+            (NewItemKind::Function, _) => functions.push(NewFunction { symbol, new, new_size: size }),
+            (_, Some(new)) => statics.push(NewStatic { symbol, new, size }),
+            (_, None) => {}
+        }
+    }
+    (functions, statics)
+}
+
+/// The header of the patch; functions without room for a jump become findings.
+pub(super) fn meta(
+    old: &Build,
+    new: &Build,
+    options: &CreateOptions,
+    diff: &Diff<'_>,
+    emitted: &Emitted,
+    judged: &GuardReport,
+    findings: &mut Vec<Finding>,
+) -> Result<Meta, CreateError> {
+    let mut redirects = Vec::new();
+    let debug = DebugSections::read(&new.image);
+    let lines = debug.lines();
+    for replaced in &emitted.replaced {
+        let Some(function) = changed_function(diff, replaced) else { continue };
+        let path = path_of(&diff.new, replaced.new);
+        let room = diff.old.room(function.old).unwrap_or(function.old_size);
+        if room < JUMP {
+            findings.push(Finding::new(&rules::no_room::RULE, path));
+            continue;
+        }
+        let bytes = diff.old.image.bytes(function.old, function.old_size).unwrap_or(&[]);
+        let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
+        redirects.push(Redirect {
+            symbol: replaced.symbol,
+            old: function.old,
+            old_size: function.old_size,
+            room,
+            old_digest: Digest::of(bytes),
+            reason: reason(&lines, &function, replaced.first, &path),
+            place: info.and_then(|info| info.place.as_ref()).map(ToString::to_string),
+            path,
+        });
+    }
+    redirects.sort_by_key(|redirect| redirect.old);
+    let manifest = &old.manifest;
+    Ok(Meta {
+        name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),
+        tool: env!("CARGO_PKG_VERSION").to_owned(),
+        rustc: manifest.invocation.rustc.lines().next().unwrap_or_default().to_owned(),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        target: target(old, diff)?,
+        redirects,
+        new_items: new_items(diff, emitted, judged),
+    })
+}
+
+fn target(old: &Build, diff: &Diff<'_>) -> Result<Target, CreateError> {
+    let image = diff.old.image;
+    Ok(Target {
+        build_id: image.build_id.clone().ok_or(CreateError::NoBuildId)?,
+        arch: Arch::X86_64,
+        file_name: old.manifest.artifact.name.clone(),
+        kind: image.kind,
+        tls: image.tls,
+    })
+}
+
+/// The inlined function to which the first changed instruction belongs, if it is not the function itself.
+fn reason(lines: &Lines<'_>, function: &ChangedFunction, first: u64, path: &str) -> Reason {
+    let addr = LinkAddr(function.new.0 + first.min(function.new_size.saturating_sub(1)));
+    match lines.innermost(addr) {
+        Some(inner) if inner != path => Reason::Inlines(inner),
+        _ => Reason::Changed,
+    }
+}
+
+fn new_items(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<NewItem> {
+    let item = |item: &crate::emit::Brought| {
+        let symbol = name_of(&diff.new, item.at);
+        let info = judged.new_statics.iter().find(|info| info.symbol == symbol);
+        NewItem {
+            path: guard::demangle(symbol),
+            symbol: item.symbol,
+            kind: item.kind,
+            type_digest: info.map(|info| info.type_digest),
+        }
+    };
+    emitted.brought.iter().map(item).collect()
+}
+
+pub(super) fn functions(meta: &Meta, emitted: &Emitted) -> Vec<FunctionReport> {
+    let name = |id: SymbolId| emitted.symbols[id.0 as usize].name.clone();
+    let replaced = meta.redirects.iter().map(|redirect| FunctionReport {
+        path: redirect.path.clone(),
+        symbol: name(redirect.symbol),
+        reason: reason_text(&redirect.reason),
+        place: redirect.place.clone(),
+    });
+    let new = meta.new_items.iter().filter(|item| item.kind == NewItemKind::Function).map(|item| FunctionReport {
+        path: item.path.clone(),
+        symbol: name(item.symbol),
+        reason: reason_text(&Reason::New),
+        place: None,
+    });
+    replaced.chain(new).collect()
+}

@@ -1,0 +1,186 @@
+//! Which functions of two builds are really different.
+//!
+//! 1. Load the objects whose contents changed ([`crate::objects`]).
+//! 2. Pair functions and variables of the two programs by normalised name ([`pair`]).
+//! 3. Compare each pair ([`compare`]).
+//!
+//! Functions that only moved to another code unit compare equal: what they are made of is compared, not where the
+//! compiler put it.
+
+pub mod compare;
+pub mod names;
+mod pair;
+pub mod program;
+
+use crate::build::Build;
+use crate::image::Image;
+use crate::objects::{Inputs, Kind, LoadError, changed_inputs};
+use compare::{Comparer, Verdict};
+use program::{At, Program};
+use std::collections::{HashMap, HashSet};
+
+/// Why two builds could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum DiffError {
+    /// See there.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The linker's map names two inputs alike, so their sections cannot be told apart.
+    #[error("the link has two inputs of one file name, {0} and {1}; rename one of them")]
+    SameName(String, String),
+}
+
+/// A function that both programs have, with other code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// The running code.
+    pub old: At,
+    /// The new code.
+    pub new: At,
+    /// Offset of the first difference in the new code.
+    pub first: u64,
+}
+
+/// The result.
+#[derive(Debug)]
+pub struct Diff<'a> {
+    /// The running program.
+    pub old: Program<'a>,
+    /// The new one.
+    pub new: Program<'a>,
+    /// Functions that are really different.
+    pub changed: Vec<Changed>,
+    /// Functions that differ only in line numbers of panic messages, or in where the compiler put them.
+    pub line_only: Vec<At>,
+    /// Mutable statics and thread-locals whose initial value differs (old, new).
+    pub initialisers: Vec<(At, At)>,
+    /// Sections found by their name (`.init_array`, distributed slices) that differ: their names.
+    pub special: Vec<String>,
+    /// Code sections with several functions that differ: (section, object).
+    pub monolithic: Vec<(String, String)>,
+    /// Names with several copies that cannot be told apart.
+    pub ambiguous: Vec<String>,
+    /// New section → old section, for everything that lives on.
+    pub partners: HashMap<At, At>,
+    /// Constants and functions of the new program whose equal twin is in the old image (new → old).
+    pub twins: HashMap<At, At>,
+}
+
+/// Compares two builds.
+///
+/// # Errors
+/// An object cannot be read.
+pub fn diff<'a>(
+    old: (&'a Build, &'a Image, &'a Inputs),
+    new: (&'a Build, &'a Image, &'a Inputs),
+) -> Result<Diff<'a>, DiffError> {
+    let diff = diff_scope(old, new, false)?;
+    // Code in an object that did not change may read a constant that did.
+    let constant_changed = diff.changed.iter().any(|c| diff.old.section(c.old).kind == Kind::ReadOnly);
+    let mut diff = if constant_changed { diff_scope(old, new, true)? } else { diff };
+    diff.changed.retain(|changed| diff.new.section(changed.new).kind == Kind::Text);
+    Ok(diff)
+}
+
+fn diff_scope<'a>(
+    old: (&'a Build, &'a Image, &'a Inputs),
+    new: (&'a Build, &'a Image, &'a Inputs),
+    everything: bool,
+) -> Result<Diff<'a>, DiffError> {
+    let (old_program, new_program) = load(old, new, everything)?;
+    let pairs = pair::pair(&old_program, &new_program);
+    let mut comparer =
+        Comparer::new(&old_program, &new_program, pairs.ambiguous_names, pairs.partners.clone());
+    let mut changed = Vec::new();
+    let mut line_only = Vec::new();
+    let mut initialisers = Vec::new();
+    let mut monolithic = Vec::new();
+    let mut ambiguous = Vec::new();
+    let mut partners = pairs.partners;
+    let mut twins = HashMap::new();
+    for (old_at, new_at) in pairs.pairs {
+        let kind = new_program.section(new_at).kind;
+        match comparer.compare(old_at, new_at) {
+            Verdict::Same => {
+                twins.insert(new_at, old_at);
+            }
+            Verdict::LineOnly => {
+                twins.insert(new_at, old_at);
+                line_only.push(new_at);
+            }
+            Verdict::Different(_) if kind.is_variable() => initialisers.push((old_at, new_at)),
+            Verdict::Different(_) if kind == Kind::Text && is_monolithic(&new_program, new_at) => {
+                let unit = new_program.unit(new_at);
+                monolithic.push((new_program.section(new_at).name.to_owned(), unit.file.clone()));
+            }
+            Verdict::Different(first) => changed.push(Changed { old: old_at, new: new_at, first }),
+        }
+    }
+    for set in pairs.sets {
+        pair::settle(&mut comparer, set, &mut partners, &mut twins, &mut changed, &mut ambiguous, &new_program);
+    }
+    let special = special_differences(&old_program, &new_program, &mut comparer);
+    Ok(Diff {
+        changed,
+        line_only,
+        initialisers,
+        special,
+        monolithic,
+        ambiguous,
+        partners,
+        twins,
+        old: old_program,
+        new: new_program,
+    })
+}
+
+type Programs<'a> = (Program<'a>, Program<'a>);
+
+fn load<'a>(
+    (old, old_image, old_inputs): (&'a Build, &'a Image, &'a Inputs),
+    (new, new_image, new_inputs): (&'a Build, &'a Image, &'a Inputs),
+    everything: bool,
+) -> Result<Programs<'a>, DiffError> {
+    let (old_changed, new_changed) = changed_inputs(old, new);
+    let paths = |inputs: Vec<&'a crate::build::Input>| inputs.iter().map(|i| i.path.as_str()).collect::<HashSet<_>>();
+    let (old_paths, new_paths) = (paths(old_changed), paths(new_changed));
+    let in_old = |input: &crate::build::Input| everything || old_paths.contains(input.path.as_str());
+    let in_new = |input: &crate::build::Input| everything || new_paths.contains(input.path.as_str());
+    let none = HashSet::new();
+    let (known_old, known_new) = if everything {
+        (none.clone(), none)
+    } else {
+        (new_inputs.digests(&in_new)?, old_inputs.digests(&in_old)?)
+    };
+    let old_units = old_inputs.units(&in_old, &known_old)?;
+    let new_units = new_inputs.units(&in_new, &known_new)?;
+    Ok((
+        Program::new(old, old_image, old_inputs, old_units)?,
+        Program::new(new, new_image, new_inputs, new_units)?,
+    ))
+}
+
+/// Whether a code section holds functions at several places, so that they cannot be replaced one by one.
+pub fn is_monolithic(program: &Program<'_>, at: At) -> bool {
+    let unit = program.unit(at);
+    program.section(at).symbols.iter().any(|ix| unit.offset_of(*ix) != 0)
+}
+
+fn special_differences(old: &Program<'_>, new: &Program<'_>, comparer: &mut Comparer<'_, '_>) -> Vec<String> {
+    let special = |program: &Program<'_>| {
+        let all = program.all().filter(|(at, s)| s.kind == Kind::Special && s.size > 0 && program.addr(*at).is_some());
+        all.map(|(at, s)| (s.name.to_owned(), at)).collect::<Vec<_>>()
+    };
+    let (mut olds, mut names) = (special(old), Vec::new());
+    for (name, new_at) in special(new) {
+        let twin = olds.iter().position(|(old_name, old_at)| *old_name == name && comparer.compare(*old_at, new_at).is_equal());
+        match twin {
+            Some(index) => drop(olds.swap_remove(index)),
+            None => names.push(name),
+        }
+    }
+    names.extend(olds.into_iter().map(|(name, _)| name));
+    names.sort();
+    names.dedup();
+    names
+}

@@ -1,0 +1,122 @@
+//! Which old section continues in which new one.
+//!
+//! By normalised name. A name that one section of each program defines is a pair. A local name may have copies: rustc
+//! instantiates a generic function in every code unit that uses it. Copies of the same object belong together; what
+//! is left over is a set that contents must settle.
+
+use super::compare::{Comparer, Verdict};
+use super::names::{is_anonymous, normalise};
+use super::program::{At, Program};
+use super::Changed;
+use crate::objects::Kind;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Copies of one name that names alone cannot pair.
+#[derive(Debug)]
+pub(super) struct CopySet {
+    pub name: String,
+    pub old: Vec<At>,
+    pub new: Vec<At>,
+}
+
+/// The result of pairing by name.
+#[derive(Debug, Default)]
+pub(super) struct Pairs<'a> {
+    pub pairs: Vec<(At, At)>,
+    pub partners: HashMap<At, At>,
+    pub sets: Vec<CopySet>,
+    pub ambiguous_names: HashSet<&'a str>,
+}
+
+pub(super) fn pair<'a>(old: &Program<'a>, new: &Program<'a>) -> Pairs<'a> {
+    let (old_names, new_names) = (by_name(old), by_name(new));
+    let mut result = Pairs::default();
+    let mut seen = HashSet::new();
+    for (name, news) in &new_names {
+        let Some(olds) = old_names.get(name) else { continue };
+        if olds.len() > 1 || news.len() > 1 {
+            result.ambiguous_names.insert(name);
+        }
+        let (mut olds, mut news) = (olds.clone(), news.clone());
+        let mut join = |old_at: At, new_at: At| {
+            if seen.insert((old_at, new_at)) {
+                result.pairs.push((old_at, new_at));
+                result.partners.entry(new_at).or_insert(old_at);
+            }
+        };
+        if let ([old_at], [new_at]) = (olds.as_slice(), news.as_slice()) {
+            join(*old_at, *new_at);
+            continue;
+        }
+        news.retain(|new_at| {
+            let same_object = |old_at: &At| old.unit(*old_at).key() == new.unit(*new_at).key();
+            let Some(index) = olds.iter().position(same_object) else { return true };
+            join(olds.remove(index), *new_at);
+            false
+        });
+        match (olds.as_slice(), news.as_slice()) {
+            ([], _) => {}
+            ([old_at], [new_at]) => join(*old_at, *new_at),
+            // Copies that the new build no longer has: their callers now use one of the others.
+            (_, []) => result.sets.push(CopySet {
+                name: (*name).to_owned(),
+                old: olds,
+                new: new_names[name].clone(),
+            }),
+            _ => result.sets.push(CopySet { name: (*name).to_owned(), old: olds, new: news }),
+        }
+    }
+    result
+}
+
+/// Placed sections of code, variables and named constants by each of their normalised names.
+fn by_name<'a>(program: &Program<'a>) -> BTreeMap<&'a str, Vec<At>> {
+    let mut names: BTreeMap<&str, Vec<At>> = BTreeMap::new();
+    for (at, section) in program.all() {
+        if program.addr(at).is_none() || section.kind == Kind::Special {
+            continue;
+        }
+        let unit = program.unit(at);
+        for ix in &section.symbols {
+            let symbol = unit.symbol(*ix);
+            let anonymous = section.kind == Kind::ReadOnly && is_anonymous(symbol.name, symbol.global);
+            if anonymous || symbol.name.starts_with(".L") {
+                continue;
+            }
+            let list = names.entry(normalise(symbol.name)).or_default();
+            if !list.contains(&at) {
+                list.push(at);
+            }
+        }
+    }
+    names
+}
+
+/// Pairs copies by content: each old copy with an equal new one, else with the new code if all new copies agree.
+pub(super) fn settle(
+    comparer: &mut Comparer<'_, '_>,
+    set: CopySet,
+    partners: &mut HashMap<At, At>,
+    twins: &mut HashMap<At, At>,
+    changed: &mut Vec<Changed>,
+    ambiguous: &mut Vec<String>,
+    new: &Program<'_>,
+) {
+    let agree = set.new.len() == 1;
+    for old_at in set.old {
+        let equal = set.new.iter().find(|new_at| comparer.compare(old_at, **new_at).is_equal());
+        match equal {
+            Some(new_at) => {
+                partners.entry(*new_at).or_insert(old_at);
+                twins.entry(*new_at).or_insert(old_at);
+            }
+            None if agree && new.section(set.new[0]).kind == Kind::Text => {
+                if let Verdict::Different(first) = comparer.compare(old_at, set.new[0]) {
+                    partners.entry(set.new[0]).or_insert(old_at);
+                    changed.push(Changed { old: old_at, new: set.new[0], first });
+                }
+            }
+            None => ambiguous.push(set.name.clone()),
+        }
+    }
+}
