@@ -85,6 +85,14 @@ impl Fixture {
         Self::parse(name, &directives, files).map_err(|error| format!("{}: {error}", path.display()).into())
     }
 
+    /// A case from a text in the test itself.
+    ///
+    /// # Errors
+    /// If a directive is unknown.
+    pub fn inline(name: &str, text: &str) -> Result<Self, Failed> {
+        Self::parse(name, text, vec![(PathBuf::from("src/main.rs"), text.to_owned())])
+    }
+
     fn parse(name: &str, directives: &str, files: Vec<(PathBuf, String)>) -> Result<Self, Failed> {
         let mut fixture = Self {
             name: name.to_owned(),

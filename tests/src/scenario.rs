@@ -7,6 +7,7 @@ use crate::project::{self, Created, Project};
 use crate::tools::{self, exit};
 use crate::{Failed, fail};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::path::Path;
 
 /// Rounds before the patch, with it, and after the rollback.
@@ -93,8 +94,8 @@ impl Live<'_> {
 
     fn apply(&self, file: &Path, code: i32) -> Result<Value, Failed> {
         let pid = self.program.pid().to_string();
-        let mut args = vec!["apply".as_ref(), pid.as_ref(), file.as_os_str()];
-        args.extend(self.fixture.apply.iter().map(AsRef::as_ref));
+        let mut args = vec!["apply".as_ref(), OsStr::new(&pid), file.as_os_str()];
+        args.extend(self.fixture.apply.iter().map(OsStr::new));
         Ok(tools::livepatch(&args)?.expect(code, "apply")?.json)
     }
 }

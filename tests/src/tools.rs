@@ -101,10 +101,11 @@ pub fn livepatch<S: AsRef<OsStr>>(args: &[S]) -> Result<Ran, Failed> {
     Ran::of(Command::new(folder().join("livepatch")).arg("--json").args(args))
 }
 
-/// A command for `cargo livepatch …` in a project folder, as cargo would start it.
+/// A command for `cargo livepatch …` in a project folder, as cargo would start it, with a baseline store of the
+/// project's own.
 pub fn cargo_livepatch(dir: &Path) -> Command {
     let mut command = Command::new(folder().join("cargo-livepatch"));
-    command.arg("livepatch").current_dir(dir);
+    command.arg("livepatch").current_dir(dir).env("LIVEPATCH_HOME", dir.join("store"));
     // What cargo sets for tests must not reach the build under test.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST") {

@@ -1,0 +1,91 @@
+//! The patched module is a shared object in a program of another language.
+
+use livepatch_tests::child::Program;
+use livepatch_tests::fixture::{Fixture, Side};
+use livepatch_tests::profile::Profile;
+use livepatch_tests::project::Project;
+use livepatch_tests::tools::{self, exit};
+use livepatch_tests::{Failed, fail};
+use std::path::Path;
+use std::process::Command;
+
+const PYTHON_HOST: &str = r#"
+import ctypes, sys
+lib = ctypes.CDLL(sys.argv[1])
+lib.total.restype = ctypes.c_uint64
+lib.total.argtypes = [ctypes.c_uint64]
+print("ready", flush=True)
+for line in sys.stdin:
+    print(lib.total(450), lib.calls())
+    print(".", flush=True)
+"#;
+
+const C_HOST: &str = r#"
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+
+int main(int argc, char **argv) {
+    void *lib = dlopen(argv[1], RTLD_NOW);
+    if (!lib) { fprintf(stderr, "%s\n", dlerror()); return 1; }
+    uint64_t (*total)(uint64_t) = (uint64_t (*)(uint64_t))dlsym(lib, "total");
+    uint32_t (*calls)(void) = (uint32_t (*)(void))dlsym(lib, "calls");
+    char line[64];
+    puts("ready");
+    fflush(stdout);
+    while (fgets(line, sizeof line, stdin)) {
+        printf("%llu %u\n.\n", (unsigned long long)total(450), calls());
+        fflush(stdout);
+    }
+    return 0;
+}
+"#;
+
+/// Old, new and again old answers of the library in one host.
+fn in_host(host: impl FnOnce(&Path, &Path) -> Result<Command, Failed>) -> Result<(), Failed> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/shared_object");
+    let project = Project::new(&Fixture::read(&folder)?, Profile::Release)?;
+    let library = project.ship()?;
+    let mut program = Program::start(host(project.path(), &library)?)?;
+    let pid = program.pid().to_string();
+    let mut prints = |expected: &str| {
+        let lines = program.round()?;
+        if lines == [expected] { Ok(()) } else { fail(format!("expected `{expected}`, found {lines:?}")) }
+    };
+    prints("535 1")?;
+    project.write(Side::New)?;
+    let created = project.create("fix")?;
+    created.ran.expect(exit::DONE, "create")?;
+    tools::livepatch(&["apply".as_ref(), pid.as_ref(), created.file.as_os_str()])?.expect(exit::DONE, "apply")?;
+    prints("536 2")?;
+    prints("536 3")?;
+    tools::livepatch(&["rollback", &pid])?.expect(exit::DONE, "rollback")?;
+    prints("535 4")?;
+    program.finish()
+}
+
+#[test]
+fn in_a_python_program() -> Result<(), Failed> {
+    in_host(|dir, library| {
+        let script = dir.join("host.py");
+        std::fs::write(&script, PYTHON_HOST)?;
+        let mut command = Command::new("python3");
+        command.arg(script).arg(library);
+        Ok(command)
+    })
+}
+
+#[test]
+fn in_a_c_program() -> Result<(), Failed> {
+    in_host(|dir, library| {
+        let (source, program) = (dir.join("host.c"), dir.join("c_host"));
+        std::fs::write(&source, C_HOST)?;
+        let status = Command::new("cc").arg(&source).arg("-o").arg(&program).arg("-ldl").status()?;
+        if !status.success() {
+            return fail("the C host does not build");
+        }
+        let mut command = Command::new(program);
+        command.arg(library);
+        Ok(command)
+    })
+}
