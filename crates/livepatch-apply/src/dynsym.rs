@@ -209,3 +209,11 @@ fn chain_end(
 fn gnu_hash_of(name: &str) -> u32 {
     name.bytes().fold(5381, |hash: u32, byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)))
 }
+
+/// Whether the module's dynamic strings hold this name: it defines or imports it.
+pub fn mentions(memory: &dyn Peek, image: &Image, name: &str) -> Result<bool, ProcessError> {
+    let Some(symbols) = DynamicSymbols::open(memory, image)? else { return Ok(false) };
+    let mut wanted = name.as_bytes().to_vec();
+    wanted.push(0);
+    Ok(symbols.strings.windows(wanted.len()).any(|window| window == wanted))
+}

@@ -1,7 +1,7 @@
 //! What an operation says about itself. Field names are the stable keys of the command line's JSON.
 
 use crate::registry::{PatchState, Record};
-use livepatch_patch::RunAddr;
+use livepatch_patch::{BuildId, RunAddr};
 use serde::{Serialize, Serializer};
 
 fn hex<S: Serializer>(address: &RunAddr, serializer: S) -> Result<S::Ok, S::Error> {
@@ -30,17 +30,21 @@ pub struct PatchReport {
     pub id: String,
     /// Name given by its author.
     pub name: String,
+    /// Build-id of the module that it is for.
+    pub build_id: String,
     /// `applying`, `applied`, `rolling-back`, `rolled-back` or `replaced`.
     pub state: PatchState,
     /// Functions that it redirects.
     pub functions: Vec<FunctionReport>,
 }
 
-impl From<&Record> for PatchReport {
-    fn from(record: &Record) -> Self {
+impl PatchReport {
+    /// What a registry says about a patch of the module with this build-id.
+    pub fn new(build_id: &BuildId, record: &Record) -> Self {
         Self {
             id: record.id.to_string(),
             name: record.name.clone(),
+            build_id: build_id.to_string(),
             state: record.state,
             functions: record
                 .functions
@@ -56,16 +60,16 @@ impl From<&Record> for PatchReport {
     }
 }
 
-/// What is in one module of a process.
+/// What is in a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// Process id.
     pub pid: i32,
-    /// Build-id of the module; of the executable if no module was ever patched.
+    /// Build-id of the executable, empty if it has none.
     pub build_id: String,
-    /// File name of the module.
-    pub module: String,
-    /// Its patches, oldest first.
+    /// Path of the executable.
+    pub executable: String,
+    /// The patches of all its modules, those of one module oldest first.
     pub patches: Vec<PatchReport>,
     /// Whether a killed run left something that the next `apply` or `rollback` repairs.
     pub interrupted: bool,

@@ -2,7 +2,8 @@
 
 use crate::elf::{Image, Peek};
 use crate::error::{ApplyError, Mismatch};
-use crate::registry::State;
+use crate::jump::JUMP_SIZE;
+use crate::registry::{Code, State};
 use livepatch_patch::{Arch, BuildId, Digest, Meta, Redirect, RunAddr};
 use livepatch_process::{Backing, Mapping, Process, ProcessError};
 use std::path::PathBuf;
@@ -106,6 +107,13 @@ fn is_loaded(image: &Image, first: &Mapping, maps: &[Mapping]) -> bool {
 
 /// `AT_PHDR` of `<elf.h>`: address of the executable's program headers.
 const AT_PHDR: u64 = 3;
+/// `AT_BASE`: load address of the dynamic loader, 0 without one.
+const AT_BASE: u64 = 7;
+
+/// Where the dynamic loader is, if the program has one.
+pub fn interpreter(process: &Process) -> Result<Option<RunAddr>, ProcessError> {
+    Ok(auxv(process, AT_BASE)?.filter(|at| at.0 != 0))
+}
 
 fn auxv(process: &Process, wanted: u64) -> Result<Option<RunAddr>, ProcessError> {
     let pid = process.pid();
@@ -121,30 +129,47 @@ fn auxv(process: &Process, wanted: u64) -> Result<Option<RunAddr>, ProcessError>
 }
 
 /// Checks that the running code is what the patch was made from: every function to be redirected must have its original
-/// bytes, except for the jump of a patch that the registry knows.
+/// bytes, except for the jump of a patch that the registry knows. Returns the original bytes under each jump.
 pub fn verify(
     process: &Process,
     module: &Module,
     meta: &Meta,
     state: Option<&State>,
-) -> Result<(), ApplyError> {
+) -> Result<Vec<Code>, ApplyError> {
     match meta.target.arch {
         Arch::X86_64 => {}
     }
-    for redirect in &meta.redirects {
-        let code = original_code(process, module, redirect, state)?;
-        if Digest::of(&code) != redirect.old_digest {
-            return Err(Mismatch::Code {
-                path: redirect.path.clone(),
-                address: redirect.old.at(module.image.bias),
+    check_layout(meta)?;
+    meta.redirects
+        .iter()
+        .map(|redirect| {
+            let code = original_code(process, module, redirect, state)?;
+            if Digest::of(&code[..redirect.old_size as usize]) != redirect.old_digest {
+                let address = redirect.old.at(module.image.bias);
+                return Err(Mismatch::Code { path: redirect.path.clone(), address }.into());
             }
-            .into());
-        }
+            let mut entry = [0; JUMP_SIZE];
+            entry.copy_from_slice(&code[..JUMP_SIZE]);
+            Ok(Code(entry))
+        })
+        .collect()
+}
+
+/// The redirects must not overlap.
+fn check_layout(meta: &Meta) -> Result<(), Mismatch> {
+    if meta.redirects.is_empty() {
+        return Err(Mismatch::Patch("it redirects no function".into()));
+    }
+    let mut starts: Vec<u64> = meta.redirects.iter().map(|redirect| redirect.old.0).collect();
+    starts.sort_unstable();
+    let crowded = starts.windows(2).any(|pair| pair[1] - pair[0] < JUMP_SIZE as u64);
+    if crowded || meta.redirects.iter().any(|redirect| redirect.room < JUMP_SIZE as u64) {
+        return Err(Mismatch::Patch("there is no room for its jumps".into()));
     }
     Ok(())
 }
 
-/// The bytes of a function as the image has them.
+/// The bytes of a function as the image has them, and at least as many as a jump overwrites.
 pub fn original_code(
     process: &Process,
     module: &Module,
@@ -158,14 +183,11 @@ pub fn original_code(
     if end > segment.range.end.0 || redirect.old_size == 0 {
         return Err(outside().into());
     }
-    let room = redirect.old_size.max(crate::jump::JUMP_SIZE as u64) as usize;
+    let room = redirect.old_size.max(JUMP_SIZE as u64) as usize;
     let mut code = process.bytes(at, room)?;
-    let known = state.into_iter().flat_map(|state| state.active().map(|i| &state.patches[i]));
-    for function in known.flat_map(|record| &record.functions).filter(|function| function.old == at) {
-        if code.starts_with(&function.jump.0) {
-            code[..function.saved.0.len()].copy_from_slice(&function.saved.0);
-        }
+    let known = state.into_iter().flat_map(|state| &state.patches).flat_map(|record| &record.functions);
+    if let Some(ours) = known.filter(|f| f.old == at).find(|f| code.starts_with(&f.jump.0)) {
+        code[..ours.saved.0.len()].copy_from_slice(&ours.saved.0);
     }
-    code.truncate(redirect.old_size as usize);
     Ok(code)
 }

@@ -4,6 +4,7 @@
 //! does is to look for what a killed one left behind ([`state::Journal`]).
 
 pub mod format;
+pub mod live;
 pub mod state;
 
 pub use format::{FormatError, Location, Store};

@@ -43,6 +43,8 @@ pub struct Record {
     pub name: String,
     /// Where it stands.
     pub state: PatchState,
+    /// When it was last applied, in nanoseconds since the Unix epoch.
+    pub applied_at: u64,
     /// Where it is mapped.
     pub mapping: Mapping,
     /// Functions that it redirects.

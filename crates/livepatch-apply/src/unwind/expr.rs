@@ -36,7 +36,7 @@ pub(super) fn evaluate(
             EvaluationResult::RequiresMemory { address, size, space: None, .. } if size <= 8 => {
                 let mut buf = [0; 8];
                 let wanted = &mut buf[..usize::from(size)];
-                if memory.read(RunAddr(address), wanted) != usize::from(size) {
+                if !memory.read(RunAddr(address), wanted) {
                     return Err(Unverified::Unreadable(RunAddr(address)));
                 }
                 evaluation.resume_with_memory(Value::Generic(u64::from_le_bytes(buf)))

@@ -18,7 +18,7 @@ pub mod modules;
 pub mod memory;
 pub mod table;
 
-pub use memory::{Memory, StackCache};
+pub use memory::Memory;
 pub use table::{Table, TableError, Tables};
 
 use livepatch_patch::RunAddr;

@@ -1,0 +1,448 @@
+//! `apply` and `check`.
+
+use crate::bind::{self, Bound};
+use crate::error::{ApplyError, Mismatch};
+use crate::guard::Guard;
+use crate::jump;
+use crate::load::{self, Loaded, Loader};
+use crate::registry::live::{self, Found};
+use crate::registry::{
+    Code, EntryWrite, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord,
+    ThreadLocalRecord,
+};
+use crate::report::{ApplyReport, Holds, Policy};
+use crate::safepoint::{self, Rules};
+use crate::scope::Scope;
+use crate::session::{Switch, UNDO_LIMIT, View, Why, patch_reports, repair};
+use crate::target::{self, Module};
+use crate::transition::{self, Failed};
+use crate::unwind::Tables;
+use livepatch_patch::link::{Binding, Plan, plan};
+use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place};
+use livepatch_process::Seized;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How to apply a patch.
+#[derive(Clone, Copy, Debug)]
+pub struct ApplyOptions {
+    /// How threads are treated that are inside of what is replaced.
+    pub policy: Policy,
+    /// How long to try.
+    pub deadline: Duration,
+    /// Check everything, including whether the process is quiescent at this moment, and change nothing.
+    pub dry_run: bool,
+}
+
+impl Default for ApplyOptions {
+    fn default() -> Self {
+        Self { policy: Policy::Quiescent, deadline: Duration::from_secs(10), dry_run: false }
+    }
+}
+
+/// How often the work starts afresh because another run changed the registry meanwhile, or after a repair.
+const RESTARTS: u32 = 8;
+
+/// Applies a patch file to a process.
+///
+/// A patch that is applied already is left as it is ([`ApplyReport::already_applied`]). An older patch of the same
+/// module is replaced in the same switch; statics and thread-locals that it brought in keep their values.
+///
+/// # Errors
+/// See [`ApplyError`]. But for [`ApplyError::NotUndone`] the process runs as before; what may remain of a failed attempt
+/// is memory that nothing refers to.
+pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<ApplyReport, ApplyError> {
+    let damaged = |error: livepatch_patch::ContainerError| Mismatch::Patch(error.to_string());
+    let patch = Patch::from_bytes(patch_bytes).map_err(damaged)?;
+    let id = Patch::id_of(patch_bytes).map_err(damaged)?;
+    let started = Instant::now();
+    let job = Job { pid, patch: &patch, id, options, started, deadline: started + options.deadline };
+    let mut repaired = None;
+    for _ in 0..RESTARTS {
+        match job.attempt(&mut repaired)? {
+            Outcome::Done(report) => return Ok(*report),
+            Outcome::Again => tracing::debug!("the state of the process changed, starting afresh"),
+        }
+    }
+    Err(ApplyError::Environment { what: "other runs of livepatch keep changing this process".into(), source: None })
+}
+
+/// Everything that [`apply`] checks before its first write, and whether the process is quiescent at this moment.
+///
+/// # Errors
+/// As [`apply`].
+pub fn check(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<ApplyReport, ApplyError> {
+    apply(pid, patch_bytes, &ApplyOptions { dry_run: true, ..*options })
+}
+
+enum Outcome {
+    Done(Box<ApplyReport>),
+    Again,
+}
+
+struct Job<'a> {
+    pid: i32,
+    patch: &'a Patch,
+    id: Digest,
+    options: &'a ApplyOptions,
+    started: Instant,
+    deadline: Instant,
+}
+
+/// What was found out before anything was stopped.
+struct Prepared<'a> {
+    view: &'a View,
+    module: &'a Module,
+    found: Option<Found>,
+    saved: Vec<Code>,
+    plan: Plan,
+    scope: Scope<'a>,
+}
+
+impl Job<'_> {
+    fn attempt(&self, repaired: &mut Option<String>) -> Result<Outcome, ApplyError> {
+        let view = View::open(self.pid)?;
+        let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
+        let found = view.registry(module);
+        let state = found.as_ref().and_then(|found| found.state.as_ref());
+        let saved = target::verify(&view.process, module, &self.patch.meta, state)?;
+        if let Some(found) = found.as_ref().filter(|_| state.is_some_and(|s| s.journal.is_some())) {
+            if self.options.dry_run {
+                *repaired = Some("a killed run left something that apply would repair first".into());
+            } else {
+                let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
+                let (seized, what) = repair(&view, seized, found, self.deadline)?;
+                seized.detach()?;
+                *repaired = Some(what);
+                return Ok(Outcome::Again);
+            }
+        }
+        if let Some(state) = state.filter(|s| s.active().is_some_and(|i| s.patches[i].id == self.id)) {
+            let mut report = self.report(state, Holds::default(), repaired.take());
+            report.already_applied = true;
+            return Ok(Outcome::Done(Box::new(report)));
+        }
+        let plan = plan(self.patch)?;
+        let scope = Scope::of(&view.process, &view.modules, module)?;
+        let bound = bind::bind(&view.process, module, &scope, self.patch, state)?;
+        load::trial_link(&view.process, module, self.patch, &plan, &bound.bindings)?;
+        load::unwinder(&view.process, &view.modules, module, &scope)?;
+        self.check_entries(&view, module, state)?;
+        let prepared = Prepared { view: &view, module, found, saved, plan, scope };
+        let tables = view.tables()?;
+        let rules = Rules::new(&view.process, &view.modules)?;
+        let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
+        if self.options.dry_run {
+            return self.snapshot(&prepared, &tables, seized, repaired.take()).map(Outcome::Done);
+        }
+        self.carry_out(&prepared, &tables, &rules, bound, seized, repaired.take()).map(Outcome::Done)
+    }
+
+    /// Old calls that go on under the immediate policy must not branch into what the jumps overwrite.
+    fn check_entries(&self, view: &View, module: &Module, state: Option<&State>) -> Result<(), ApplyError> {
+        if self.options.policy == Policy::Quiescent {
+            return Ok(());
+        }
+        for redirect in &self.patch.meta.redirects {
+            let code = target::original_code(&view.process, module, redirect, state)?;
+            let code = &code[..redirect.old_size as usize];
+            if jump::branches_into_entry(redirect.old.at(module.image.bias), code) {
+                return Err(ApplyError::refused(format!(
+                    "`{}` may branch back into its first instructions, which the jump overwrites; use the quiescent policy",
+                    redirect.path
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn guard(&self, module: &Module, state: &State) -> Guard {
+        let mut guard = Guard::default();
+        guard.patches(self.options.policy, state);
+        for redirect in &self.patch.meta.redirects {
+            let at = redirect.old.at(module.image.bias);
+            guard.function(self.options.policy, at, redirect.old_size, &redirect.path);
+        }
+        guard
+    }
+
+    fn snapshot(
+        &self,
+        prepared: &Prepared<'_>,
+        tables: &Tables,
+        seized: Seized,
+        repaired: Option<String>,
+    ) -> Result<Box<ApplyReport>, ApplyError> {
+        let state = prepared.state();
+        let guard = self.guard(prepared.module, &state);
+        let policy = self.options.policy;
+        match transition::quiesce(seized, tables, &guard, policy, self.deadline) {
+            Ok(quiesced) => {
+                let (seized, progress) = quiesced.resume()?;
+                seized.detach()?;
+                let mut report = self.report(&state, progress.holds(), repaired);
+                report.dry_run = true;
+                report.mapped_bytes = prepared.plan.total();
+                Ok(Box::new(report))
+            }
+            Err(Failed::Error(error)) => Err(error),
+            Err(Failed::Busy(busy)) => {
+                drop(busy.seized);
+                let why = Why::Busy { inside: busy.inside, stuck: busy.stuck };
+                Err(self.explain(prepared, why))
+            }
+        }
+    }
+
+    fn explain(&self, prepared: &Prepared<'_>, why: Why) -> ApplyError {
+        let patch = Some((prepared.module, self.patch.meta.redirects.as_slice()));
+        why.into_error(prepared.view, self.started.elapsed(), patch)
+    }
+
+    fn carry_out(
+        &self,
+        prepared: &Prepared<'_>,
+        tables: &Tables,
+        rules: &Rules,
+        bound: Bound,
+        mut seized: Seized,
+        repaired: Option<String>,
+    ) -> Result<Box<ApplyReport>, ApplyError> {
+        let mut state = prepared.state();
+        let location = self.location(prepared, &mut seized, &state)?;
+        let loader = Loader {
+            process: &prepared.view.process,
+            modules: &prepared.view.modules,
+            module: prepared.module,
+            scope: &prepared.scope,
+            rules,
+            tables,
+            location,
+            deadline: self.deadline,
+        };
+        let known = state.find(&self.id);
+        let index = match known {
+            Some(index) => {
+                let record = &state.patches[index];
+                load::check_contents(loader.process, &self.id, &record.mapping, &record.contents)?;
+                index
+            }
+            None => {
+                let loaded =
+                    loader.load(&mut seized, &mut state, self.patch, &self.id, &prepared.plan, bound)?;
+                let record = self.record(prepared, loaded)?;
+                state.patches.push(record);
+                state.patches.len() - 1
+            }
+        };
+        let active = state.active();
+        let switch = self.switch(prepared, location, tables, &state, index);
+        match switch.run(seized, &mut state) {
+            Ok((seized, holds)) => {
+                let detached = seized.detach();
+                let mut report = self.report(&state, holds, repaired);
+                report.replaced = active.iter().map(|i| state.patches[*i].id.to_string()).collect();
+                report.mapped_bytes = if known.is_some() { 0 } else { prepared.plan.total() };
+                detached?;
+                report.total_ms = millis(self.started);
+                Ok(Box::new(report))
+            }
+            Err(failed) => {
+                if known.is_none()
+                    && !matches!(failed.why, Why::Error(ApplyError::NotUndone { .. }))
+                    && let Some(seized) = failed.seized
+                {
+                    self.take_back(&loader, prepared, seized, state, index)?;
+                }
+                Err(self.explain(prepared, failed.why))
+            }
+        }
+    }
+
+    /// Unmaps a patch that was loaded in vain. One with a TLS carrier stays for the next attempt: the carrier cannot
+    /// be unloaded.
+    fn take_back(
+        &self,
+        loader: &Loader<'_>,
+        prepared: &Prepared<'_>,
+        mut seized: Seized,
+        mut state: State,
+        index: usize,
+    ) -> Result<(), ApplyError> {
+        if state.patches[index].carrier.is_some() {
+            return Ok(());
+        }
+        let record = state.patches.remove(index);
+        let eh_frame = record.eh_frame.map(|region| region.start);
+        let journal = Journal::Loading { mapping: record.mapping, eh_frame, registering: eh_frame.is_some() };
+        state.journal = Some(journal);
+        loader.location.commit(&mut &*loader.process, &state)?;
+        let unwinder =
+            load::unwinder(loader.process, loader.modules, prepared.module, loader.scope)?;
+        let patient = Loader { deadline: Instant::now() + UNDO_LIMIT, ..*loader };
+        patient.unload(&mut seized, &mut state, unwinder)
+    }
+
+    fn location(
+        &self,
+        prepared: &Prepared<'_>,
+        seized: &mut Seized,
+        state: &State,
+    ) -> Result<Location, ApplyError> {
+        if let Some(found) = &prepared.found {
+            return Ok(found.location);
+        }
+        let same = prepared.view.registries.iter().filter(|f| f.header.build_id == state.build_id);
+        let generation = same.map(|f| f.header.generation).max().unwrap_or(0) + 1;
+        safepoint::on_any_thread(seized, self.deadline, |thread| {
+            live::create(thread, prepared.module.image.span(), state, generation, self.deadline)
+        })
+    }
+
+    fn record(&self, prepared: &Prepared<'_>, loaded: Loaded) -> Result<Record, ApplyError> {
+        let mut functions = Vec::new();
+        for (redirect, saved) in self.patch.meta.redirects.iter().zip(&prepared.saved) {
+            let symbol = redirect.symbol.0 as usize;
+            let missing = || Mismatch::Patch(format!("`{}` has no new code", redirect.path));
+            let new = loaded.symbols.get(symbol).copied().flatten().ok_or_else(missing)?;
+            if !loaded.mapping.text_range().contains(&new) {
+                return Err(missing().into());
+            }
+            let old = redirect.old.at(prepared.module.image.bias);
+            let jump = jump::encode(old, new).map_err(|error| ApplyError::refused(error.to_string()))?;
+            functions.push(FunctionRecord {
+                path: redirect.path.clone(),
+                symbol: self.patch.symbols[symbol].name.clone(),
+                old,
+                old_size: redirect.old_size,
+                new,
+                saved: *saved,
+                jump,
+            });
+        }
+        let (statics, thread_locals) = self.new_data(&loaded);
+        Ok(Record {
+            id: self.id,
+            name: self.patch.meta.name.clone(),
+            state: PatchState::Applying,
+            applied_at: now(),
+            mapping: loaded.mapping,
+            functions,
+            statics,
+            thread_locals,
+            eh_frame: loaded.eh_frame,
+            contents: loaded.contents,
+            carrier: loaded.carrier,
+        })
+    }
+
+    /// Statics and thread-locals that live in this patch, for later patches to find.
+    fn new_data(&self, loaded: &Loaded) -> (Vec<StaticRecord>, Vec<ThreadLocalRecord>) {
+        let (mut statics, mut thread_locals) = (Vec::new(), Vec::new());
+        for item in &self.patch.meta.new_items {
+            let index = item.symbol.0 as usize;
+            let Some(symbol) = self.patch.symbols.get(index) else { continue };
+            let Place::Section { size, .. } = symbol.place else { continue };
+            let (name, type_digest) = (symbol.name.clone(), item.type_digest);
+            match (item.kind, loaded.bindings[index], loaded.symbols[index], loaded.carrier) {
+                (NewItemKind::Static, Binding::Own, Some(address), _) => {
+                    statics.push(StaticRecord { name, address, size, type_digest });
+                }
+                (NewItemKind::ThreadLocal, Binding::Tls(place), _, Some(carrier))
+                    if place.module == carrier.module =>
+                {
+                    thread_locals.push(ThreadLocalRecord {
+                        name,
+                        size,
+                        type_digest,
+                        module: place.module,
+                        offset: place.offset,
+                        tp_offset: place.tp_offset,
+                    });
+                }
+                _ => {}
+            }
+        }
+        (statics, thread_locals)
+    }
+
+    /// The switch from what is active to the patch at `index`.
+    fn switch<'p>(
+        &self,
+        prepared: &'p Prepared<'_>,
+        location: Location,
+        tables: &'p Tables,
+        state: &State,
+        index: usize,
+    ) -> Switch<'p> {
+        let record = &state.patches[index];
+        let active = state.active();
+        let old: &[FunctionRecord] = active.map_or(&[], |i| &state.patches[i].functions);
+        let mut writes: Vec<EntryWrite> = record
+            .functions
+            .iter()
+            .map(|f| EntryWrite {
+                at: f.old,
+                before: old.iter().find(|o| o.old == f.old).map_or(f.saved, |o| o.jump),
+                after: f.jump,
+            })
+            .collect();
+        let dropped = old.iter().filter(|o| record.functions.iter().all(|f| f.old != o.old));
+        writes.extend(dropped.map(|o| EntryWrite { at: o.old, before: o.jump, after: o.saved }));
+        let rest = match record.state {
+            PatchState::Applying => PatchState::RolledBack,
+            other => other,
+        };
+        let mut before = vec![(index, rest)];
+        let mut after = vec![(index, PatchState::Applied)];
+        if let Some(active) = active {
+            before.push((active, PatchState::Applied));
+            after.push((active, PatchState::Replaced));
+        }
+        Switch {
+            process: &prepared.view.process,
+            location,
+            tables,
+            guard: self.guard(prepared.module, state),
+            policy: self.options.policy,
+            deadline: self.deadline,
+            writes,
+            before,
+            after,
+        }
+    }
+
+    fn report(&self, state: &State, holds: Holds, repaired: Option<String>) -> ApplyReport {
+        ApplyReport {
+            pid: self.pid,
+            build_id: state.build_id.to_string(),
+            patches: patch_reports(&state.build_id, state),
+            policy: self.options.policy,
+            total_ms: millis(self.started),
+            holds,
+            already_applied: false,
+            dry_run: false,
+            replaced: Vec::new(),
+            repaired,
+            mapped_bytes: 0,
+        }
+    }
+}
+
+impl Prepared<'_> {
+    /// The module's state, or a fresh one.
+    fn state(&self) -> State {
+        let known = self.found.as_ref().and_then(|found| found.state.clone());
+        known.unwrap_or_else(|| {
+            let id = self.module.image.build_id.clone().unwrap_or_else(|| BuildId::new([]));
+            State::new(id, self.module.image.bias)
+        })
+    }
+}
+
+pub(crate) fn millis(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}

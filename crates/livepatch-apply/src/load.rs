@@ -1,0 +1,481 @@
+//! Bringing a patch into the process, up to the point where only the entries are missing.
+//!
+//! Nothing here changes what the program does: memory is mapped where nothing was, filled and protected, unwind tables are
+//! registered, and the TLS carrier is loaded. Each step is noted in the registry before it is done, so that a later run
+//! can take it back if this one is killed.
+
+use crate::bind::Bound;
+use crate::carrier;
+use crate::error::{ApplyError, Mismatch};
+use crate::registry::live::map_near;
+use crate::registry::{Carrier, Journal, Location, Mapping, Region, State};
+use crate::safepoint::{self, Rules};
+use crate::scope::Scope;
+use crate::target::{Module, Modules};
+use crate::unwind::Tables;
+use livepatch_patch::link::{Binding, LinkError, Linked, Plan, TlsPlace, link, tls_image};
+use livepatch_patch::{Digest, Patch, RunAddr, SectionKind, SymbolId};
+use livepatch_process::{
+    CallStack, Process, ProcessError, Protection, RemoteCall, RemoteError, Seized, StoppedThread,
+};
+use std::time::Instant;
+
+/// What the work of loading needs to know.
+#[derive(Debug)]
+pub struct Loader<'a> {
+    /// The process.
+    pub process: &'a Process,
+    /// Its modules.
+    pub modules: &'a Modules,
+    /// The module that the patch is for.
+    pub module: &'a Module,
+    /// Where imports are looked up.
+    pub scope: &'a Scope<'a>,
+    /// Which threads may be used for calls.
+    pub rules: &'a Rules,
+    /// Unwind tables of the process.
+    pub tables: &'a Tables,
+    /// Where the state is.
+    pub location: Location,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+/// A patch that is mapped, linked and registered.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Where it is.
+    pub mapping: Mapping,
+    /// Address of each symbol (`None` for thread-locals).
+    pub symbols: Vec<Option<RunAddr>>,
+    /// Bindings that it was linked with.
+    pub bindings: Vec<Binding>,
+    /// Its unwind tables.
+    pub eh_frame: Option<Region>,
+    /// Digest of text and read-only part.
+    pub contents: Digest,
+    /// Its TLS carrier.
+    pub carrier: Option<Carrier>,
+}
+
+impl From<LinkError> for ApplyError {
+    fn from(error: LinkError) -> Self {
+        let mut reason = error.to_string();
+        if let Some(source) = std::error::Error::source(&error) {
+            reason = format!("{reason}: {source}");
+        }
+        Self::Refused { reason: format!("the patch cannot be linked into this process: {reason}") }
+    }
+}
+
+/// How a patch's unwind tables are announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwinder {
+    /// Functions that take the start of a table: to announce, to revoke.
+    Known {
+        /// Announces a table.
+        register: RunAddr,
+        /// Revokes it.
+        deregister: RunAddr,
+    },
+    /// Nothing in the process unwinds.
+    None,
+}
+
+/// Finds the unwinder of the process.
+///
+/// # Errors
+/// There is one that tables cannot be announced to.
+pub fn unwinder(
+    process: &Process,
+    modules: &Modules,
+    module: &Module,
+    scope: &Scope<'_>,
+) -> Result<Unwinder, ApplyError> {
+    // LLVM's libunwind has a `__register_frame` of another meaning (one entry, not a table); these take a whole table.
+    let llvm = ("__unw_add_dynamic_eh_frame_section", "__unw_remove_dynamic_eh_frame_section");
+    for (register, deregister) in [llvm, ("__register_frame", "__deregister_frame")] {
+        if let (Some(register), Some(deregister)) = (scope.function(register)?, scope.function(deregister)?) {
+            return Ok(Unwinder::Known { register, deregister });
+        }
+    }
+    let mut mentioned = module.image.dynamic.is_none();
+    for module in &modules.list {
+        mentioned |= crate::dynsym::mentions(process, &module.image, "_Unwind_RaiseException")?;
+    }
+    if mentioned {
+        return Err(ApplyError::refused(
+            "panics unwind in this process, but its unwinder offers no way to announce new code (a statically linked one)",
+        ));
+    }
+    Ok(Unwinder::None)
+}
+
+/// Links for a trial address: everything that can fail in linking fails here, before anything is mapped.
+///
+/// # Errors
+/// The patch cannot be linked near the module.
+pub fn trial_link(
+    process: &Process,
+    module: &Module,
+    patch: &Patch,
+    plan: &Plan,
+    bindings: &[Binding],
+) -> Result<(), ApplyError> {
+    let floor = livepatch_process::mmap_min_addr();
+    let base = livepatch_process::near_gap(&process.maps()?, module.image.span(), plan.total(), floor)
+        .ok_or_else(|| ApplyError::refused("no room for the patch within 2 GiB of the module"))?;
+    // Loader and carrier decide where new thread-locals are; any place shows whether the relocations suit.
+    let tls = plan.tls.as_ref().map(|tls| (1 << 16, tls.needs_static.then_some(-(1 << 16))));
+    let bindings = with_own_tls(plan, bindings, tls);
+    link(patch, plan, base, &bindings)?;
+    tls_image(patch, plan, base, &bindings)?;
+    Ok(())
+}
+
+/// Bindings in which the patch's own thread-locals are places in a carrier (module number, offset of its block).
+fn with_own_tls(plan: &Plan, bindings: &[Binding], carrier: Option<(u64, Option<i64>)>) -> Vec<Binding> {
+    let mut out = bindings.to_vec();
+    let Some((module, block)) = carrier else { return out };
+    for (SymbolId(symbol), offset) in plan.tls.iter().flat_map(|tls| &tls.offsets) {
+        if let Some(binding @ Binding::Own) = out.get_mut(*symbol as usize) {
+            let tp_offset = block.map(|block| block + *offset as i64);
+            *binding = Binding::Tls(TlsPlace { module, offset: *offset, tp_offset });
+        }
+    }
+    out
+}
+
+/// Whether the patch brings a thread-local that no running instance stands for.
+fn needs_carrier(plan: &Plan, bindings: &[Binding]) -> bool {
+    let own = |(id, _): &(SymbolId, u64)| bindings.get(id.0 as usize) == Some(&Binding::Own);
+    plan.tls.as_ref().is_some_and(|tls| tls.offsets.iter().any(own))
+}
+
+const SCRATCH: u64 = 256 << 10;
+
+impl Loader<'_> {
+    /// Loads the patch.
+    ///
+    /// # Errors
+    /// On any error what was mapped is unmapped again and what was registered is deregistered. Only a carrier that the
+    /// loader of the process has accepted stays (it cannot be unloaded); nothing refers to it.
+    pub fn load(
+        &self,
+        seized: &mut Seized,
+        state: &mut State,
+        patch: &Patch,
+        id: &Digest,
+        plan: &Plan,
+        bound: Bound,
+    ) -> Result<Loaded, ApplyError> {
+        let has_frames = patch.sections.iter().any(|s| s.kind == SectionKind::EhFrame && s.size > 0);
+        let unwinder = if has_frames {
+            unwinder(self.process, self.modules, self.module, self.scope)?
+        } else {
+            Unwinder::None
+        };
+        let near = self.module.image.span();
+        let base = safepoint::on_any_thread(seized, self.deadline, |thread| {
+            map_near(thread, near.clone(), plan.total(), Protection::None, self.deadline)
+        })?;
+        let mapping =
+            Mapping { base, text: plan.text_size, rodata: plan.rodata_size, data: plan.data_size };
+        let loaded = self.fill(seized, state, patch, id, plan, bound, mapping, unwinder);
+        if loaded.is_err() {
+            self.unload(seized, state, unwinder)?;
+        }
+        loaded
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call; they are the parts of one unit of work")]
+    fn fill(
+        &self,
+        seized: &mut Seized,
+        state: &mut State,
+        patch: &Patch,
+        id: &Digest,
+        plan: &Plan,
+        bound: Bound,
+        mapping: Mapping,
+        unwinder: Unwinder,
+    ) -> Result<Loaded, ApplyError> {
+        self.note(state, Some(Journal::Loading { mapping, eh_frame: None, registering: false }))?;
+        let scratch = if !bound.remote.is_empty() || needs_carrier(plan, &bound.bindings) || unwinder != Unwinder::None
+        {
+            Some(Scratch::map(self, seized)?)
+        } else {
+            None
+        };
+        let result = self.fill_with(seized, state, patch, id, plan, bound, mapping, unwinder, scratch.as_ref());
+        if let Some(scratch) = scratch {
+            scratch.unmap(self, seized)?;
+        }
+        result
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call; they are the parts of one unit of work")]
+    fn fill_with(
+        &self,
+        seized: &mut Seized,
+        state: &mut State,
+        patch: &Patch,
+        id: &Digest,
+        plan: &Plan,
+        bound: Bound,
+        mapping: Mapping,
+        unwinder: Unwinder,
+        scratch: Option<&Scratch>,
+    ) -> Result<Loaded, ApplyError> {
+        let mut bindings = bound.bindings;
+        for (symbol, name) in bound.remote {
+            let address = self.remote_symbol(seized, scratch, &name)?;
+            bindings[symbol] = Binding::At(address);
+        }
+        let carrier = match (needs_carrier(plan, &bindings), &plan.tls) {
+            (true, Some(tls)) => {
+                let image = tls_image(patch, plan, mapping.base, &bindings)?;
+                let file = carrier::build(id, tls, &image);
+                Some(self.load_carrier(seized, scratch, &file, id, tls.needs_static, state.patches.len())?)
+            }
+            _ => None,
+        };
+        let bindings = with_own_tls(plan, &bindings, carrier.map(|c| (c.module, c.tp_offset)));
+        let linked = link(patch, plan, mapping.base, &bindings)?;
+        self.write(seized, &mapping, &linked)?;
+        let frames: Vec<u64> =
+            patch.sections.iter().filter(|s| s.kind == SectionKind::EhFrame).map(|s| s.size).collect();
+        let eh_frame = linked.eh_frame.map(|start| Region { start, size: frames.iter().sum() });
+        if let (Some(region), Unwinder::Known { register, .. }) = (eh_frame, unwinder) {
+            let note = Journal::Loading { mapping, eh_frame: Some(region.start), registering: true };
+            self.note(state, Some(note))?;
+            self.call(seized, scratch, "__register_frame", register, [region.start.0, 0, 0, 0, 0, 0])?;
+        }
+        let contents = contents(&linked.text, &linked.rodata);
+        Ok(Loaded { mapping, symbols: linked.symbols, bindings, eh_frame, contents, carrier })
+    }
+
+    fn note(&self, state: &mut State, journal: Option<Journal>) -> Result<(), ApplyError> {
+        state.journal = journal;
+        Ok(self.location.commit(&mut &*self.process, state)?)
+    }
+
+    /// Protects the three parts and fills them. They are never writable and executable at once: the tool writes past the
+    /// protection.
+    fn write(&self, seized: &mut Seized, mapping: &Mapping, linked: &Linked) -> Result<(), ApplyError> {
+        let text = mapping.base;
+        let rodata = text.offset(mapping.text as i64);
+        let data = rodata.offset(mapping.rodata as i64);
+        let parts = [
+            (text, mapping.text, Protection::ReadExecute, &linked.text),
+            (rodata, mapping.rodata, Protection::Read, &linked.rodata),
+            (data, mapping.data, Protection::ReadWrite, &linked.data),
+        ];
+        safepoint::on_any_thread(seized, self.deadline, |thread| {
+            for (at, size, protection, _) in parts.iter().filter(|part| part.1 > 0) {
+                thread.protect(*at, *size, *protection, self.deadline)?;
+            }
+            Ok(())
+        })?;
+        for (at, size, _, bytes) in parts.iter().filter(|part| part.1 > 0) {
+            // Pages that stay zero need not become resident.
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            self.process.write(*at, &bytes[..used])?;
+            if self.process.read_vec(*at, *size as usize)? != **bytes {
+                return Err(ApplyError::Environment {
+                    what: format!("what was written to {at} reads back otherwise"),
+                    source: None,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back a load that the registry's journal describes.
+    pub fn unload(&self, seized: &mut Seized, state: &mut State, unwinder: Unwinder) -> Result<(), ApplyError> {
+        let Some(Journal::Loading { mapping, eh_frame, registering }) = state.journal.clone() else {
+            return Ok(());
+        };
+        if let (Some(start), true, Unwinder::Known { deregister, .. }) = (eh_frame, registering, unwinder) {
+            let scratch = Scratch::map(self, seized)?;
+            let called =
+                self.call(seized, Some(&scratch), "__deregister_frame", deregister, [start.0, 0, 0, 0, 0, 0]);
+            scratch.unmap(self, seized)?;
+            called?;
+        }
+        safepoint::on_any_thread(seized, self.deadline, |thread| {
+            Ok(thread.unmap(mapping.base, mapping.total(), self.deadline)?)
+        })?;
+        self.note(state, None)
+    }
+
+    fn call(
+        &self,
+        seized: &mut Seized,
+        scratch: Option<&Scratch>,
+        name: &str,
+        function: RunAddr,
+        args: [u64; 6],
+    ) -> Result<u64, ApplyError> {
+        let scratch = scratch.ok_or_else(|| ApplyError::refused("no memory for a call inside the process"))?;
+        let call = RemoteCall { name, function, args, trap: scratch.trap, stack: CallStack::EndingAt(scratch.end()) };
+        safepoint::on_safe_thread(seized, self.rules, self.tables, self.deadline, |thread| {
+            thread.remote_call(&call, self.deadline.max(Instant::now() + CALL_LIMIT))
+        })
+    }
+
+    fn remote_symbol(
+        &self,
+        seized: &mut Seized,
+        scratch: Option<&Scratch>,
+        name: &str,
+    ) -> Result<RunAddr, ApplyError> {
+        let missing = || ApplyError::refused(format!("`{name}` needs the program's loader, which offers no `dlsym`"));
+        let dlsym = self.scope.function("dlsym")?.ok_or_else(missing)?;
+        let text = scratch.ok_or_else(missing)?.put(self.process, name.as_bytes())?;
+        match self.call(seized, scratch, "dlsym", dlsym, [0, text.0, 0, 0, 0, 0])? {
+            0 => Err(ApplyError::refused(format!("the patch needs `{name}`, which the program's loader does not find"))),
+            address => Ok(RunAddr(address)),
+        }
+    }
+
+    fn load_carrier(
+        &self,
+        seized: &mut Seized,
+        scratch: Option<&Scratch>,
+        file: &[u8],
+        id: &Digest,
+        is_static: bool,
+        number: usize,
+    ) -> Result<Carrier, ApplyError> {
+        let missing = || ApplyError::refused("a new thread-local needs the program's loader, which offers no `dlopen`");
+        let dlopen = self.scope.function("dlopen")?.ok_or_else(missing)?;
+        let scratch = scratch.ok_or_else(missing)?;
+        let fd = memfd(self, seized, scratch, file)?;
+        // The loader takes two files of one name for the same object, and numbers of descriptors come again.
+        let path = format!("/proc/self/fd/{}{fd}", "./".repeat(number + 1));
+        let text = scratch.put(self.process, path.as_bytes())?;
+        let handle = self.call(seized, Some(scratch), "dlopen", dlopen, [text.0, RTLD_NOW, 0, 0, 0, 0]);
+        safepoint::on_any_thread(seized, self.deadline, |thread| {
+            Ok(thread.remote_syscall(SYS_CLOSE, [fd, 0, 0, 0, 0, 0], self.deadline)?)
+        })?
+        .ok();
+        let handle = match handle? {
+            0 => {
+                return Err(ApplyError::refused(
+                    "the program's loader refused the carrier of the patch's new thread-locals (no room for static TLS, or \
+                     memory files are forbidden)",
+                ));
+            }
+            handle => handle,
+        };
+        // glibc's `struct link_map` and musl's `struct dso` both start with the load address.
+        let answers = carrier::answers(self.process.read_addr(RunAddr(handle))?);
+        if self.process.read_array(answers.mark)? != carrier::mark(id) {
+            return Err(ApplyError::refused("the program's loader did not load the carrier that it was given"));
+        }
+        let module = self.process.read_u64(answers.module)?;
+        let offset = self.process.read_u64(answers.offset)? as i64;
+        Ok(Carrier { handle, module, tp_offset: is_static.then_some(offset) })
+    }
+}
+
+/// `RTLD_NOW` of `<dlfcn.h>`; without `RTLD_GLOBAL` the object stays private.
+const RTLD_NOW: u64 = 2;
+/// System call numbers of x86-64.
+const SYS_CLOSE: i64 = 3;
+const SYS_MEMFD_CREATE: i64 = 319;
+/// `MFD_CLOEXEC` of `<linux/memfd.h>`.
+const MFD_CLOEXEC: u64 = 1;
+/// Time for one call, even if the deadline is near: a call that is broken off may leave a lock taken.
+const CALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+fn memfd(
+    loader: &Loader<'_>,
+    seized: &mut Seized,
+    scratch: &Scratch,
+    contents: &[u8],
+) -> Result<u64, ApplyError> {
+    let name = scratch.put(loader.process, b"livepatch-tls")?;
+    let made = safepoint::on_any_thread(seized, loader.deadline, |thread| {
+        Ok(thread.remote_syscall(SYS_MEMFD_CREATE, [name.0, MFD_CLOEXEC, 0, 0, 0, 0], loader.deadline)?)
+    })?;
+    let fd = made.map_err(|error| ApplyError::environment("the process cannot make a memory file", error))?;
+    let path = format!("/proc/{}/fd/{fd}", loader.process.pid());
+    std::fs::write(path, contents)
+        .map_err(|error| ApplyError::environment("the carrier of new thread-locals cannot be written", error))?;
+    Ok(fd)
+}
+
+/// Memory of the target for the time of the calls: strings at its start, a stack at its end.
+#[derive(Debug)]
+struct Scratch {
+    base: RunAddr,
+    trap: RunAddr,
+}
+
+impl Scratch {
+    fn map(loader: &Loader<'_>, seized: &mut Seized) -> Result<Self, ApplyError> {
+        let trap = find_trap(loader.process, loader.modules)?;
+        let near = loader.module.image.span();
+        let base = safepoint::on_any_thread(seized, loader.deadline, |thread| {
+            map_near(thread, near.clone(), SCRATCH, Protection::ReadWrite, loader.deadline)
+        })?;
+        Ok(Self { base, trap })
+    }
+
+    fn end(&self) -> RunAddr {
+        self.base.offset(SCRATCH as i64)
+    }
+
+    /// Puts a zero-terminated string there.
+    fn put(&self, process: &Process, text: &[u8]) -> Result<RunAddr, ProcessError> {
+        let mut bytes = text.to_vec();
+        bytes.push(0);
+        process.write(self.base, &bytes)?;
+        Ok(self.base)
+    }
+
+    fn unmap(self, loader: &Loader<'_>, seized: &mut Seized) -> Result<(), ApplyError> {
+        let limit = loader.deadline.max(Instant::now() + CALL_LIMIT);
+        safepoint::on_any_thread(seized, limit, |thread: &mut StoppedThread<'_>| {
+            thread.unmap(self.base, SCRATCH, limit).map_err(|error: RemoteError| error.into())
+        })
+    }
+}
+
+/// An `int3` in the code of some module (padding, or a byte of another instruction): calls return to it.
+fn find_trap(process: &Process, modules: &Modules) -> Result<RunAddr, ApplyError> {
+    const PIECE: u64 = 64 << 10;
+    let code = modules.list.iter().flat_map(|m| &m.image.segments).filter(|segment| segment.execute);
+    for segment in code {
+        let mut at = segment.range.start;
+        while at < segment.range.end {
+            let len = (segment.range.end.0 - at.0).min(PIECE);
+            let bytes = process.read_vec(at, len as usize)?;
+            if let Some(offset) = bytes.iter().position(|byte| *byte == 0xcc) {
+                return Ok(at.offset(offset as i64));
+            }
+            at = at.offset(len as i64);
+        }
+    }
+    Err(ApplyError::refused("the process has no int3 in its code, where calls could return to"))
+}
+
+/// Digest of the parts of a mapped patch that nobody may change.
+pub fn contents(text: &[u8], rodata: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(text);
+    hasher.update(rodata);
+    Digest(*hasher.finalize().as_bytes())
+}
+
+/// Checks that a mapped patch still holds what was written.
+pub fn check_contents(process: &Process, id: &Digest, mapping: &Mapping, digest: &Digest) -> Result<(), ApplyError> {
+    let text = process.read_vec(mapping.base, mapping.text as usize)?;
+    let rodata = process.read_vec(mapping.base.offset(mapping.text as i64), mapping.rodata as usize)?;
+    if contents(&text, &rodata) == *digest {
+        return Ok(());
+    }
+    Err(Mismatch::Contents { id: *id }.into())
+}

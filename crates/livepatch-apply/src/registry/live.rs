@@ -1,0 +1,139 @@
+//! Registries in a process: finding, making and writing them.
+
+use super::format::{self, FormatError, HEADER_SIZE, Header, Location, Store, TOTAL_SIZE};
+use super::state::State;
+use crate::error::ApplyError;
+use livepatch_patch::{Bias, BuildId, RunAddr};
+use livepatch_process::{
+    Backing, Mapping, Process, ProcessError, Protection, RemoteError, StoppedThread, mmap_min_addr, near_gap,
+};
+use std::ops::Range;
+use std::time::Instant;
+
+impl Store for &Process {
+    type Error = ProcessError;
+    fn load(&mut self, at: RunAddr, buf: &mut [u8]) -> Result<(), ProcessError> {
+        self.read(at, buf)
+    }
+    fn store(&mut self, at: RunAddr, bytes: &[u8]) -> Result<(), ProcessError> {
+        self.write(at, bytes)
+    }
+}
+
+impl From<FormatError<ProcessError>> for ApplyError {
+    fn from(error: FormatError<ProcessError>) -> Self {
+        match error {
+            FormatError::Access(error) => error.into(),
+            other => Self::refused(other.to_string()),
+        }
+    }
+}
+
+/// A registry that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Where it is.
+    pub location: Location,
+    /// What it is for.
+    pub header: Header,
+    /// What it says; `None` if nothing was ever committed.
+    pub state: Option<State>,
+}
+
+/// The name that kernels with named anonymous memory show.
+const NAME: &str = "[anon:livepatch]";
+
+fn may_be_registry(mapping: &Mapping) -> bool {
+    let private = mapping.perms.read && !mapping.perms.write && !mapping.perms.execute && !mapping.perms.shared;
+    let anonymous = matches!(mapping.backing, Backing::Anonymous) || mapping.is_special(NAME);
+    private && anonymous && mapping.len() >= TOTAL_SIZE
+}
+
+/// All registries of a process, unreadable ones as errors.
+pub fn find_all(process: &Process, maps: &[Mapping]) -> Result<Vec<Found>, ApplyError> {
+    let mut found = Vec::new();
+    for mapping in maps.iter().filter(|mapping| may_be_registry(mapping)) {
+        let at = mapping.range.start;
+        let Ok(bytes) = process.read_array::<HEADER_SIZE>(at) else { continue };
+        if !format::looks_like_registry(&bytes) {
+            continue;
+        }
+        let header = format::decode_header(at, &bytes).map_err(ApplyError::from)?;
+        let location = Location { at };
+        let state = location.read(&mut &*process)?;
+        found.push(Found { location, header, state });
+    }
+    Ok(found)
+}
+
+/// The registry of one module at one load address. One that speaks of another load address belongs to an instance of the
+/// module that was unloaded since.
+pub fn of_module(found: &[Found], build_id: &BuildId, bias: Bias) -> Option<Found> {
+    let fits = |f: &&Found| f.header.build_id == *build_id && f.state.as_ref().is_some_and(|s| s.bias == bias);
+    found.iter().filter(fits).max_by_key(|f| f.header.generation).cloned()
+}
+
+/// Maps and initialises a registry.
+pub fn create(
+    thread: &mut StoppedThread<'_>,
+    near: Range<RunAddr>,
+    state: &State,
+    generation: u64,
+    deadline: Instant,
+) -> Result<Location, ApplyError> {
+    let process = thread.process().clone();
+    let at = map_near(thread, near, TOTAL_SIZE, Protection::Read, deadline)?;
+    let header = Header { build_id: state.build_id.clone(), generation };
+    process.write(at, &format::encode_header(&header))?;
+    let location = Location { at };
+    location.commit(&mut &process, state)?;
+    name(thread, at, deadline);
+    Ok(location)
+}
+
+/// Maps memory in reach of a module, wherever there is room.
+pub fn map_near(
+    thread: &mut StoppedThread<'_>,
+    near: Range<RunAddr>,
+    size: u64,
+    protection: Protection,
+    deadline: Instant,
+) -> Result<RunAddr, ApplyError> {
+    const ATTEMPTS: u32 = 8;
+    let floor = mmap_min_addr();
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let maps = thread.process().maps()?;
+        let at = near_gap(&maps, near.clone(), size, floor).ok_or_else(|| {
+            ApplyError::refused(format!(
+                "no room for {size} bytes within 2 GiB of the module; restart the program with less mapped around it"
+            ))
+        })?;
+        match thread.map_at(at, size, protection, deadline) {
+            Ok(()) => return Ok(at),
+            // Something was mapped there meanwhile.
+            Err(error @ RemoteError::Syscall { .. }) => last = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last.map_or_else(|| ApplyError::refused("no room near the module"), ApplyError::from))
+}
+
+/// `PR_SET_VMA` and `PR_SET_VMA_ANON_NAME` of `<linux/prctl.h>`.
+const PR_SET_VMA: u64 = 0x5356_4d41;
+const PR_SET_VMA_ANON_NAME: u64 = 0;
+const SYS_PRCTL: i64 = 157;
+/// Offset in the header page where the name is put for the kernel to read.
+const NAME_AT: i64 = 0x100;
+
+/// Names the mapping for people who read `/proc/PID/maps`. Many kernels cannot; nothing depends on it.
+fn name(thread: &mut StoppedThread<'_>, at: RunAddr, deadline: Instant) {
+    let text = at.offset(NAME_AT);
+    let args = [PR_SET_VMA, PR_SET_VMA_ANON_NAME, at.0, TOTAL_SIZE, text.0, 0];
+    let named = thread
+        .process()
+        .write(text, b"livepatch\0")
+        .map_err(RemoteError::from)
+        .and_then(|()| thread.remote_syscall(SYS_PRCTL, args, deadline));
+    tracing::trace!(?named, "naming the registry");
+}

@@ -1,0 +1,189 @@
+//! `rollback`: back to the code of the image.
+//!
+//! Patches are cumulative: a newer one replaces the older as a whole, so rolling back leads to the unpatched program, not to
+//! the patch before. The patch stays mapped (statics that it brought in may be referred to), and applying it again uses
+//! the same memory.
+
+use crate::apply::millis;
+use crate::error::ApplyError;
+use crate::guard::Guard;
+use crate::registry::live::Found;
+use crate::registry::{EntryWrite, PatchState, State};
+use crate::report::{Holds, Policy, RollbackReport};
+use crate::session::{Switch, View, patch_reports, repair};
+use livepatch_patch::RunAddr;
+use std::time::{Duration, Instant};
+
+/// Which patches to take out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The one that was applied last.
+    Last,
+    /// The one whose id starts with these hexadecimal digits.
+    Id(String),
+    /// All of all modules.
+    All,
+}
+
+/// How to roll back.
+#[derive(Clone, Copy, Debug)]
+pub struct RollbackOptions {
+    /// How threads are treated that are inside of the patch.
+    pub policy: Policy,
+    /// How long to try.
+    pub deadline: Duration,
+}
+
+impl Default for RollbackOptions {
+    fn default() -> Self {
+        Self { policy: Policy::Quiescent, deadline: Duration::from_secs(10) }
+    }
+}
+
+/// How often the work starts afresh because the state changed meanwhile.
+const RESTARTS: u32 = 8;
+
+/// Takes patches out of a process.
+///
+/// # Errors
+/// [`ApplyError::NothingToRollBack`] if no applied patch is meant, else as [`crate::apply()`].
+pub fn rollback(
+    pid: i32,
+    selector: &Selector,
+    options: &RollbackOptions,
+) -> Result<RollbackReport, ApplyError> {
+    let started = Instant::now();
+    let deadline = started + options.deadline;
+    let mut report = RollbackReport {
+        pid,
+        build_id: String::new(),
+        patches: Vec::new(),
+        rolled_back: Vec::new(),
+        policy: options.policy,
+        total_ms: 0.0,
+        holds: Holds::default(),
+        repaired: None,
+    };
+    for _ in 0..RESTARTS {
+        let view = View::open(pid)?;
+        if let Some(found) = interrupted(&view) {
+            if let Some(seized) = view.seize(deadline)? {
+                let (seized, what) = repair(&view, seized, &found, deadline)?;
+                seized.detach()?;
+                report.repaired = Some(what);
+            }
+            continue;
+        }
+        let Some((found, state, active)) = select(&view, selector) else {
+            return finish(&view, report, selector, started);
+        };
+        let Some(holds) = take_out(&view, &found, state, active, options, started)? else { continue };
+        report.holds = merge(report.holds, holds.0);
+        report.rolled_back.push(holds.1);
+        if *selector != Selector::All {
+            let view = View::open(pid)?;
+            return finish(&view, report, selector, started);
+        }
+    }
+    Err(ApplyError::Environment { what: "other runs of livepatch keep changing this process".into(), source: None })
+}
+
+fn interrupted(view: &View) -> Option<Found> {
+    let leftover = |f: &Found| f.state.as_ref().is_some_and(|s| s.journal.is_some());
+    view.patched().into_iter().map(|(_, found)| found).find(leftover)
+}
+
+fn merge(a: Holds, b: Holds) -> Holds {
+    Holds {
+        world_stopped_us: a.world_stopped_us.max(b.world_stopped_us),
+        parked_us: a.parked_us.max(b.parked_us),
+        threads: a.threads.max(b.threads),
+        retries: a.retries + b.retries,
+    }
+}
+
+fn finish(
+    view: &View,
+    mut report: RollbackReport,
+    selector: &Selector,
+    started: Instant,
+) -> Result<RollbackReport, ApplyError> {
+    if report.rolled_back.is_empty() {
+        return Err(ApplyError::NothingToRollBack(match selector {
+            Selector::Id(id) => format!("no patch with id {id} is applied"),
+            Selector::Last | Selector::All => "no patch is applied in this process".into(),
+        }));
+    }
+    for (module, found) in view.patched() {
+        if let (Some(id), Some(state)) = (&module.image.build_id, &found.state) {
+            report.patches.extend(patch_reports(id, state));
+        }
+    }
+    let taken = |p: &&crate::report::PatchReport| report.rolled_back.contains(&p.id);
+    report.build_id = report.patches.iter().find(taken).map(|p| p.build_id.clone()).unwrap_or_default();
+    report.total_ms = millis(started);
+    Ok(report)
+}
+
+/// The active patch that is meant.
+fn select(view: &View, selector: &Selector) -> Option<(Found, State, usize)> {
+    view.patched()
+        .into_iter()
+        .filter_map(|(_, found)| {
+            let state = found.state.clone()?;
+            let active = state.active()?;
+            Some((found, state, active))
+        })
+        .filter(|(_, state, active)| match selector {
+            Selector::Id(id) => {
+                !id.is_empty() && state.patches[*active].id.to_string().starts_with(&id.to_lowercase())
+            }
+            Selector::Last | Selector::All => true,
+        })
+        .max_by_key(|(_, state, active)| state.patches[*active].applied_at)
+}
+
+/// Takes one patch out; `None` if another run came in between.
+fn take_out(
+    view: &View,
+    found: &Found,
+    mut state: State,
+    active: usize,
+    options: &RollbackOptions,
+    started: Instant,
+) -> Result<Option<(Holds, String)>, ApplyError> {
+    let tables = view.tables()?;
+    let deadline = started + options.deadline;
+    let Some(seized) = view.seize(deadline)? else { return Ok(None) };
+    let mut guard = Guard::default();
+    guard.patches(options.policy, &state);
+    let record = &state.patches[active];
+    if options.policy == Policy::Immediate {
+        for function in &record.functions {
+            guard.function(options.policy, function.old, function.old_size, &function.path);
+        }
+    }
+    let entry = |at: RunAddr, before, after| EntryWrite { at, before, after };
+    let id = record.id.to_string();
+    let switch = Switch {
+        process: &view.process,
+        location: found.location,
+        tables: &tables,
+        guard,
+        policy: options.policy,
+        deadline,
+        writes: record.functions.iter().map(|f| entry(f.old, f.jump, f.saved)).collect(),
+        before: vec![(active, PatchState::Applied)],
+        after: vec![(active, PatchState::RolledBack)],
+    };
+    match switch.run(seized, &mut state) {
+        Ok((seized, holds)) => {
+            seized.detach()?;
+            Ok(Some((holds, id)))
+        }
+        Err(failed) => {
+            drop(failed.seized);
+            Err(failed.why.into_error(view, started.elapsed(), None))
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Threads on which a function of the target may be called.
+//!
+//! Registering unwind tables and loading the TLS carrier allocate and take the loader's lock. A thread that is in the
+//! middle of `malloc` or `dlopen` must not do that: it would wait for itself or find half-made structures. A thread is safe
+//! when its proven stack shows that it holds none of those locks:
+//!
+//! - no signal frame, and no frame in the dynamic loader;
+//! - frames in *system* modules (those that define the allocator, the thread library or the unwinder) only at the bottom
+//!   (`start_thread`, `__libc_start_main`) or as one run at the top whose outermost function is a known blocking call;
+//! - if the executable defines the allocator itself, only the latter.
+//!
+//! All other threads keep running during the call, so whatever lock it waits for is released by its owner.
+
+use crate::dynsym::DynamicSymbols;
+use crate::elf::Image;
+use crate::error::{ApplyError, ThreadInside};
+use crate::stacks::{self, ThreadStack};
+use crate::target::Modules;
+use crate::unwind::{Frame, Tables};
+use livepatch_patch::RunAddr;
+use livepatch_process::{InterruptError, Process, ProcessError, RemoteError, Seized, StoppedThread, Tid};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Calls that wait, or return at once, without holding a lock of the C library.
+const BLOCKING: &[&str] = &[
+    "accept", "accept4", "clock_nanosleep", "connect", "epoll_pwait", "epoll_pwait2", "epoll_wait", "flock",
+    "fsync", "futimens", "ioctl", "msgrcv", "nanosleep", "pause", "poll", "ppoll", "pread", "pread64", "preadv",
+    "pselect", "pthread_cond_clockwait", "pthread_cond_timedwait", "pthread_cond_wait", "pwrite", "pwrite64", "read",
+    "readv", "recv", "recvfrom", "recvmmsg", "recvmsg", "sched_yield", "select", "sem_clockwait", "sem_timedwait",
+    "sem_wait", "semop", "semtimedop", "send", "sendmsg", "sendto", "sigsuspend", "sigtimedwait", "sigwait",
+    "sigwaitinfo", "syscall", "usleep", "wait", "wait4", "waitid", "waitpid", "write", "writev",
+];
+
+/// Definitions that make a module a system module.
+const ALLOCATOR: &[&str] = &["malloc", "free"];
+const SYSTEM: &[&str] = &["pthread_mutex_lock", "_Unwind_Find_FDE", "_dl_catch_error", "dlopen"];
+
+/// The longest run of attempts to find a safe thread without letting the process run on.
+const ROUND_PAUSE: Duration = Duration::from_millis(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Neither holds nor takes a lock of the system.
+    Program,
+    /// Allocator, thread library, unwinder.
+    System,
+    /// The dynamic loader.
+    Loader,
+    /// The kernel's vDSO.
+    Vdso,
+}
+
+/// What is needed to judge threads; made once, while the process runs.
+#[derive(Debug)]
+pub struct Rules {
+    modules: Vec<(Image, Kind)>,
+    blocking: HashSet<RunAddr>,
+    executable_allocates: bool,
+}
+
+impl Rules {
+    /// Looks at the dynamic symbols of every module.
+    pub fn new(process: &Process, modules: &Modules) -> Result<Self, ProcessError> {
+        let mut rules = Self { modules: Vec::new(), blocking: HashSet::new(), executable_allocates: false };
+        let interpreter = crate::target::interpreter(process)?;
+        for module in &modules.list {
+            let symbols = DynamicSymbols::open(process, &module.image)?;
+            let defines = |names: &[&str]| -> Result<bool, ProcessError> {
+                let Some(symbols) = &symbols else { return Ok(false) };
+                for name in names {
+                    if symbols.find(name)?.is_some() {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            };
+            let span = module.image.span();
+            let kind = if module.path.as_os_str() == "[vdso]" {
+                Kind::Vdso
+            } else if interpreter.is_some_and(|at| span.contains(&at)) {
+                Kind::Loader
+            } else if module.executable {
+                rules.executable_allocates = defines(ALLOCATOR)? || module.image.dynamic.is_none();
+                Kind::Program
+            } else if defines(ALLOCATOR)? || defines(SYSTEM)? {
+                Kind::System
+            } else {
+                Kind::Program
+            };
+            if let (Kind::System, Some(symbols)) = (kind, &symbols) {
+                for name in BLOCKING {
+                    rules.blocking.extend(symbols.find(name)?.map(|definition| definition.address));
+                }
+            }
+            rules.modules.push((module.image.clone(), kind));
+        }
+        Ok(rules)
+    }
+
+    fn kind(&self, at: RunAddr) -> Kind {
+        let found = self.modules.iter().find(|(image, _)| image.segment(at).is_some());
+        found.map_or(Kind::Program, |(_, kind)| *kind)
+    }
+
+    /// Why a thread is not safe.
+    pub fn objection(&self, stack: &ThreadStack) -> Option<String> {
+        if let Err(why) = &stack.walk.end {
+            return Some(format!("its stack cannot be proven: {why}"));
+        }
+        let frames = &stack.walk.frames;
+        if frames.iter().any(|frame| frame.signal) {
+            return Some("it runs a signal handler".into());
+        }
+        let kinds: Vec<Kind> = frames.iter().map(|frame| self.kind(frame.lookup())).collect();
+        if kinds.contains(&Kind::Loader) {
+            return Some("it is in the dynamic loader".into());
+        }
+        let Some(top) = kinds.iter().position(|kind| *kind == Kind::Program) else {
+            return Some("it runs no code of the program".into());
+        };
+        let Some(bottom) = kinds.iter().rposition(|kind| *kind == Kind::Program) else {
+            return Some("it runs no code of the program".into());
+        };
+        if kinds[top..bottom].iter().any(|kind| *kind != Kind::Program) {
+            return Some("it is in a function that a library calls".into());
+        }
+        self.top_objection(stack, &frames[..top])
+    }
+
+    fn top_objection(&self, stack: &ThreadStack, run: &[Frame]) -> Option<String> {
+        let Some(outermost) = run.iter().rfind(|frame| self.kind(frame.lookup()) != Kind::Vdso) else {
+            return self.executable_allocates.then(|| "it may be in the program's allocator".to_owned());
+        };
+        if !self.blocking.contains(&outermost.function) {
+            return Some("it is inside a library function that may hold a lock".into());
+        }
+        let waits = stack.regs.syscall().is_some();
+        (!waits).then(|| "it is entering or leaving a system call".to_owned())
+    }
+}
+
+/// Does something on a safe thread while the others run.
+///
+/// # Errors
+/// [`ApplyError::Busy`] if no thread is safe until the deadline.
+pub fn on_safe_thread<T>(
+    seized: &mut Seized,
+    rules: &Rules,
+    tables: &Tables,
+    deadline: Instant,
+    mut work: impl FnMut(&mut StoppedThread<'_>) -> Result<T, RemoteError>,
+) -> Result<T, ApplyError> {
+    let objection = |stack: &ThreadStack| rules.objection(stack);
+    on_thread(seized, tables, deadline, &objection, &mut work)
+}
+
+/// Does something on any thread that executes system calls; no function may be called.
+pub fn on_any_thread<T>(
+    seized: &mut Seized,
+    deadline: Instant,
+    mut work: impl FnMut(&mut StoppedThread<'_>) -> Result<T, ApplyError>,
+) -> Result<T, ApplyError> {
+    let mut last = None;
+    for tid in seized.threads() {
+        match seized.interrupt_one(tid, deadline) {
+            Ok(mut thread) => return work(&mut thread),
+            Err(error @ (InterruptError::NoThread { .. } | InterruptError::Stuck { .. })) => last = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last.map_or_else(|| ApplyError::Lost("the process has no threads left".into()), ApplyError::from))
+}
+
+/// How long one thread may take to stop before another one is tried.
+const ONE_STOP: Duration = Duration::from_millis(50);
+
+fn on_thread<T>(
+    seized: &mut Seized,
+    tables: &Tables,
+    deadline: Instant,
+    objection: &dyn Fn(&ThreadStack) -> Option<String>,
+    work: &mut dyn FnMut(&mut StoppedThread<'_>) -> Result<T, RemoteError>,
+) -> Result<T, ApplyError> {
+    let started = Instant::now();
+    loop {
+        let mut refused = Vec::new();
+        for tid in seized.threads() {
+            let process = seized.process().clone();
+            let mut thread = match seized.interrupt_one(tid, Instant::now() + ONE_STOP) {
+                Ok(thread) => thread,
+                Err(InterruptError::NoThread { .. }) => continue,
+                Err(error @ InterruptError::Stuck { .. }) => {
+                    refused.push((tid, error.to_string()));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let stack = stacks::of_one(&process, tid, thread.regs()?, tables);
+            match objection(&stack) {
+                Some(reason) => refused.push((tid, reason)),
+                None => match work(&mut thread) {
+                    Err(RemoteError::Unfit { reason, .. }) => refused.push((tid, reason)),
+                    other => return other.map_err(ApplyError::from),
+                },
+            }
+        }
+        if Instant::now() >= deadline {
+            let waited_ms = started.elapsed().as_millis() as u64;
+            return Err(ApplyError::Busy { waited_ms, inside: describe(seized.process(), refused) });
+        }
+        seized.pump(Instant::now() + ROUND_PAUSE)?;
+    }
+}
+
+fn describe(process: &Process, refused: Vec<(Tid, String)>) -> Vec<ThreadInside> {
+    refused
+        .into_iter()
+        .map(|(tid, reason)| ThreadInside {
+            tid: tid.0,
+            name: process.thread_name(tid).unwrap_or_default(),
+            function: None,
+            reason: format!("cannot run the few calls that must run inside the process: {reason}"),
+            backtrace: Vec::new(),
+        })
+        .collect()
+}

@@ -1,0 +1,266 @@
+//! What the operations have in common: looking at the process, one switch of entries, and the repair of a killed run.
+
+use crate::error::{ApplyError, Mismatch};
+use crate::guard::{Guard, Inside};
+use crate::registry::live::{self, Found};
+use crate::registry::{EntryWrite, Journal, Location, PatchState, State};
+use crate::report::{Holds, PatchReport, Policy};
+use crate::symbolise::Symboliser;
+use crate::target::{Module, Modules};
+use crate::transition::{self, Failed, NotQuiescent};
+use crate::unwind::{Tables, modules};
+use livepatch_patch::{BuildId, Redirect};
+use livepatch_process::{Pid, Process, Seized};
+use std::time::{Duration, Instant};
+
+/// Time that undoing may take beyond the deadline.
+pub(crate) const UNDO_LIMIT: Duration = Duration::from_secs(5);
+
+/// A process as it was found, nothing stopped.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) process: Process,
+    pub(crate) modules: Modules,
+    pub(crate) registries: Vec<Found>,
+}
+
+impl View {
+    pub(crate) fn open(pid: i32) -> Result<Self, ApplyError> {
+        let process = Process::open(Pid(pid))?;
+        let modules = Modules::read(&process)?;
+        let registries = live::find_all(&process, &modules.maps)?;
+        Ok(Self { process, modules, registries })
+    }
+
+    /// The registry of a module, if it has one.
+    pub(crate) fn registry(&self, module: &Module) -> Option<Found> {
+        live::of_module(&self.registries, module.image.build_id.as_ref()?, module.image.bias)
+    }
+
+    /// Every module with its registry.
+    pub(crate) fn patched(&self) -> Vec<(&Module, Found)> {
+        self.modules.list.iter().filter_map(|module| Some((module, self.registry(module)?))).collect()
+    }
+
+    /// Unwind tables of all modules and patches.
+    pub(crate) fn tables(&self) -> Result<Tables, ApplyError> {
+        let states: Vec<&State> = self.registries.iter().filter_map(|found| found.state.as_ref()).collect();
+        Ok(modules::gather(&self.process, &self.modules, &states)?)
+    }
+
+    /// Attaches to all threads, and makes sure that no other run changed the registries since they were read. `None` if
+    /// one did.
+    pub(crate) fn seize(&self, deadline: Instant) -> Result<Option<Seized>, ApplyError> {
+        let limit = deadline.max(Instant::now() + Duration::from_secs(1));
+        let seized = Seized::seize_all(&self.process, limit)?;
+        let sharers = self.process.address_space_sharers().unwrap_or_default();
+        if let Some(sharer) = sharers.first() {
+            tracing::debug!(%sharer, "another process runs in the same memory");
+        }
+        let current = live::find_all(&self.process, &self.process.maps()?)?;
+        Ok((current == self.registries).then_some(seized))
+    }
+}
+
+/// What may be written where, and who must not be there.
+#[derive(Debug)]
+pub(crate) struct Switch<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) location: Location,
+    pub(crate) tables: &'a Tables,
+    pub(crate) guard: Guard,
+    pub(crate) policy: Policy,
+    pub(crate) deadline: Instant,
+    pub(crate) writes: Vec<EntryWrite>,
+    pub(crate) before: Vec<(usize, PatchState)>,
+    pub(crate) after: Vec<(usize, PatchState)>,
+}
+
+/// A switch that did not happen. The entries and the registry are as before.
+#[derive(Debug)]
+pub(crate) struct NotDone {
+    pub(crate) seized: Option<Seized>,
+    pub(crate) why: Why,
+}
+
+#[derive(Debug)]
+pub(crate) enum Why {
+    Busy { inside: Vec<Inside>, stuck: Option<String> },
+    Error(ApplyError),
+}
+
+impl Switch<'_> {
+    /// Notes the intention, switches, notes the result.
+    pub(crate) fn run(&self, seized: Seized, state: &mut State) -> Result<(Seized, Holds), NotDone> {
+        let journal = Journal::Switching {
+            writes: self.writes.clone(),
+            after: self.after.clone(),
+            before: self.before.clone(),
+        };
+        state.journal = Some(journal);
+        if let Err(error) = self.location.commit(&mut &*self.process, state) {
+            state.settle(&self.before);
+            return Err(NotDone { seized: Some(seized), why: Why::Error(error.into()) });
+        }
+        let quiesced = transition::quiesce(seized, self.tables, &self.guard, self.policy, self.deadline);
+        let quiesced = match quiesced {
+            Ok(quiesced) => quiesced,
+            Err(Failed::Busy(busy)) => {
+                let NotQuiescent { seized, inside, stuck, .. } = *busy;
+                return Err(self.give_up(Some(seized), state, Why::Busy { inside, stuck }));
+            }
+            Err(Failed::Error(error)) => return Err(self.give_up(None, state, Why::Error(error))),
+        };
+        match quiesced.switch(&self.writes) {
+            Ok(switched) => {
+                state.settle(&self.after);
+                match self.location.commit(&mut &*self.process, state) {
+                    Ok(()) => Ok((switched.seized, switched.progress.holds())),
+                    // The journal stays and says what was intended; the next run finds it done.
+                    Err(error) => {
+                        Err(NotDone { seized: Some(switched.seized), why: Why::Error(error.into()) })
+                    }
+                }
+            }
+            Err(failed) if matches!(failed.error, ApplyError::NotUndone { .. }) => {
+                Err(NotDone { seized: failed.seized, why: Why::Error(failed.error) })
+            }
+            Err(failed) => Err(self.give_up(failed.seized, state, Why::Error(failed.error))),
+        }
+    }
+
+    fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> NotDone {
+        state.settle(&self.before);
+        if let Err(error) = self.location.commit(&mut &*self.process, state) {
+            tracing::warn!(%error, "the registry still holds the journal; the next run settles it");
+        }
+        NotDone { seized, why }
+    }
+}
+
+impl Why {
+    /// The error for the caller. Called with every thread running.
+    pub(crate) fn into_error(self, view: &View, waited: Duration, patch: Option<(&Module, &[Redirect])>) -> ApplyError {
+        match self {
+            Self::Error(error) => error,
+            Self::Busy { inside, stuck } => {
+                let records: Vec<_> =
+                    view.registries.iter().filter_map(|f| f.state.as_ref()).flat_map(|s| s.patches.clone()).collect();
+                let names = Symboliser::new(&view.process, &view.modules, &records, patch);
+                let mut threads: Vec<_> = inside
+                    .iter()
+                    .map(|i| {
+                        let name = view.process.thread_name(i.stack.tid).unwrap_or_default();
+                        i.describe(name, &|at| names.name(at))
+                    })
+                    .collect();
+                if let Some(reason) = stuck {
+                    threads.push(crate::error::ThreadInside {
+                        tid: view.process.pid().0,
+                        name: String::new(),
+                        function: None,
+                        reason,
+                        backtrace: Vec::new(),
+                    });
+                }
+                ApplyError::Busy { waited_ms: waited.as_millis() as u64, inside: threads }
+            }
+        }
+    }
+}
+
+/// Settles what a killed run left in the registry. Returns what was done, and the process still seized.
+pub(crate) fn repair(
+    view: &View,
+    mut seized: Seized,
+    found: &Found,
+    deadline: Instant,
+) -> Result<(Seized, String), ApplyError> {
+    let Some(mut state) = found.state.clone() else { return Ok((seized, String::new())) };
+    let Some(journal) = state.journal.clone() else { return Ok((seized, String::new())) };
+    let process = &view.process;
+    let commit = |state: &State| found.location.commit(&mut &*process, state).map_err(ApplyError::from);
+    match journal {
+        Journal::Loading { mapping, registering, .. } => {
+            let mut text = "a patch that a killed run was loading was left mapped (its unwind tables may be in use)";
+            if !registering {
+                crate::safepoint::on_any_thread(&mut seized, deadline, |thread| {
+                    Ok(thread.unmap(mapping.base, mapping.total(), deadline)?)
+                })?;
+                text = "the memory of a patch that a killed run was loading was given back";
+            }
+            state.journal = None;
+            commit(&state)?;
+            Ok((seized, text.into()))
+        }
+        Journal::Switching { writes, after, before } => {
+            let mut done = Vec::new();
+            for write in &writes {
+                let code = crate::switch::read_code(process, write.at)?;
+                if code == write.after && code != write.before {
+                    done.push(*write);
+                } else if code != write.before {
+                    return Err(Mismatch::Entry { path: "a patched function".into(), address: write.at }.into());
+                }
+            }
+            if done.len() == writes.len() && !writes.is_empty() {
+                state.settle(&after);
+                commit(&state)?;
+                return Ok((seized, "a switch that a killed run had finished was recorded".into()));
+            }
+            if done.is_empty() {
+                state.settle(&before);
+                commit(&state)?;
+                return Ok((seized, "a switch that a killed run had not begun was cancelled".into()));
+            }
+            let count = done.len();
+            let tables = view.tables()?;
+            let switch = put_back(view, &tables, found, &state, done, before, deadline);
+            match switch.run(seized, &mut state) {
+                Ok((seized, _)) => {
+                    Ok((seized, format!("{count} entries that a killed run had written were put back")))
+                }
+                Err(failed) => {
+                    drop(failed.seized);
+                    Err(failed.why.into_error(view, Duration::ZERO, None))
+                }
+            }
+        }
+    }
+}
+
+fn put_back<'a>(
+    view: &'a View,
+    tables: &'a Tables,
+    found: &Found,
+    state: &State,
+    done: Vec<EntryWrite>,
+    before: Vec<(usize, PatchState)>,
+    deadline: Instant,
+) -> Switch<'a> {
+    let mut guard = Guard::default();
+    guard.patches(Policy::Quiescent, state);
+    for function in state.patches.iter().flat_map(|record| &record.functions) {
+        if done.iter().any(|write| write.at == function.old) {
+            guard.function(Policy::Quiescent, function.old, function.old_size, &function.path);
+        }
+    }
+    let writes =
+        done.into_iter().map(|w| EntryWrite { at: w.at, before: w.after, after: w.before }).collect();
+    Switch {
+        process: &view.process,
+        location: found.location,
+        tables,
+        guard,
+        policy: Policy::Quiescent,
+        deadline,
+        writes,
+        after: before.clone(),
+        before,
+    }
+}
+
+/// What the report says about a module's patches.
+pub(crate) fn patch_reports(build_id: &BuildId, state: &State) -> Vec<PatchReport> {
+    state.patches.iter().map(|record| PatchReport::new(build_id, record)).collect()
+}
