@@ -27,8 +27,13 @@ use exit::Exit;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Runs one of the tools with the words of the command line.
+/// Runs one of the tools with the words of the command line. During a build the same program is also called as linker
+/// and compiler wrapper; then that is all it does.
 pub fn start(tool: fn(&[OsString]) -> Exit) -> ExitCode {
+    #[cfg(feature = "build")]
+    if let Some(code) = livepatch_build::linker::as_wrapper() {
+        return code;
+    }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     tool(&words).into()
 }

@@ -1,8 +1,9 @@
 //! The commands of `cargo livepatch`.
 
 mod baseline;
-mod build;
-mod create;
+pub(crate) mod build;
+pub(crate) mod create;
+pub(crate) mod place;
 
 use crate::cmd::EXIT_CODES;
 use crate::exit::{Exit, Failure};
@@ -51,13 +52,13 @@ pub fn main(words: &[OsString]) -> Exit {
     };
     logging::init(cli.verbose);
     let json = cli.json || matches!(&cli.command, Command::Build(args) if args.json());
-    finish(TOOL, json, run(&cli.command, json))
+    finish(TOOL, json, run(&cli.command))
 }
 
-fn run(command: &Command, json: bool) -> Result<Outcome, Failure> {
+fn run(command: &Command) -> Result<Outcome, Failure> {
     match command {
         Command::Build(args) => build::run(args),
-        Command::Create(args) => create::run(args, json),
+        Command::Create(args) => create::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Baseline(command) => baseline::run(command),
         Command::Explain(args) => explain::run(args),

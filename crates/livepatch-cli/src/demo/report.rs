@@ -1,9 +1,9 @@
 //! What the demo measured, and whether everything was as it must be.
 
 use super::load::Tally;
-use super::steps::{Applied, RolledBack};
 use crate::inspect::PatchFile;
 use crate::output::{bytes, count};
+use livepatch_apply::report::{ApplyReport, RollbackReport};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -90,14 +90,14 @@ impl Report {
         }
     }
 
-    pub(crate) fn note_apply(&mut self, applied: &Applied) {
+    pub(crate) fn note_apply(&mut self, applied: &ApplyReport) {
         self.apply_ms.add(applied.total_ms);
-        self.world_stopped_us.add(applied.world_stopped_us);
+        self.world_stopped_us.add(applied.holds.world_stopped_us as f64);
     }
 
-    pub(crate) fn note_rollback(&mut self, back: &RolledBack) {
+    pub(crate) fn note_rollback(&mut self, back: &RollbackReport) {
         self.rollback_ms.add(back.total_ms);
-        self.world_stopped_us.add(back.world_stopped_us);
+        self.world_stopped_us.add(back.holds.world_stopped_us as f64);
     }
 
     pub(crate) fn problem(&mut self, what: String) {

@@ -34,8 +34,9 @@ impl Server {
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+    pub(crate) fn pid(&self) -> i32 {
+        // Process ids fit: the kernel's own type is a signed 32-bit number.
+        self.child.id().cast_signed()
     }
 
     /// How the process ended, if it did.
