@@ -2,8 +2,11 @@
 //! finds out what changed.
 #![forbid(unsafe_code)]
 
+mod archive;
 pub mod baseline;
 mod build;
+pub mod cargo;
+mod config;
 pub mod create;
 pub mod diff;
 pub mod emit;
@@ -11,8 +14,11 @@ pub mod error;
 pub mod findings;
 pub mod guard;
 pub mod image;
+pub mod linker;
 pub mod linkmap;
 pub mod objects;
+pub mod rebuild;
+pub mod store;
 
 pub use build::{Build, Input};
 pub use error::{Error, Result};

@@ -6,15 +6,23 @@
 //!             4ee0             4ee0       30     4         FILE:(SECTION)      input section
 //!             4ee0             4ee0       30     1                 main        symbol
 //! ```
+//!
+//! LLD writes all numbers in hexadecimal without prefix; mold writes the address with `0x` and size and alignment in
+//! decimal.
 
 use super::{Interner, MapError, PlacedSection, bad_line, split_member};
 use livepatch_patch::LinkAddr;
 
 /// Where the columns of the heading are.
 struct Columns {
+    /// How many columns of numbers there are.
     numbers: usize,
+    /// How far "In" stands behind "Out".
     input: usize,
 }
+
+/// Columns of numbers in mold's table.
+const MOLD: usize = 3;
 
 /// Whether the first line is the heading of such a table.
 pub(super) fn is_map(text: &str) -> bool {
@@ -25,10 +33,10 @@ fn columns(heading: &str) -> Option<Columns> {
     let words: Vec<&str> = heading.split_whitespace().collect();
     let numbers = match words.as_slice() {
         ["VMA", "LMA", "Size", "Align", "Out", "In", "Symbol"] => 4,
-        ["VMA", "Size", "Align", "Out", "In", "Symbol"] => 3,
+        ["VMA", "Size", "Align", "Out", "In", "Symbol"] => MOLD,
         _ => return None,
     };
-    Some(Columns { numbers, input: heading.find(" In ")? + 1 - heading.find(" Out ")? - 1 })
+    Some(Columns { numbers, input: heading.find(" In ")? - heading.find(" Out ")? })
 }
 
 pub(super) fn parse(text: &str) -> Result<Vec<PlacedSection>, MapError> {
@@ -75,11 +83,14 @@ impl<'a> Row<'a> {
             let end = rest.find(' ').unwrap_or(rest.len());
             (*slot, rest) = rest.split_at(end);
         }
-        let hex = |text| u64::from_str_radix(text, 16).ok();
-        let size = numbers[columns.numbers - 2];
+        let hex = |text: &str| u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok();
+        let size = match columns.numbers {
+            MOLD => numbers[1].parse().ok()?,
+            _ => hex(numbers[2])?,
+        };
         let rest = rest.strip_prefix(' ').unwrap_or(rest);
         let name = rest.trim_start_matches(' ');
-        Some(Self { addr: hex(numbers[0])?, size: hex(size)?, indent: rest.len() - name.len(), name })
+        Some(Self { addr: hex(numbers[0])?, size, indent: rest.len() - name.len(), name })
     }
 
     /// File and section, if the row is at the level of input sections and is one (LLD also lists assignments of the

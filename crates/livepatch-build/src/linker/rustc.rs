@@ -1,0 +1,78 @@
+//! The compiler wrapper of a rebuild: same paths in the program, whatever the folder.
+//!
+//! Paths of generated code (`OUT_DIR`) and of sources outside the workspace get into the program through panic locations
+//! and `file!()`. A rebuild runs in a target folder of its own and perhaps on another machine, so each prefix that
+//! differs is mapped to what it was. `-C metadata` is untouched, and so is every symbol name.
+
+use super::{State, exit_code, start};
+use crate::error::{Error, Result};
+use std::ffi::OsString;
+
+const FLAG: &str = "--remap-path-prefix";
+
+/// Runs `[rustc, args…]` with the remapping added, through the user's wrapper if there is one.
+pub(super) fn run(state: &State, args: &[OsString]) -> Result<u8> {
+    let no_compiler =
+        || Error::Damaged { path: "livepatch-rustc".into(), what: "started without a compiler to run".into() };
+    let wrapper = state.rustc.as_ref().ok_or_else(no_compiler)?;
+    let (compiler, rest) = args.split_first().ok_or_else(no_compiler)?;
+    let mut full: Vec<OsString> = rest.to_vec();
+    // Only for compilations: cargo also asks for versions and configuration, and caches the answers.
+    if rest.iter().any(|arg| arg == "--crate-name") {
+        let user = user_remaps(rest);
+        for (here, there) in &wrapper.remap {
+            full.push(FLAG.into());
+            full.push(format!("{here}={}", apply(&user, there)).into());
+        }
+    }
+    let program = match &wrapper.chained {
+        Some(chained) => {
+            full.insert(0, compiler.clone());
+            chained.clone()
+        }
+        None => compiler.to_string_lossy().into_owned(),
+    };
+    Ok(exit_code(start(&program, &full)?))
+}
+
+/// The user's own mappings, in order. rustc applies only the last that fits, so ours has to give what theirs gave.
+fn user_remaps(args: &[OsString]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let arg = arg.to_string_lossy();
+        let value = match arg.strip_prefix(FLAG) {
+            Some("") => args.next().map(|value| value.to_string_lossy().into_owned()),
+            Some(rest) => rest.strip_prefix('=').map(str::to_owned),
+            None => None,
+        };
+        // rustc splits at the last `=`.
+        found.extend(value.and_then(|value| {
+            value.rsplit_once('=').map(|(from, to)| (from.to_owned(), to.to_owned()))
+        }));
+    }
+    found
+}
+
+fn apply(remaps: &[(String, String)], path: &str) -> String {
+    for (from, to) in remaps.iter().rev() {
+        if let Ok(rest) = std::path::Path::new(path).strip_prefix(from) {
+            return std::path::Path::new(to).join(rest).to_string_lossy().into_owned();
+        }
+    }
+    path.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_mapping_is_kept() {
+        let args = ["--remap-path-prefix=/home=/h", "--remap-path-prefix", "/home/me=/m"].map(OsString::from);
+        let user = user_remaps(&args);
+        assert_eq!(apply(&user, "/home/me/p"), "/m/p");
+        assert_eq!(apply(&user, "/home/you"), "/h/you");
+        assert_eq!(apply(&user, "/homes"), "/homes");
+    }
+}
