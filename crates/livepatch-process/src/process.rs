@@ -71,14 +71,20 @@ impl Process {
         self.inner.own_uid
     }
 
-    /// Whether it has not ended. `execve` does not end a process.
+    /// Whether a thread of it has not exited. `execve` does not end a process.
     pub fn is_alive(&self) -> bool {
-        !sys::pidfd_ended(self.inner.pidfd.as_fd())
+        self.live_thread().is_ok() && !self.is_reapable()
+    }
+
+    /// Whether all threads have exited and been collected, but perhaps the first one. That of a traced process waits for the
+    /// tracer, so it may have ended without this being true yet.
+    pub(crate) fn is_reapable(&self) -> bool {
+        sys::pidfd_ended(self.inner.pidfd.as_fd())
     }
 
     /// The memory map, in address order. While threads run it is a snapshot that may be out of date.
     pub fn maps(&self) -> Result<Vec<Mapping>, ProcessError> {
-        let text = self.read_live("maps", |path| std::fs::read(path))?;
+        let text = self.read_live("maps", std::fs::read)?;
         maps::parse(&text).filter(|maps| !maps.is_empty()).ok_or_else(|| {
             ProcessError::io(self.pid(), "parse the memory map", io::Error::from(io::ErrorKind::InvalidData))
         })
@@ -87,12 +93,12 @@ impl Process {
     /// The executable's path in the target's mount namespace, as the kernel prints it (with ` (deleted)` after the path of a
     /// removed file). To read the file itself use [`Self::open_exe`].
     pub fn exe(&self) -> Result<PathBuf, ProcessError> {
-        self.read_live("exe", |path| std::fs::read_link(path))
+        self.read_live("exe", std::fs::read_link)
     }
 
     /// The file that the process executes, even if it was removed or lies in another mount namespace.
     pub fn open_exe(&self) -> Result<File, ProcessError> {
-        self.read_live("exe", |path| File::open(path))
+        self.read_live("exe", File::open)
     }
 
     /// The file behind a mapping, through `/proc/PID/map_files`: right even if it was removed, replaced or lies in another

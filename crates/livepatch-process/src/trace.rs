@@ -220,13 +220,13 @@ impl Tracees {
         let peeked = sys::peek_any().map_err(|errno| self.wait_error(errno))?;
         match peeked {
             None => {
-                if !self.threads.is_empty() && !self.process.is_alive() {
+                if !self.threads.is_empty() && self.process.is_reapable() {
                     self.lost.get_or_insert(Loss::Ended);
                 }
                 Ok(false)
             }
-            Some(tid) if self.is_ours(tid) => self.collect(tid),
-            // A child or tracee of somebody else on this OS thread hides the events behind it.
+            Some(tid) if self.is_ours(tid) && self.collect(tid)? => Ok(true),
+            // A child or a tracee of somebody else on this OS thread hides the events behind it.
             Some(_) => {
                 let tids: Vec<Tid> = self.threads.keys().chain(&self.foreign).copied().collect();
                 tids.into_iter().try_fold(false, |any, tid| Ok(self.collect(tid)? || any))
@@ -242,7 +242,7 @@ impl Tracees {
 
     fn collect(&mut self, tid: Tid) -> Result<bool, ProcessError> {
         let leader = self.process.pid().leader();
-        if tid == leader && self.own_child && !self.process.is_alive() {
+        if tid == leader && self.own_child && self.process.is_reapable() {
             let known = self.threads.contains_key(&tid);
             self.gone(tid);
             return Ok(known);
