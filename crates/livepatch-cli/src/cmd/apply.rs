@@ -25,7 +25,7 @@ pub(crate) struct ApplyArgs {
 pub(crate) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("waiting for process {} to leave the changed code", args.pid));
-    let options = livepatch_apply::Options { policy: args.switch.policy(), timeout: args.switch.timeout() };
+    let options = args.switch.apply_options();
     let report = livepatch_apply::apply(args.pid, &file.data, &options)?;
     Outcome::done(&report, text(&report))
 }

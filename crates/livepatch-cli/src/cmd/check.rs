@@ -1,6 +1,6 @@
 //! `livepatch check`: everything that `apply` does before its first write.
 
-use super::process::pid;
+use super::process::{SwitchArgs, pid};
 use crate::exit::Failure;
 use crate::inspect;
 use crate::output::Outcome;
@@ -15,12 +15,14 @@ pub(crate) struct CheckArgs {
     pid: i32,
     /// The patch file.
     file: PathBuf,
+    #[command(flatten)]
+    switch: SwitchArgs,
 }
 
 /// Checks the patch against the process.
 pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("checking process {}", args.pid));
-    let report = livepatch_apply::check(args.pid, &file.data)?;
+    let report = livepatch_apply::check(args.pid, &file.data, &args.switch.apply_options())?;
     Outcome::done(&report, super::apply::text(&report))
 }

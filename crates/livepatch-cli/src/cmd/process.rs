@@ -2,7 +2,7 @@
 
 use crate::output::count;
 use livepatch_apply::registry::PatchState;
-use livepatch_apply::report::{Holds, PatchReport, Policy};
+use livepatch_apply::{ApplyOptions, Holds, PatchReport, Policy, RollbackOptions};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -25,14 +25,22 @@ enum PolicyArg {
 }
 
 impl SwitchArgs {
-    pub(crate) fn policy(&self) -> Policy {
+    pub(crate) fn apply_options(&self) -> ApplyOptions {
+        ApplyOptions { policy: self.policy(), deadline: self.timeout(), dry_run: false }
+    }
+
+    pub(crate) fn rollback_options(&self) -> RollbackOptions {
+        RollbackOptions { policy: self.policy(), deadline: self.timeout() }
+    }
+
+    fn policy(&self) -> Policy {
         match self.policy {
             PolicyArg::Quiescent => Policy::Quiescent,
             PolicyArg::Immediate => Policy::Immediate,
         }
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
+    fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.timeout)
     }
 }

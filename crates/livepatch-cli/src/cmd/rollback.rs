@@ -4,7 +4,7 @@ use super::process::{SwitchArgs, holds_text, pid};
 use crate::exit::Failure;
 use crate::output::Outcome;
 use crate::progress::Progress;
-use livepatch_apply::report::RollbackReport;
+use livepatch_apply::{RollbackReport, Selector};
 
 /// Arguments of `rollback`.
 #[derive(Debug, clap::Args)]
@@ -25,8 +25,12 @@ pub(crate) struct RollbackArgs {
 /// Rolls back.
 pub(crate) fn run(args: &RollbackArgs) -> Result<Outcome, Failure> {
     let _progress = Progress::start(format!("waiting for process {} to leave the patched code", args.pid));
-    let options = livepatch_apply::Options { policy: args.switch.policy(), timeout: args.switch.timeout() };
-    let report = livepatch_apply::rollback(args.pid, args.id.as_deref(), &options)?;
+    let selector = match &args.id {
+        Some(id) => Selector::Id(id.clone()),
+        None if args.all => Selector::All,
+        None => Selector::Last,
+    };
+    let report = livepatch_apply::rollback(args.pid, &selector, &args.switch.rollback_options())?;
     Outcome::done(&report, text(&report))
 }
 

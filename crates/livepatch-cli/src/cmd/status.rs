@@ -20,7 +20,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
 }
 
 pub(super) fn text(status: &Status) -> String {
-    let mut lines = vec![format!("process {}: {} (build-id {})", status.pid, status.module, status.build_id)];
+    let mut lines = vec![format!("process {}: {} (build-id {})", status.pid, status.executable, status.build_id)];
     if status.patches.is_empty() {
         lines.push("  no patches".into());
     }

@@ -4,7 +4,7 @@ use crate::cargo_cmd::create::{CreateArgs, make};
 use crate::cargo_cmd::{build, place::Place};
 use crate::exit::{Exit, Failure};
 use crate::inspect::PatchFile;
-use livepatch_apply::report::{ApplyReport, RollbackReport};
+use livepatch_apply::{ApplyOptions, ApplyReport, RollbackOptions, RollbackReport, Selector};
 use std::path::{Path, PathBuf};
 
 /// `cargo livepatch build --release` in the folder, and a copy of the stripped program as if on another host.
@@ -29,10 +29,10 @@ pub(super) fn create(dir: &Path) -> Result<PathBuf, Failure> {
 
 /// `livepatch apply`.
 pub(super) fn apply(pid: i32, file: &PatchFile) -> Result<ApplyReport, Failure> {
-    Ok(livepatch_apply::apply(pid, &file.data, &livepatch_apply::Options::default())?)
+    Ok(livepatch_apply::apply(pid, &file.data, &ApplyOptions::default())?)
 }
 
 /// `livepatch rollback`.
 pub(super) fn rollback(pid: i32) -> Result<RollbackReport, Failure> {
-    Ok(livepatch_apply::rollback(pid, None, &livepatch_apply::Options::default())?)
+    Ok(livepatch_apply::rollback(pid, &Selector::Last, &RollbackOptions::default())?)
 }
