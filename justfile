@@ -1,0 +1,28 @@
+# The few commands one needs. Each is plain cargo; `just` only saves typing.
+
+# Build, patch and roll back a web service under load.
+demo *ARGS:
+    cargo run --release --bin livepatch -- demo {{ARGS}}
+
+# Everything: unit tests, properties, programs.
+test:
+    cargo test --workspace
+
+# One or several end-to-end cases, by a part of their name.
+case NAME:
+    cargo test --package livepatch-tests --test fixtures -- {{NAME}}
+
+# What CI insists on besides the tests.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --package livepatch-cli --no-default-features --features apply -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Licences, advisories and duplicate dependencies (needs cargo-deny).
+deny:
+    cargo deny check
+
+# All of CI.
+ci:
+    .ci/run
