@@ -224,6 +224,7 @@ impl Job<'_> {
             Some(index) => {
                 let record = &state.patches[index];
                 load::check_contents(loader.process, &self.id, &record.mapping, &record.contents)?;
+                state.patches[index].applied_at = now();
                 index
             }
             None => {

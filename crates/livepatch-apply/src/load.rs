@@ -183,7 +183,10 @@ impl Loader<'_> {
             Mapping { base, text: plan.text_size, rodata: plan.rodata_size, data: plan.data_size };
         let loaded = self.fill(seized, state, patch, id, plan, bound, mapping, unwinder);
         if loaded.is_err() {
-            self.unload(seized, state, unwinder)?;
+            let patient = Loader { deadline: Instant::now() + crate::session::UNDO_LIMIT, ..*self };
+            if let Err(error) = patient.unload(seized, state, unwinder) {
+                tracing::warn!(%error, "memory that nothing refers to stays in the process");
+            }
         }
         loaded
     }

@@ -119,10 +119,10 @@ impl Rules {
         let Some(top) = kinds.iter().position(|kind| *kind == Kind::Program) else {
             return Some("it runs no code of the program".into());
         };
-        let Some(bottom) = kinds.iter().rposition(|kind| *kind == Kind::Program) else {
-            return Some("it runs no code of the program".into());
-        };
-        if kinds[top..bottom].iter().any(|kind| *kind != Kind::Program) {
+        // The outermost frame may be `_start`, which is the program's, with the C library between it and `main`.
+        let inner = &kinds[top..kinds.len() - 1];
+        let bottom = inner.iter().rposition(|kind| *kind == Kind::Program).unwrap_or(0);
+        if inner[..bottom.min(inner.len())].iter().any(|kind| *kind != Kind::Program) {
             return Some("it is in a function that a library calls".into());
         }
         self.top_objection(stack, &frames[..top])

@@ -1,0 +1,92 @@
+//! Answers commands on standard input, one line each. Every function is reached by name so that a test can redirect it.
+use std::hint::black_box;
+use std::io::{BufRead, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+
+#[unsafe(no_mangle)]
+pub static COUNTER: AtomicU64 = AtomicU64::new(5);
+static STOP: AtomicBool = AtomicBool::new(false);
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn value() -> u64 {
+    1
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn other() -> u64 {
+    10
+}
+
+/// Runs the callback inside of a frame of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn hold(inner: extern "C-unwind" fn()) -> u64 {
+    inner();
+    black_box(3)
+}
+
+extern "C-unwind" fn wait_for_stop() {
+    while !STOP.load(Ordering::Relaxed) {
+        std::thread::park();
+    }
+}
+
+fn main() {
+    let mut held: Vec<std::thread::JoinHandle<u64>> = Vec::new();
+    let mut spinners = Vec::new();
+    let out = std::io::stdout();
+    let say = |text: String| {
+        let mut out = out.lock();
+        writeln!(out, "{text}").unwrap();
+        out.flush().unwrap();
+    };
+    say("ready".into());
+    for line in std::io::stdin().lock().lines() {
+        match line.unwrap().as_str() {
+            "value" => say(black_box(value as extern "C" fn() -> u64)().to_string()),
+            "other" => say(black_box(other as extern "C" fn() -> u64)().to_string()),
+            "counter" => say(COUNTER.load(Ordering::Relaxed).to_string()),
+            "hold" => {
+                let (tell, told) = mpsc::channel();
+                held.push(std::thread::Builder::new().name("holder".into()).spawn(move || {
+                    tell.send(()).unwrap();
+                    hold(wait_for_stop)
+                }).unwrap());
+                told.recv().unwrap();
+                say("held".into());
+            }
+            "release" => {
+                STOP.store(true, Ordering::Relaxed);
+                for thread in held.drain(..) {
+                    thread.thread().unpark();
+                    thread.join().unwrap();
+                }
+                say("released".into());
+            }
+            "spin" => {
+                spinners.push(std::thread::spawn(|| {
+                    let mut sum = 0u64;
+                    while !STOP.load(Ordering::Relaxed) {
+                        sum = sum.wrapping_add(black_box(value as extern "C" fn() -> u64)());
+                    }
+                    sum
+                }));
+                say("spinning".into());
+            }
+            "panic" => {
+                let result = std::panic::catch_unwind(|| {
+                    hold(throw);
+                });
+                say(format!("caught {}", result.is_err()));
+            }
+            other => say(format!("? {other}")),
+        }
+    }
+}
+
+extern "C-unwind" fn throw() {
+    panic!("thrown");
+}
