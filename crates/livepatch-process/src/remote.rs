@@ -1,8 +1,8 @@
 //! Making a stopped thread of the target execute a system call or a function, unnoticed by the program.
 //!
 //! 1. Registers, vector state and signal mask are saved. Every signal that the kernel can hold back is blocked, except those
-//!    that faults raise: forcing a blocked one would reset its handler. A process that sends one of those gets it blocked
-//!    and queued by the kernel, too.
+//!    that faults raise: forcing a blocked one would reset its handler. If a process sends one of those during a call, it is held
+//!    here and given back to the kernel's queue at the end.
 //! 2. `orig_rax` becomes −1, so that the kernel does not treat our instruction pointer as an interrupted system call.
 //! 3. A system call runs from an existing `syscall` instruction between two system-call stops: no signal is involved. A function
 //!    runs until it returns to an `int3`.
@@ -10,7 +10,7 @@
 //!    kernel has yet to decide about the restart of the interrupted system call, as at the stop before.
 
 use crate::error::{Loss, ProcessError, RemoteError};
-use crate::sys::{self, Wait};
+use crate::sys::{self, SignalInfo, Wait};
 use crate::trace::{Goal, LEADER_CHECK, State};
 use crate::{Regs, StoppedThread, XState};
 use livepatch_patch::RunAddr;
@@ -61,6 +61,13 @@ struct Saved {
     xstate: Option<XState>,
 }
 
+/// Signals that processes sent during a remote call and that could not be blocked because faults raise them, too.
+#[derive(Debug)]
+pub(crate) struct HeldSignals {
+    trap: RunAddr,
+    signals: Vec<SignalInfo>,
+}
+
 /// How the thread is sent on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Until {
@@ -74,7 +81,7 @@ enum Until {
 
 /// Where it came to.
 enum Stop {
-    Signal { signal: c_int, info: sys::SignalInfo },
+    Fault(SignalInfo),
     Syscall,
     Interrupted,
     Deadline,
@@ -123,13 +130,13 @@ impl StoppedThread<'_> {
         self.block_signals(mask)?;
         match self.run(Until::Syscall, deadline)? {
             Stop::Syscall => {}
-            Stop::Signal { signal, info } => return Err(self.fault(what, signal, info)?),
+            Stop::Fault(info) => return Err(self.fault(what, info)?),
             // Before the entry: nothing has happened.
             Stop::Deadline | Stop::Interrupted => return self.halt(Until::Interrupt, what).map(|_| None),
         }
         match self.run(Until::Syscall, deadline)? {
             Stop::Syscall => Ok(Some(self.regs()?.0.rax)),
-            Stop::Signal { signal, info } => Err(self.fault(what, signal, info)?),
+            Stop::Fault(info) => Err(self.fault(what, info)?),
             // Inside: registers must not be put back before the exit, or the kernel would take them for the call's.
             Stop::Deadline | Stop::Interrupted => self.halt(Until::Syscall, what).map(|_| None),
         }
@@ -144,6 +151,7 @@ impl StoppedThread<'_> {
     pub fn remote_call(&mut self, call: &RemoteCall<'_>, deadline: Instant) -> Result<u64, RemoteError> {
         self.check_call(call)?;
         let saved = self.save(true)?;
+        self.held = Some(HeldSignals { trap: call.trap, signals: Vec::new() });
         let started = Instant::now();
         let result = self.run_call(call, &saved, deadline);
         self.put_back(&saved, call.name)?;
@@ -191,15 +199,15 @@ impl StoppedThread<'_> {
         }
         self.block_signals(saved.mask)?;
         match self.run(Until::Signal, deadline)? {
-            Stop::Signal { signal: libc::SIGTRAP, info } => {
+            Stop::Fault(info) if info.signal() == libc::SIGTRAP => {
                 let regs = self.regs()?;
                 // The return took the address off the stack; a trap with another stack pointer is not our return.
                 match regs.ip() == call.trap.offset(1) && regs.sp() == sp.offset(8) {
                     true => Ok(Some(regs.0.rax)),
-                    false => Err(self.fault(call.name, libc::SIGTRAP, info)?),
+                    false => Err(self.fault(call.name, info)?),
                 }
             }
-            Stop::Signal { signal, info } => Err(self.fault(call.name, signal, info)?),
+            Stop::Fault(info) => Err(self.fault(call.name, info)?),
             Stop::Syscall | Stop::Interrupted | Stop::Deadline => {
                 self.halt(Until::Interrupt, call.name).map(|_| None)
             }
@@ -237,20 +245,56 @@ impl StoppedThread<'_> {
                 Some(Wait::Syscall) if until != Until::Signal => return Ok(Stop::Syscall),
                 Some(Wait::Trap) if until == Until::Interrupt => return Ok(Stop::Interrupted),
                 Some(Wait::GroupStop) if until == Until::Interrupt => return Ok(Stop::Interrupted),
-                Some(Wait::Signal(got)) => {
-                    let info =
-                        sys::signal_info(self.tid).map_err(|errno| self.error("read a signal of", errno))?;
-                    if info.code > 0 && FAULTS.contains(&got) {
-                        return Ok(Stop::Signal { signal: got, info });
-                    }
-                    // Sent by a process: blocked, the kernel puts it back into its queue when it is passed on.
-                    let mask = self.signal_mask()?;
-                    self.set_signal_mask(mask | signal_bit(got))?;
-                    signal = got;
-                }
+                Some(Wait::Signal(_)) => match self.sent_signal()? {
+                    Ok(sent) => signal = sent,
+                    Err(fault) => return Ok(Stop::Fault(fault)),
+                },
                 Some(_) => {}
             }
         }
+    }
+
+    /// At a stop for a signal: if the thread raised it by a fault, its information as `Err`; if somebody sent it, what to
+    /// send the thread on with.
+    fn sent_signal(&mut self) -> Result<Result<c_int, SignalInfo>, ProcessError> {
+        let info = sys::signal_info(self.tid).map_err(|errno| self.error("read a signal of", errno))?;
+        let signal = info.signal();
+        if FAULTS.contains(&signal) {
+            if info.is_from_kernel() {
+                return Ok(Err(info));
+            }
+            if let Some(held) = &mut self.held {
+                held.signals.push(info);
+                return Ok(Ok(0));
+            }
+        }
+        // Blocked, it goes back into the kernel's queue when it is passed on, information and all.
+        let mask = self.signal_mask()?;
+        self.set_signal_mask(mask | signal_bit(signal))?;
+        Ok(Ok(signal))
+    }
+
+    /// Gives held signals back to the kernel's queue. That is possible at a stop for a signal, which takes an `int3`: the signal
+    /// is replaced by the held one, which is blocked and therefore queued.
+    fn requeue_held(&mut self, saved: &Saved) -> Result<(), RemoteError> {
+        let Some(mut held) = self.held.take() else { return Ok(()) };
+        while let Some(info) = held.signals.pop() {
+            let mut regs = saved.regs;
+            regs.set_ip(held.trap);
+            regs.0.orig_rax = u64::MAX;
+            self.set_regs(&regs)?;
+            self.block_signals(saved.mask)?;
+            let limit = Instant::now() + HALT_LIMIT;
+            let Stop::Fault(_) = self.run(Until::Signal, limit)? else {
+                return Err(RemoteError::Stuck { tid: self.tid, what: "giving back a signal".into() });
+            };
+            self.restore(saved)?;
+            self.set_signal_mask(u64::MAX)?;
+            sys::set_signal_info(self.tid, &info).map_err(|errno| self.error("set a signal of", errno))?;
+            self.send(Until::Interrupt, info.signal())?;
+            self.next_stop(limit)?;
+        }
+        Ok(())
     }
 
     fn send(&mut self, until: Until, signal: c_int) -> Result<(), ProcessError> {
@@ -296,17 +340,11 @@ impl StoppedThread<'_> {
                 | (Some(Wait::Trap | Wait::GroupStop), Until::Interrupt) => {
                     return Ok(());
                 }
-                (Some(Wait::Signal(signal)), _) => {
-                    let info =
-                        sys::signal_info(self.tid).map_err(|errno| self.error("read a signal of", errno))?;
-                    if info.code > 0 && FAULTS.contains(&signal) {
-                        // A fault at the last moment; putting the registers back cancels it.
-                        return Ok(());
-                    }
-                    let mask = self.signal_mask()?;
-                    self.set_signal_mask(mask | signal_bit(signal))?;
-                    self.send_again(until, signal)?;
-                }
+                (Some(Wait::Signal(_)), _) => match self.sent_signal()? {
+                    Ok(signal) => self.send_again(until, signal)?,
+                    // A fault at the last moment; putting the registers back cancels it.
+                    Err(_) => return Ok(()),
+                },
                 (Some(_), _) => self.send_again(until, 0)?,
             }
         }
@@ -325,6 +363,7 @@ impl StoppedThread<'_> {
             Some(State::Stopped | State::Raw(_)) => {}
             None => return Err(ProcessError::ended(self.process().pid()).into()),
         }
+        self.requeue_held(saved)?;
         self.restore(saved)?;
         // The signal that ended the remote work, if any, is cancelled by sending the thread on without one. The
         // interrupt is taken before anything else on the way to user mode.
@@ -351,9 +390,15 @@ impl StoppedThread<'_> {
         self.set_signal_mask(saved.mask)
     }
 
-    fn fault(&self, what: &str, signal: c_int, info: sys::SignalInfo) -> Result<RemoteError, ProcessError> {
+    fn fault(&self, what: &str, info: SignalInfo) -> Result<RemoteError, ProcessError> {
         let ip = self.regs()?.ip();
-        Ok(RemoteError::Fault { tid: self.tid, what: what.to_owned(), signal, ip, fault: info.addr })
+        Ok(RemoteError::Fault {
+            tid: self.tid,
+            what: what.to_owned(),
+            signal: info.signal(),
+            ip,
+            fault: info.addr(),
+        })
     }
 
     pub(crate) fn unfit(&self, reason: String) -> RemoteError {

@@ -111,22 +111,33 @@ pub(crate) fn event_tid(tid: Tid) -> Result<Tid> {
 
 /// What is known of a signal that is about to be delivered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SignalInfo {
-    /// Positive: from the kernel (a fault, a timer, …). Zero or negative: sent by a process.
-    pub code: c_int,
-    /// `si_addr`, meaningful for faults.
-    pub addr: RunAddr,
+pub(crate) struct SignalInfo(libc::siginfo_t);
+
+impl SignalInfo {
+    pub fn signal(&self) -> c_int {
+        self.0.si_signo
+    }
+
+    /// Whether the kernel raised it (a fault, a timer, …); else a process sent it.
+    pub fn is_from_kernel(&self) -> bool {
+        self.0.si_code > 0
+    }
+
+    /// The address of a fault.
+    pub fn addr(&self) -> RunAddr {
+        // SAFETY: reads a pointer-sized field of the union inside; the struct was initialised in full by the kernel and
+        // every bit pattern is a pointer value. It is not dereferenced.
+        RunAddr(unsafe { self.0.si_addr() } as u64)
+    }
 }
 
 pub(crate) fn signal_info(tid: Tid) -> Result<SignalInfo> {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    // SAFETY: PTRACE_GETSIGINFO writes one siginfo_t; all zero is a value of it, so it is initialised either way, and
-    // `si_addr` reads a field of the union that is made of plain bytes.
-    unsafe {
-        request_buffer(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast())?;
-        let info = info.assume_init();
-        Ok(SignalInfo { code: info.si_code, addr: RunAddr(info.si_addr() as u64) })
-    }
+    nix::sys::ptrace::getsiginfo(nix::unistd::Pid::from_raw(tid.0)).map(SignalInfo)
+}
+
+/// Replaces the signal that the thread is about to have delivered.
+pub(crate) fn set_signal_info(tid: Tid, info: &SignalInfo) -> Result<()> {
+    nix::sys::ptrace::setsiginfo(nix::unistd::Pid::from_raw(tid.0), &info.0)
 }
 
 pub(crate) fn get_regs(tid: Tid) -> Result<Regs> {

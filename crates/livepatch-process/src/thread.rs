@@ -1,6 +1,7 @@
 //! One stopped thread: registers, state and signal mask.
 
 use crate::error::ProcessError;
+use crate::remote::HeldSignals;
 use crate::sys;
 use crate::trace::{State, Tracees};
 use crate::{Process, Regs, Tid, XState};
@@ -12,11 +13,13 @@ pub struct StoppedThread<'t> {
     pub(crate) tracees: &'t mut Tracees,
     pub(crate) tid: Tid,
     resume_on_drop: bool,
+    /// During a remote call: where it returns to, and the signals that wait for its end.
+    pub(crate) held: Option<HeldSignals>,
 }
 
 impl<'t> StoppedThread<'t> {
     pub(crate) fn new(tracees: &'t mut Tracees, tid: Tid, resume_on_drop: bool) -> Self {
-        Self { tracees, tid, resume_on_drop }
+        Self { tracees, tid, resume_on_drop, held: None }
     }
 
     /// Its id.

@@ -364,7 +364,7 @@ impl Tracees {
         let pid = self.process.pid();
         let moved = || {
             // An `int3` reports SI_KERNEL; a SIGTRAP that a process sent has a code of 0 or below.
-            if sys::signal_info(tid)?.code <= 0 {
+            if !sys::signal_info(tid)?.is_from_kernel() {
                 return Ok(None);
             }
             let mut regs = sys::get_regs(tid)?;

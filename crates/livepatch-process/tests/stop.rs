@@ -69,7 +69,8 @@ fn threads_that_come_and_go_all_the_time() {
         let mut known = stopped.threads();
         let mut tasks: Vec<Tid> = tasks(victim.pid());
         tasks.retain(|&tid| thread_state(victim.pid(), tid) != Some(ThreadState::Zombie));
-        (known.sort(), tasks.sort());
+        known.sort();
+        tasks.sort();
         assert_eq!(known, tasks, "round {round}");
         for &tid in &tasks {
             assert_eq!(thread_state(victim.pid(), tid), Some(ThreadState::TracingStop));
@@ -313,7 +314,8 @@ fn two_processes_traced_by_one_thread() {
             seen[0] > 5 && seen[1] > 5
         });
     }
-    (drop(first), second.detach().unwrap());
+    drop(first);
+    second.detach().unwrap();
     one.assert_well();
     two.assert_well();
 }

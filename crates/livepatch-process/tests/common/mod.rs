@@ -31,15 +31,17 @@ fn program() -> &'static Path {
     PROGRAM.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/victim.rs");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        // A name of its own for every test binary: they run at the same time.
-        let program = folder.join(format!("victim-{}", std::process::id()));
+        // One for every test program, put in place whole: another run may be using it.
+        let program = folder.join(concat!("victim-", env!("CARGO_CRATE_NAME")));
+        let fresh = folder.join(format!("fresh-victim-{}", std::process::id()));
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let status = Command::new(rustc)
             .args(["--edition", "2024", "-O", "-o"])
-            .args([&program, &source])
+            .args([&fresh, &source])
             .status()
             .expect("rustc runs");
         assert!(status.success());
+        std::fs::rename(&fresh, &program).unwrap();
         program
     })
 }
