@@ -132,7 +132,8 @@ impl std::str::FromStr for Code {
     type Err = BadCode;
     fn from_str(text: &str) -> Result<Self, BadCode> {
         let bad = || BadCode(text.chars().take(40).collect());
-        let digits = text.get(..2).filter(|p| p.eq_ignore_ascii_case("LP")).and(text.get(2..)).ok_or_else(bad)?;
+        let digits =
+            text.get(..2).filter(|p| p.eq_ignore_ascii_case("LP")).and(text.get(2..)).ok_or_else(bad)?;
         if digits.len() != 4 || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(bad());
         }

@@ -1,12 +1,154 @@
 //! The conservative guard: a change is proven harmless to old frames and old data, or refused.
 //!
-//! It compares the debug information (DWARF as rustc writes it at `debug = 2`), symbols and vtables of two linked images,
-//! as far as the changed functions can reach.
+//! It compares the debug information (DWARF as rustc writes it at `debug = 2`), symbols and vtables of two linked images
+//! as far as the changed functions can reach:
+//!
+//! | step | file |
+//! |---|---|
+//! | open both images, each unit by its root entry only | `elf.rs`, `dwarf.rs` |
+//! | find the changed functions by address; their signatures and what they handle | `function.rs` |
+//! | one pass over all units for variables by place, vtables and closures | `scan.rs`, `vtable.rs` |
+//! | walk the types that can be reached; reduce each to comparable facts | `graph.rs`, `types.rs` |
+//! | compare | `check/` |
+//! | allow changed closures that live in frames only | `escape.rs` |
+//!
+//! What it cannot see: the meaning of data. A field that keeps its name, type and place but is used otherwise passes. Nor
+//! can it see that a closure was replaced by another one of the same number and captures.
 
+mod check;
 mod demangle;
+mod dwarf;
+mod elf;
+mod escape;
+mod function;
+mod graph;
+mod inline;
 mod input;
+mod names;
 mod report;
+mod scan;
+mod side;
+mod types;
+mod vtable;
 
 pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
+pub use inline::inlined_at;
 pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SharedStatic, StaticPlace};
 pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, StaticInfo};
+
+use crate::findings::Finding;
+use elf::ImageFile;
+use livepatch_patch::Digest;
+use side::{Image, Loaded, Query, Side, Variable, analyse};
+use std::path::Path;
+
+/// Judges a change.
+///
+/// # Errors
+/// An image cannot be read, or its debug information is damaged. What cannot be proven is a finding, not an error.
+pub fn check(input: &GuardInput<'_>) -> Result<GuardReport, GuardError> {
+    let (old_file, new_file) =
+        rayon::join(|| ImageFile::read(input.old_image), || ImageFile::read(input.new_image));
+    let (old_file, new_file) = (old_file?, new_file?);
+    let (old_loaded, new_loaded) = rayon::join(|| Loaded::new(&old_file), || Loaded::new(&new_file));
+    let (old_loaded, new_loaded) = (old_loaded?, new_loaded?);
+    let (old, new) = rayon::join(|| Image::open(&old_loaded), || Image::open(&new_loaded));
+    let (old, new) = (old?, new?);
+    let (old_query, new_query) = queries(input);
+    let (old_side, new_side) = rayon::join(|| analyse(&old, &old_query), || analyse(&new, &new_query));
+    let old_side = old_side.map_err(|source| old.damaged(source))?;
+    let new_side = new_side.map_err(|source| new.damaged(source))?;
+    Ok(GuardReport {
+        findings: findings(input, (&old, &old_side), (&new, &new_side))?,
+        functions: function_infos(&new_query, &new_side),
+        new_statics: static_infos(input, &new, &new_side).map_err(|source| new.damaged(source))?,
+    })
+}
+
+fn queries<'q>(input: &GuardInput<'q>) -> (Query<'q>, Query<'q>) {
+    let old = Query {
+        functions: input.functions.iter().map(|f| (f.symbol.as_str(), f.old)).collect(),
+        statics: input.statics.iter().map(|s| (s.old_symbol.as_str(), s.old)).collect(),
+    };
+    let changed = input.functions.iter().map(|f| (f.new_symbol.as_str(), f.new));
+    let added = input.new_functions.iter().map(|f| (f.symbol.as_str(), f.new));
+    let shared = input.statics.iter().map(|s| (s.new_symbol.as_str(), s.new));
+    let added_statics = input.new_statics.iter().map(|s| (s.symbol.as_str(), s.new));
+    let new =
+        Query { functions: changed.chain(added).collect(), statics: shared.chain(added_statics).collect() };
+    (old, new)
+}
+
+fn findings(
+    input: &GuardInput<'_>,
+    old: (&Image<'_>, &Side),
+    new: (&Image<'_>, &Side),
+) -> Result<Vec<Finding>, GuardError> {
+    let damaged = |source| old.0.damaged(source);
+    let mut findings = check::functions(old, new, input.functions).map_err(damaged)?;
+    findings.extend(check::layouts(old, new).map_err(damaged)?);
+    findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
+    findings.extend(check::statics(old.1, new.1, input.statics));
+    findings.extend(check::vtables(&old.1.vtables, &new.1.vtables));
+    findings.extend(check::shared_addresses(old.0, new, input.functions));
+    findings.sort_by(|a, b| (a.code, &a.item).cmp(&(b.code, &b.item)));
+    Ok(findings)
+}
+
+fn function_infos(query: &Query<'_>, side: &Side) -> Vec<FunctionInfo> {
+    let known = query.functions.iter().zip(&side.functions);
+    known
+        .filter_map(|((symbol, _), function)| {
+            let function = function.as_ref()?;
+            Some(FunctionInfo {
+                symbol: (*symbol).to_owned(),
+                path: function.path.clone(),
+                place: function.place.clone(),
+                inlined: function.inlined.clone(),
+            })
+        })
+        .collect()
+}
+
+fn static_infos(input: &GuardInput<'_>, image: &Image<'_>, side: &Side) -> gimli::Result<Vec<StaticInfo>> {
+    let types = types::Types::new(&image.debug);
+    let mut infos = Vec::new();
+    for (new, variable) in input.new_statics.iter().zip(&side.statics[input.statics.len()..]) {
+        let Some(variable) = variable else { continue };
+        infos.push(StaticInfo {
+            symbol: new.symbol.clone(),
+            path: variable.path.clone(),
+            type_name: variable.type_name.clone(),
+            type_digest: digest(&types, variable)?,
+            place: variable.place.clone(),
+        });
+    }
+    Ok(infos)
+}
+
+/// A digest over the names and facts of all types that a variable can reach.
+fn digest(types: &types::Types<'_, '_>, variable: &Variable) -> gimli::Result<Digest> {
+    let roots = variable.type_id.map(|id| graph::Root { id, user: "".into() });
+    let graph = graph::reach(types, roots.into_iter().collect())?;
+    let mut sorted: Vec<_> = graph.iter().map(|(name, named)| (name, &named.layouts)).collect();
+    sorted.sort();
+    Ok(Digest::of(format!("{} {sorted:?}", variable.type_name).as_bytes()))
+}
+
+/// The paths of what is inlined into the function at `addr` of an image, in order of first appearance; empty where
+/// nothing is known.
+///
+/// # Errors
+/// The image cannot be read or its debug information is damaged.
+pub fn inlined_into(
+    image: &Path,
+    symbol: &str,
+    addr: livepatch_patch::LinkAddr,
+) -> Result<Vec<FunctionRef>, GuardError> {
+    let file = ImageFile::read(image)?;
+    let loaded = Loaded::new(&file)?;
+    let image = Image::open(&loaded)?;
+    let types = types::Types::new(&image.debug);
+    let function = function::find(&types, addr.0, symbol).map_err(|source| image.damaged(source))?;
+    Ok(function.map(|function| function.inlined).unwrap_or_default())
+}

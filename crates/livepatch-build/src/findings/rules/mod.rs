@@ -18,7 +18,6 @@ pub mod shared_section;
 pub mod signature;
 pub mod static_type;
 pub mod type_layout;
-pub mod unmatched_static;
 pub mod unsupported;
 pub mod value_kept;
 pub mod vtable;
@@ -59,7 +58,6 @@ pub static ALL: &[&Rule] = &[
     &distributed_slice::RULE,
     &only_values::RULE,
     &value_kept::RULE,
-    &unmatched_static::RULE,
     &unsupported::RULE,
     &copies::RULE,
 ];

@@ -1,0 +1,120 @@
+//! Signatures and calling conventions of redirected functions, and whether anything is known about them at all.
+
+use crate::findings::{Finding, rules};
+use crate::guard::demangle::{demangle, is_rust};
+use crate::guard::function::{Function, Signature};
+use crate::guard::input::ChangedFunction;
+use crate::guard::side::{Image, Side};
+
+/// Judges each redirected function by itself.
+pub(in crate::guard) fn functions(
+    (old_image, old): (&Image<'_>, &Side),
+    (new_image, new): (&Image<'_>, &Side),
+    redirected: &[ChangedFunction],
+) -> gimli::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for (i, function) in redirected.iter().enumerate() {
+        match (&old.functions[i], &new.functions[i]) {
+            (Some(before), Some(after)) if before.rust && after.rust => {
+                findings.extend(untyped(function, (old, before), (new, after)));
+                findings.extend(signature(before, after));
+                findings.extend(convention(before, after));
+            }
+            (before, after) => {
+                let known = before.as_ref().or(after.as_ref());
+                let foreign = known.is_some_and(|f| !f.rust)
+                    || (known.is_none() && !is_rust(&function.symbol))
+                    || foreign(old_image, function.old.0)?
+                    || foreign(new_image, function.new.0)?;
+                let rule = if foreign { &rules::not_rust::RULE } else { &rules::no_debug_info::RULE };
+                let mut finding =
+                    Finding::new(rule, demangle(&function.symbol)).at(known.and_then(|f| f.place.clone()));
+                for (build, side) in [("running program", before), ("fixed build", after)] {
+                    if side.is_none() {
+                        finding = finding.change(
+                            format!("the {build} has no debug information for `{}`", function.symbol),
+                            None,
+                            None,
+                        );
+                    }
+                }
+                findings.push(finding);
+            }
+        }
+    }
+    Ok(findings)
+}
+
+/// Whether the entry at an address, whatever its name, was made by another compiler than rustc.
+fn foreign(image: &Image<'_>, addr: u64) -> gimli::Result<bool> {
+    for id in image.debug.functions_at(addr)? {
+        if !image.debug.units[image.debug.unit_index(id)?].rust {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// With line tables only a function has an entry but no types, which looks like a function without any.
+fn untyped(function: &ChangedFunction, old: (&Side, &Function), new: (&Side, &Function)) -> Option<Finding> {
+    let mut finding = Finding::new(&rules::no_debug_info::RULE, &new.1.path).at(new.1.place.clone());
+    let mut found = false;
+    for (build, (side, f)) in [("running program", old), ("fixed build", new)] {
+        if !side.typed.contains(&f.crate_key) {
+            found = true;
+            let what =
+                format!("the {build} describes no types in the crate of `{}`", demangle(&function.symbol));
+            finding = finding.change(what, None, None);
+        }
+    }
+    found.then_some(finding)
+}
+
+fn signature(old: &Function, new: &Function) -> Option<Finding> {
+    let mut finding = Finding::new(&rules::signature::RULE, &new.path).at(new.place.clone());
+    let (before, after) = (&old.signature, &new.signature);
+    let lists = match (&before.declared, &after.declared) {
+        (Some(before), Some(after)) if before != after => (before, after),
+        _ => (&before.params, &after.params),
+    };
+    if lists.0 != lists.1 {
+        let text = |list: &[String]| Some(format!("({})", list.join(", ")));
+        finding = finding.change("parameters", text(lists.0), text(lists.1));
+    }
+    if before.result != after.result {
+        finding = finding.change("result", Some(before.result.clone()), Some(after.result.clone()));
+    }
+    (!finding.changes.is_empty()).then_some(finding)
+}
+
+fn convention(old: &Function, new: &Function) -> Option<Finding> {
+    let (before, after) = (&old.signature, &new.signature);
+    let mut finding = Finding::new(&rules::abi::RULE, &new.path).at(new.place.clone());
+    let text = |signature: &Signature| {
+        Some(if signature.altered { "altered by the optimiser" } else { "as declared" }.to_owned())
+    };
+    if before.altered != after.altered {
+        finding = finding.change("calling convention", text(before), text(after));
+    } else if moved(before, after) {
+        let text = |signature: &Signature| Some(format!("{:?}", signature.passing));
+        finding = finding.change("places of the arguments on entry", text(before), text(after));
+    }
+    (!finding.changes.is_empty()).then_some(finding)
+}
+
+/// Whether arguments are passed in other places. An altered convention must agree in all that is recorded; otherwise
+/// only a clear contradiction counts, as descriptions of one place may differ.
+fn moved(old: &Signature, new: &Signature) -> bool {
+    if old.altered {
+        return old.passing != new.passing;
+    }
+    // `DW_OP_reg0` to `DW_OP_reg31`, alone.
+    let register = |place: &Option<String>| {
+        place.clone().filter(|place| place.len() == 4 && matches!(place.as_bytes()[1], b'5' | b'6'))
+    };
+    old.passing.len() == new.passing.len()
+        && old.passing.iter().zip(&new.passing).any(|(old, new)| match (register(old), register(new)) {
+            (Some(old), Some(new)) => old != new,
+            _ => false,
+        })
+}

@@ -1,0 +1,127 @@
+//! Layouts of all types that redirected functions and shared variables can reach.
+
+use crate::findings::{Change, Finding, rules};
+use crate::guard::escape::{Escapes, escapes};
+use crate::guard::graph::{Graph, Named, Root, reach};
+use crate::guard::names::{Nature, last, nature};
+use crate::guard::scan::{Wanted, scan};
+use crate::guard::side::{Image, Side};
+use crate::guard::types::{Facts, Types, differences};
+use gimli::Result;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A type that differs between the builds.
+struct Changed<'g> {
+    old: BTreeSet<Facts>,
+    new: &'g Named,
+}
+
+/// Compares types by name.
+pub(in crate::guard) fn layouts(
+    (old_image, old): (&Image<'_>, &Side),
+    (new_image, new): (&Image<'_>, &Side),
+) -> Result<Vec<Finding>> {
+    let mut changed: BTreeMap<&str, Changed<'_>> = BTreeMap::new();
+    let elsewhere = old_elsewhere(old_image, &old.graph, &new.graph)?;
+    for (name, after) in &new.graph {
+        match old.graph.get(name) {
+            Some(before) if differ(before, after) => {
+                changed.insert(name, Changed { old: before.layouts.clone(), new: after });
+            }
+            Some(_) => {}
+            // Not reached by the old code, but the running program may have such values all the same.
+            None => {
+                if let Some(before) = elsewhere.get(name)
+                    && !after.layouts.is_subset(&before.layouts)
+                {
+                    changed.insert(name, Changed { old: before.layouts.clone(), new: after });
+                }
+            }
+        }
+    }
+    let harmless = harmless(old_image, new_image, &changed)?;
+    Ok(changed
+        .iter()
+        .filter(|(name, _)| !harmless.contains(**name))
+        .map(|(name, c)| finding(name, c))
+        .collect())
+}
+
+fn differ(old: &Named, new: &Named) -> bool {
+    // What one build only declares cannot contradict the other.
+    let unknown = |named: &Named| named.declared && named.layouts.is_empty();
+    !unknown(old) && !unknown(new) && old.layouts != new.layouts
+}
+
+/// Types of the old image that only the new code reaches.
+fn old_elsewhere(image: &Image<'_>, old: &Graph, new: &Graph) -> Result<Graph> {
+    let missing: BTreeSet<&str> =
+        new.keys().map(|name| &**name).filter(|name| !old.contains_key(*name)).collect();
+    if missing.is_empty() {
+        return Ok(Graph::new());
+    }
+    let wanted =
+        Wanted { types: missing.iter().map(|name| last(name).to_owned()).collect(), ..Wanted::default() };
+    let types = Types::new(&image.debug);
+    let user: Arc<str> = "".into();
+    let mut roots = Vec::new();
+    for id in scan(&image.debug, &wanted)?.types {
+        if missing.contains(&*types.name(Some(id))?) {
+            roots.push(Root { id, user: user.clone() });
+        }
+    }
+    reach(&types, roots)
+}
+
+/// Names of types whose change does no harm, as no value of them is alive outside of frames: see [`escapes`].
+fn harmless(
+    old: &Image<'_>,
+    new: &Image<'_>,
+    changed: &BTreeMap<&str, Changed<'_>>,
+) -> Result<BTreeSet<String>> {
+    let closures: BTreeSet<String> = changed
+        .keys()
+        .filter(|name| nature(name) == Nature::Closure)
+        .map(|name| (*name).to_owned())
+        .collect();
+    if closures.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let (before, after) = rayon::join(|| escapes(&old.debug, &closures), || escapes(&new.debug, &closures));
+    let (before, after) = (before?, after?);
+    let confined = |name: &str| {
+        let inside = |side: &Escapes| side.contains.get(name).cloned().unwrap_or_default();
+        let all: BTreeSet<String> = inside(&before).union(&inside(&after)).cloned().collect();
+        !all.is_empty() && all.iter().all(|c| !before.exposed.contains(c) && !after.exposed.contains(c))
+    };
+    Ok(changed.keys().filter(|name| confined(name)).map(|name| (*name).to_owned()).collect())
+}
+
+fn finding(name: &str, changed: &Changed<'_>) -> Finding {
+    let changes = changes(changed);
+    let vtable = changes.iter().any(|change| change.what == "field `vtable`");
+    let rule = match nature(name) {
+        Nature::Coroutine => &rules::coroutine::RULE,
+        Nature::Closure => &rules::closure::RULE,
+        Nature::Other if vtable => &rules::vtable::RULE,
+        Nature::Other => &rules::type_layout::RULE,
+    };
+    let mut finding = Finding::new(rule, name).at(changed.new.place.clone()).changes(changes);
+    finding.used_by = changed.new.users.iter().map(|user| user.to_string()).collect();
+    finding
+}
+
+/// The differences between the layouts that are in one build only.
+fn changes(changed: &Changed<'_>) -> Vec<Change> {
+    let old: Vec<_> = changed.old.difference(&changed.new.layouts).collect();
+    let new: Vec<_> = changed.new.layouts.difference(&changed.old).collect();
+    match (old.first(), new.first()) {
+        (Some(old), Some(new)) => differences(old, new),
+        _ => vec![Change {
+            what: "number of layouts under this name".into(),
+            old: Some(changed.old.len().to_string()),
+            new: Some(changed.new.layouts.len().to_string()),
+        }],
+    }
+}

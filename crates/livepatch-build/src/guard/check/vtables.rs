@@ -1,0 +1,44 @@
+//! Vtables that both builds have.
+
+use crate::findings::{Finding, rules};
+use crate::guard::vtable::{Slot, Vtable, Vtables};
+
+/// Objects made by the running program keep their vtables, so each of those must be one of the new build, too.
+pub(in crate::guard) fn vtables(old: &Vtables, new: &Vtables) -> Vec<Finding> {
+    old.iter().filter_map(|(name, before)| compare(name, before, new.get(name)?)).collect()
+}
+
+fn compare(name: &str, old: &[Vtable], new: &[Vtable]) -> Option<Finding> {
+    let shown = name.strip_suffix("::{vtable}").unwrap_or(name);
+    let lost = old.iter().find(|before| !new.iter().any(|after| agree(before, after)))?;
+    let nearest = new.iter().find(|after| after.slots.is_some()).or(new.first())?;
+    let mut finding = Finding::new(&rules::vtable::RULE, shown);
+    if lost.len != nearest.len {
+        let text = |vtable: &Vtable| Some(vtable.len.to_string());
+        finding = finding.change("number of slots", text(lost), text(nearest));
+    }
+    let slots = lost.slots.iter().flatten().zip(nearest.slots.iter().flatten());
+    for (i, (before, after)) in slots.enumerate().filter(|(_, (before, after))| !before.agrees(after)) {
+        finding = finding.change(role(i), Some(before.to_string()), Some(after.to_string()));
+    }
+    Some(finding)
+}
+
+fn agree(old: &Vtable, new: &Vtable) -> bool {
+    let all = |old: &[Slot], new: &[Slot]| old.iter().zip(new).all(|(old, new)| old.agrees(new));
+    old.len == new.len
+        && match (&old.slots, &new.slots) {
+            (Some(old), Some(new)) => all(old, new),
+            // Removed by the optimiser: no object has it.
+            _ => true,
+        }
+}
+
+fn role(slot: usize) -> String {
+    match slot {
+        0 => "drop function".into(),
+        1 => "size of the type".into(),
+        2 => "alignment of the type".into(),
+        slot => format!("slot {slot}"),
+    }
+}

@@ -1,0 +1,180 @@
+//! A function as debug information describes it.
+
+use super::demangle::strip_suffix;
+use super::dwarf::{Debug, DieId};
+use super::report::FunctionRef;
+use super::scan::crate_key;
+use super::types::Types;
+use crate::findings::Place;
+use gimli::{AttributeValue, constants as c};
+use std::collections::HashSet;
+
+/// An out-of-line function.
+#[derive(Debug)]
+pub(super) struct Function {
+    pub(super) path: String,
+    pub(super) place: Option<Place>,
+    pub(super) rust: bool,
+    /// The crate that it was compiled in, see [`crate_key`].
+    pub(super) crate_key: String,
+    pub(super) signature: Signature,
+    /// Types of everything that it and what is inlined into it handle.
+    pub(super) types: Vec<DieId>,
+    pub(super) inlined: Vec<FunctionRef>,
+}
+
+/// How a function is called.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Signature {
+    /// Type names of the parameters of the definition.
+    pub(super) params: Vec<String>,
+    /// Type names of the parameters of the declaration, where there is one (methods).
+    pub(super) declared: Option<Vec<String>>,
+    pub(super) result: String,
+    /// The optimiser altered how it is called (`DW_CC_nocall`).
+    pub(super) altered: bool,
+    /// For each parameter, how it is passed, where that is recorded.
+    pub(super) passing: Vec<Option<String>>,
+}
+
+/// Finds the function that begins at `addr` and has one of these symbols.
+pub(super) fn find(types: &Types<'_, '_>, addr: u64, symbol: &str) -> gimli::Result<Option<Function>> {
+    let debug = types.debug;
+    for id in debug.functions_at(addr)? {
+        if linkage_name(debug, id)?.is_some_and(|name| strip_suffix(&name) == strip_suffix(symbol)) {
+            return read(types, id, addr).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// The symbol that an entry says it has; for exported names that is the plain name.
+pub(super) fn linkage_name(debug: &Debug<'_>, id: DieId) -> gimli::Result<Option<String>> {
+    for at in [c::DW_AT_linkage_name, c::DW_AT_name] {
+        if let Some((owner, value)) = debug.inherited(id, at)? {
+            return Ok(debug.string(owner, Some(value))?.map(|name| name.into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn read(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Function> {
+    let debug = types.debug;
+    let mut contents = Contents::default();
+    contents.gather(debug, id)?;
+    for (origin, _) in debug.origins(id)?.into_iter().skip(1) {
+        contents.gather(debug, origin)?;
+    }
+    let unit = &debug.units[debug.unit_index(id)?];
+    Ok(Function {
+        path: debug.path(id)?.unwrap_or_default(),
+        place: debug.place(id)?,
+        rust: unit.rust,
+        crate_key: crate_key(unit),
+        signature: signature(types, id, addr)?,
+        types: contents.types,
+        inlined: contents.inlined,
+    })
+}
+
+#[derive(Default)]
+struct Contents {
+    types: Vec<DieId>,
+    known: HashSet<DieId>,
+    origins: HashSet<DieId>,
+    inlined: Vec<FunctionRef>,
+}
+
+impl Contents {
+    /// Types of a function and of everything below it, and, through their origins, of what is inlined there.
+    fn gather(&mut self, debug: &Debug<'_>, id: DieId) -> gimli::Result<()> {
+        self.type_of(debug, id)?;
+        for (die, tag) in debug.descendants(id)? {
+            match tag {
+                c::DW_TAG_formal_parameter
+                | c::DW_TAG_variable
+                | c::DW_TAG_template_type_parameter
+                | c::DW_TAG_member => {
+                    self.type_of(debug, die)?;
+                }
+                c::DW_TAG_inlined_subroutine => self.inline(debug, die)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn type_of(&mut self, debug: &Debug<'_>, id: DieId) -> gimli::Result<()> {
+        if let Some(found) = debug.type_of(id)?.filter(|found| self.known.insert(*found)) {
+            self.types.push(found);
+        }
+        Ok(())
+    }
+
+    fn inline(&mut self, debug: &Debug<'_>, id: DieId) -> gimli::Result<()> {
+        let entry = debug.entry(id)?;
+        let Some(origin) = debug.target(id, &entry, c::DW_AT_abstract_origin)? else { return Ok(()) };
+        if !self.origins.insert(origin) {
+            return Ok(());
+        }
+        if let Some(path) = debug.path(origin)? {
+            let function = FunctionRef { path, place: debug.place(origin)? };
+            if !self.inlined.contains(&function) {
+                self.inlined.push(function);
+            }
+        }
+        for (id, _) in debug.origins(origin)? {
+            self.gather(debug, id)?;
+        }
+        Ok(())
+    }
+}
+
+fn signature(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Signature> {
+    let debug = types.debug;
+    let origins = debug.origins(id)?;
+    let mut lists = Vec::new();
+    for (origin, entry) in &origins {
+        let names: Vec<String> = types
+            .parameters(*origin)?
+            .into_iter()
+            .map(|id| types.name(id).map(|name| name.to_string()))
+            .collect::<gimli::Result<_>>()?;
+        let declaration = entry.attr_value(c::DW_AT_declaration).is_some();
+        lists.push((declaration, names));
+    }
+    let declared = lists.iter().find(|(declaration, _)| *declaration).map(|(_, names)| names.clone());
+    // An abstract origin lists all parameters; the concrete instance may leave out those without a location.
+    let params = lists
+        .into_iter()
+        .filter(|(declaration, _)| !declaration)
+        .map(|(_, names)| names)
+        .max_by_key(Vec::len)
+        .unwrap_or_default();
+    let altered = match debug.inherited(id, c::DW_AT_calling_convention)? {
+        Some((_, AttributeValue::CallingConvention(convention))) => convention == c::DW_CC_nocall,
+        _ => false,
+    };
+    let mut passing = Vec::new();
+    for (param, tag) in debug.children(id)? {
+        if tag == c::DW_TAG_formal_parameter {
+            passing.push(passed(debug, param, addr)?);
+        }
+    }
+    let result = types.name(debug.type_of(id)?)?.to_string();
+    Ok(Signature { params, declared, result, altered, passing })
+}
+
+/// Where a parameter is on entry, as the bytes of its location, if it is recorded for the first instruction.
+fn passed(debug: &Debug<'_>, param: DieId, addr: u64) -> gimli::Result<Option<String>> {
+    let entry = debug.entry(param)?;
+    let unit = &debug.units[debug.unit_index(param)?].unit;
+    let Some(value) = entry.attr_value(c::DW_AT_location) else { return Ok(None) };
+    let Some(mut locations) = debug.dwarf.attr_locations(unit, value)? else { return Ok(None) };
+    while let Some(location) = locations.next()? {
+        if location.range.begin == addr {
+            return Ok(Some(format!("{:02x?}", location.data.0.slice())));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,88 @@
+//! Taking paths apart that contain generic arguments.
+
+use super::scan::closure_label;
+
+/// The segments of a path; `::` inside of brackets does not separate.
+pub(super) fn segments(path: &str) -> Vec<&str> {
+    let bytes = path.as_bytes();
+    let (mut segments, mut depth, mut start, mut at) = (Vec::new(), 0i32, 0, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'<' | b'(' | b'[' | b'{' => depth += 1,
+            b'>' if at > 0 && bytes[at - 1] == b'-' => {}
+            b'>' | b')' | b']' | b'}' => depth -= 1,
+            b':' if depth == 0 && bytes.get(at + 1) == Some(&b':') => {
+                segments.push(&path[start..at]);
+                start = at + 2;
+                at += 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    segments.push(&path[start..]);
+    segments
+}
+
+/// The last segment, with its generic arguments.
+pub(super) fn last(path: &str) -> &str {
+    segments(path).pop().unwrap_or_default()
+}
+
+/// For each closure or async body in a path: the path of what contains it, and its label.
+pub(super) fn closure_parents(path: &str) -> Vec<(String, String)> {
+    let segments = segments(path);
+    segments
+        .iter()
+        .enumerate()
+        .filter_map(|(i, segment)| {
+            closure_label(segment.as_bytes()).map(|label| (segments[..i].join("::"), label))
+        })
+        .collect()
+}
+
+/// What a type is, as far as its name tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nature {
+    Coroutine,
+    Closure,
+    Other,
+}
+
+pub(super) fn nature(name: &str) -> Nature {
+    match closure_label(last(name).as_bytes()) {
+        Some(label) if label.starts_with("closure") => Nature::Closure,
+        Some(_) => Nature::Coroutine,
+        None => Nature::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generic_arguments_do_not_separate() {
+        assert_eq!(segments("a::b<c::D, fn() -> e::F>::g"), ["a", "b<c::D, fn() -> e::F>", "g"]);
+        assert_eq!(
+            last("app::f::{closure_env#0}<alloc::vec::Vec<u8>>"),
+            "{closure_env#0}<alloc::vec::Vec<u8>>"
+        );
+    }
+
+    #[test]
+    fn parents_of_nested_closures() {
+        assert_eq!(
+            closure_parents("app::f::{async_fn#0}::{closure#1}<x::Y>"),
+            [("app::f".into(), "async_fn#0".into()), ("app::f::{async_fn#0}".into(), "closure#1".into())]
+        );
+        assert_eq!(closure_parents("app::{impl#0}::f"), []);
+    }
+
+    #[test]
+    fn natures() {
+        assert_eq!(nature("app::f::{closure_env#0}<u8>"), Nature::Closure);
+        assert_eq!(nature("app::f::{async_fn_env#0}"), Nature::Coroutine);
+        assert_eq!(nature("core::option::Option<app::f::{closure_env#0}>"), Nature::Other);
+    }
+}

@@ -1,0 +1,236 @@
+//! One pass over all units of an image for what is not found from the changed functions: statics by place, vtables, the
+//! closures of some functions, and types by name.
+
+use super::dwarf::{Debug, DieId, Slice, UnitInfo, Value, is_scope};
+use super::input::StaticPlace;
+use gimli::{AttributeValue, EntriesRaw, constants as c};
+use livepatch_patch::LinkAddr;
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// What to look for.
+#[derive(Default)]
+pub(super) struct Wanted {
+    /// Variables at these places.
+    pub(super) statics: HashSet<StaticPlace>,
+    /// Closures and async blocks directly inside these paths.
+    pub(super) parents: HashSet<String>,
+    /// Types with these last names.
+    pub(super) types: HashSet<String>,
+    /// All vtables.
+    pub(super) vtables: bool,
+}
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Several entries may name one place (variables without size).
+    pub(super) statics: BTreeMap<StaticPlace, Vec<DieId>>,
+    /// Parent and labels such as `closure#0`.
+    pub(super) closures: BTreeMap<String, BTreeSet<String>>,
+    pub(super) types: Vec<DieId>,
+    pub(super) vtables: Vec<DieId>,
+    /// Crates (as far as unit names tell) of which some unit describes types.
+    pub(super) typed: BTreeSet<String>,
+}
+
+/// Scans an image.
+pub(super) fn scan(debug: &Debug<'_>, wanted: &Wanted) -> gimli::Result<Found> {
+    debug
+        .units
+        .par_iter()
+        .map(|unit| UnitScan::run(debug, unit, wanted))
+        .try_reduce(Found::default, |a, b| Ok(a.merge(b)))
+}
+
+impl Found {
+    fn merge(mut self, other: Self) -> Self {
+        for (place, ids) in other.statics {
+            self.statics.entry(place).or_default().extend(ids);
+        }
+        for (parent, labels) in other.closures {
+            self.closures.entry(parent).or_default().extend(labels);
+        }
+        self.types.extend(other.types);
+        self.vtables.extend(other.vtables);
+        self.typed.extend(other.typed);
+        self
+    }
+}
+
+/// What a unit belongs to: rustc names units `src/main.rs/@/app.1a2b3c-cgu.0`.
+pub(super) fn crate_key(unit: &UnitInfo<'_>) -> String {
+    let name = unit.unit.name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.split("/@/").next().unwrap_or_default().to_owned()
+}
+
+struct UnitScan<'s, 'd, 'a> {
+    debug: &'d Debug<'a>,
+    unit: &'d UnitInfo<'a>,
+    wanted: &'s Wanted,
+    /// Depth and name of the enclosing scopes.
+    scopes: Vec<(isize, Option<Value<'a>>)>,
+    found: Found,
+}
+
+#[derive(Default)]
+struct Attributes<'a> {
+    name: Option<Value<'a>>,
+    location: Option<Value<'a>>,
+}
+
+impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
+    fn run(debug: &'d Debug<'a>, unit: &'d UnitInfo<'a>, wanted: &'s Wanted) -> gimli::Result<Found> {
+        let mut scan = Self { debug, unit, wanted, scopes: Vec::new(), found: Found::default() };
+        let mut typed = false;
+        let mut entries = unit.unit.entries_raw(None)?;
+        while !entries.is_empty() {
+            let (offset, depth) = (entries.next_offset().0, entries.next_depth());
+            let Some(abbrev) = entries.read_abbreviation()? else { continue };
+            let tag = abbrev.tag();
+            typed |= tag == c::DW_TAG_base_type;
+            if !(is_scope(tag) || tag == c::DW_TAG_variable) {
+                entries.skip_attributes(abbrev.attributes())?;
+                continue;
+            }
+            let attributes = read(&mut entries, abbrev.attributes())?;
+            while scan.scopes.last().is_some_and(|(open, _)| *open >= depth) {
+                scan.scopes.pop();
+            }
+            scan.visit(DieId(unit.start + offset), tag, depth, &attributes)?;
+            if is_scope(tag) && abbrev.has_children() {
+                scan.scopes.push((depth, attributes.name));
+            }
+        }
+        if typed {
+            scan.found.typed.insert(crate_key(unit));
+        }
+        Ok(scan.found)
+    }
+
+    fn visit(
+        &mut self,
+        id: DieId,
+        tag: gimli::DwTag,
+        depth: isize,
+        found: &Attributes<'a>,
+    ) -> gimli::Result<()> {
+        if tag == c::DW_TAG_variable {
+            if depth == 1
+                && self.wanted.vtables
+                && self.text(found.name).is_some_and(|name| name.ends_with(b"::{vtable}"))
+            {
+                self.found.vtables.push(id);
+            }
+            if let Some(place) = found.location.and_then(|location| self.place(location)) {
+                self.found.statics.entry(place).or_default().push(id);
+            }
+            return Ok(());
+        }
+        let Some(name) = self.text(found.name) else { return Ok(()) };
+        if !self.wanted.parents.is_empty()
+            && let Some(label) = closure_label(name)
+        {
+            let parent = self.scope();
+            if self.wanted.parents.contains(&parent) {
+                self.found.closures.entry(parent).or_default().insert(label);
+            }
+        }
+        let is_type = !matches!(tag, c::DW_TAG_namespace | c::DW_TAG_subprogram);
+        if is_type && !self.wanted.types.is_empty() {
+            let name = String::from_utf8_lossy(name);
+            if self.wanted.types.contains(name.as_ref()) {
+                self.found.types.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn text(&self, value: Option<Value<'a>>) -> Option<&'a [u8]> {
+        self.debug.dwarf.attr_string(&self.unit.unit, value?).ok().map(|text| text.slice())
+    }
+
+    fn scope(&self) -> String {
+        let names: Vec<_> = self
+            .scopes
+            .iter()
+            .map(|(_, name)| self.text(*name).map_or("{unnamed}".into(), String::from_utf8_lossy))
+            .collect();
+        names.join("::")
+    }
+
+    /// The wanted place that a location names. A variable that the optimiser took apart has several.
+    fn place(&self, location: Value<'a>) -> Option<StaticPlace> {
+        let AttributeValue::Exprloc(expression) = location else { return None };
+        let mut operations = expression.operations(self.unit.unit.encoding());
+        let mut constant = None;
+        while let Ok(Some(operation)) = operations.next() {
+            let place = match operation {
+                gimli::Operation::Address { address } => Some(StaticPlace::Data(LinkAddr(address))),
+                gimli::Operation::AddressIndex { index } => self
+                    .debug
+                    .dwarf
+                    .address(&self.unit.unit, index)
+                    .ok()
+                    .map(|addr| StaticPlace::Data(LinkAddr(addr))),
+                gimli::Operation::UnsignedConstant { value } => {
+                    constant = Some(value);
+                    None
+                }
+                gimli::Operation::ConstantIndex { index } => {
+                    constant = self.debug.dwarf.address(&self.unit.unit, index).ok();
+                    None
+                }
+                gimli::Operation::TLS => constant.map(StaticPlace::Tls),
+                _ => None,
+            };
+            if let Some(place) = place.filter(|place| self.wanted.statics.contains(place)) {
+                return Some(place);
+            }
+        }
+        None
+    }
+}
+
+fn read<'a>(
+    entries: &mut EntriesRaw<'_, Slice<'a>>,
+    specs: &[gimli::AttributeSpecification],
+) -> gimli::Result<Attributes<'a>> {
+    let mut found = Attributes::default();
+    for spec in specs {
+        let attribute = entries.read_attribute(*spec)?;
+        match attribute.name() {
+            c::DW_AT_name => found.name = Some(attribute.value()),
+            c::DW_AT_location => found.location = Some(attribute.value()),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// `closure#2` of `{closure#2}`, `{closure_env#2}` and `{closure_env#2}<u32>`; likewise for async and generator bodies.
+pub(super) fn closure_label(name: &[u8]) -> Option<String> {
+    let inner = name.strip_prefix(b"{")?;
+    let kinds: [&[u8]; 4] = [b"closure", b"async_", b"coroutine", b"gen_"];
+    if !kinds.iter().any(|kind| inner.starts_with(kind)) {
+        return None;
+    }
+    let end = inner.iter().position(|byte| *byte == b'}')?;
+    Some(String::from_utf8_lossy(&inner[..end]).replace("_env#", "#"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::closure_label;
+
+    #[test]
+    fn closures_have_one_label_whatever_names_them() {
+        for name in ["{closure#2}", "{closure_env#2}", "{closure_env#2}<u32>", "{closure#2}<u32>"] {
+            assert_eq!(closure_label(name.as_bytes()).as_deref(), Some("closure#2"), "{name}");
+        }
+        assert_eq!(closure_label(b"{async_block_env#0}").as_deref(), Some("async_block#0"));
+        for name in ["{impl#0}", "main", "{vtable}", "{closure"] {
+            assert_eq!(closure_label(name.as_bytes()), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Vtables: what debug information calls `<T as Trait>::{vtable}`, read from the image slot by slot.
+
+use super::dwarf::DieId;
+use super::elf::Word;
+use super::side::Image;
+use super::types::Types;
+use gimli::{AttributeValue, constants as c};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Vtables by name; there is one copy for each unit that makes such objects.
+pub(super) type Vtables = BTreeMap<String, Vec<Vtable>>;
+
+/// One copy of a vtable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Vtable {
+    /// Number of slots, the three fixed ones (drop, size, alignment) included.
+    pub(super) len: u64,
+    /// The slots, unless the optimiser removed this copy.
+    pub(super) slots: Option<Vec<Slot>>,
+}
+
+/// What a slot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// A number: size, alignment, or 0 where there is no function.
+    Number(u64),
+    /// A function with these source paths (several where equal code was merged).
+    Code(BTreeSet<String>),
+    /// The address of something that is no function: the vtable of a supertrait.
+    Data,
+    /// A symbol of another module.
+    Import(String),
+}
+
+impl Slot {
+    /// Whether an old object's slot still leads where a new one's does.
+    pub(super) fn agrees(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Code(old), Self::Code(new)) => !old.is_disjoint(new),
+            _ => self == other,
+        }
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(0) => f.write_str("nothing"),
+            Self::Number(value) => write!(f, "{value}"),
+            Self::Code(paths) => {
+                let quoted: Vec<String> = paths.iter().map(|path| format!("`{path}`")).collect();
+                f.write_str(&quoted.join(" = "))
+            }
+            Self::Data => f.write_str("a table of a supertrait"),
+            Self::Import(name) => write!(f, "`{name}` of another module"),
+        }
+    }
+}
+
+/// Reads vtables.
+pub(super) fn read(image: &Image<'_>, types: &Types<'_, '_>, ids: &[DieId]) -> gimli::Result<Vtables> {
+    let mut vtables = Vtables::new();
+    for id in ids {
+        let entry = types.debug.entry(*id)?;
+        let Some(name) = types.debug.name(*id, &entry)? else { continue };
+        let size = match types.debug.type_of(*id)? {
+            Some(shape) => {
+                let shape = types.debug.entry(shape)?;
+                shape.attr_value(c::DW_AT_byte_size).and_then(|size| size.udata_value()).unwrap_or(0)
+            }
+            None => 0,
+        };
+        let slots = address(image, *id, &entry)?.and_then(|addr| {
+            (0..size / 8).map(|i| image.elf.word(addr + i * 8).map(|word| slot(image, word))).collect()
+        });
+        let copies = vtables.entry(name.into_owned()).or_default();
+        let vtable = Vtable { len: size / 8, slots };
+        if !copies.contains(&vtable) {
+            copies.push(vtable);
+        }
+    }
+    Ok(vtables)
+}
+
+fn slot(image: &Image<'_>, word: Word) -> Slot {
+    match word {
+        Word::Number(value) => Slot::Number(value),
+        Word::Import(name) => Slot::Import(name),
+        Word::Address(addr) => {
+            let paths = image.elf.paths_at(addr);
+            if paths.is_empty() { Slot::Data } else { Slot::Code(paths) }
+        }
+    }
+}
+
+fn address(image: &Image<'_>, id: DieId, entry: &super::dwarf::Entry<'_>) -> gimli::Result<Option<u64>> {
+    let Some(AttributeValue::Exprloc(expression)) = entry.attr_value(c::DW_AT_location) else {
+        return Ok(None);
+    };
+    let unit = &image.debug.units[image.debug.unit_index(id)?].unit;
+    let mut operations = expression.operations(unit.encoding());
+    while let Some(operation) = operations.next()? {
+        match operation {
+            gimli::Operation::Address { address } => return Ok(Some(address).filter(|addr| *addr != 0)),
+            gimli::Operation::AddressIndex { index } => {
+                return image.debug.dwarf.address(unit, index).map(Some);
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
+}
