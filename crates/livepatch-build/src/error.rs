@@ -9,7 +9,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Failures of recording, storing and rebuilding. What makes a *change* unfit for a patch is a finding, not an error.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// A file or folder could not be used.
     #[error("{action} {}", path.display())]

@@ -61,17 +61,16 @@ fn list(store: &Store) -> Result<Outcome, Failure> {
 }
 
 fn export(store: &Store, id: &str, output: Option<PathBuf>) -> Result<Outcome, Failure> {
-    let baseline = Baseline::open(store, id)?;
-    let manifest = &baseline.manifest;
+    let manifest = Baseline::open(store, id)?.manifest;
     let file = output.unwrap_or_else(|| {
         let short: String = manifest.build_id().to_string().chars().take(12).collect();
         format!("{}-{short}.tar.zst", manifest.artifact.name).into()
     });
-    baseline.export(&file)?;
+    Baseline::export(store, id, &file)?;
     let size = std::fs::metadata(&file)
         .map_err(|error| Failure::new(Exit::Error, format!("cannot read {}: {error}", file.display())))?
         .len();
-    let report = json!({"file": file, "bytes": size, "baselines": [describe(manifest)]});
+    let report = json!({"file": file, "bytes": size, "baselines": [describe(&manifest)]});
     Outcome::done(&report, format!("wrote {} ({})", file.display(), bytes(size)))
 }
 

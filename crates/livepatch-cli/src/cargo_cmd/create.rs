@@ -8,6 +8,7 @@ use crate::progress::Progress;
 use livepatch_build::baseline::Baseline;
 use livepatch_build::create::{self, CreateOptions, CreateReport, Outcome as Answer};
 use livepatch_build::findings::{self, Finding, Severity};
+use livepatch_build::rebuild::{self, RebuildOptions};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -48,13 +49,14 @@ pub(crate) struct Made {
 
 /// Rebuilds, compares and writes.
 pub(crate) fn make(place: &Place, args: &CreateArgs) -> Result<Made, Failure> {
+    let workspace = place.workspace()?;
     let baseline = match &args.baseline {
         Some(id) => Baseline::open(&place.store, id)?,
-        None => Baseline::latest_for(&place.store, &place.workspace()?, args.bin.as_deref())?,
+        None => Baseline::latest_for(&place.store, &workspace, args.bin.as_deref())?,
     };
     let build_id = baseline.manifest.build_id().to_string();
     let old = baseline.build()?;
-    let new = livepatch_build::rebuild::rebuild(&place.store, &baseline, &rebuild_options(place)?)?;
+    let new = rebuild::rebuild(&place.store, &baseline, &RebuildOptions { wrapper: place::this_program()?, workspace })?;
     let answer = {
         let _progress = Progress::start("comparing the builds");
         create::create(&old, &new, &CreateOptions { name: args.name.clone() })?
@@ -69,10 +71,6 @@ pub(crate) fn make(place: &Place, args: &CreateArgs) -> Result<Made, Failure> {
             Ok(Made { report, file: Some(file), build_id })
         }
     }
-}
-
-fn rebuild_options(place: &Place) -> Result<livepatch_build::rebuild::RebuildOptions, Failure> {
-    Ok(livepatch_build::rebuild::RebuildOptions { cwd: place.folder.clone(), wrapper: place::this_program()? })
 }
 
 /// Writes beside the file first, so that a name never stands for half a patch.

@@ -14,7 +14,7 @@ use crate::output::Outcome;
 use load::{Load, Phase};
 use report::Report;
 use server::Server;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use ticks::Ticks;
 
