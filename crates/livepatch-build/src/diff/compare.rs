@@ -60,8 +60,7 @@ pub struct Comparer<'p, 'a> {
     memo: HashMap<(At, At), Verdict>,
     /// Pairs taken as equal until the outermost comparison is done.
     assumed: HashSet<(At, At)>,
-    /// Instruction ends by section of the new program: relocation offset → end of its instruction.
-    ends: HashMap<At, HashMap<u64, u64>>,
+    ends: Ends,
     /// Names that more than one section of a program defines.
     ambiguous: HashSet<&'a str>,
     /// New section → the old section that it continues.
@@ -170,14 +169,8 @@ impl<'p, 'a> Comparer<'p, 'a> {
         }
     }
 
-    /// What to add to a constant's offset because the processor counts from the end of the instruction.
     fn skew(&mut self, at: At, reloc: &Reloc) -> i64 {
-        if !is_relative(reloc.kind) || self.new.section(at).kind != Kind::Text {
-            return 0;
-        }
-        let section = self.new.section(at);
-        let ends = self.ends.entry(at).or_insert_with(|| instruction_ends(section));
-        ends.get(&reloc.offset).map_or(4, |end| (end - reloc.offset) as i64)
+        skew(self.new, at, reloc, &mut self.ends)
     }
 
     fn compare_frames(&mut self, old: (At, &[Frame<'a>]), new: (At, &[Frame<'a>])) -> Verdict {
@@ -292,8 +285,27 @@ pub fn is_relative(kind: u32) -> bool {
     RelocKind::from_elf(kind).is_some_and(|kind| !matches!(kind.formula(), Formula::Absolute | Formula::TpOff | Formula::DtpOff))
 }
 
+/// Instruction ends by code section: relocation offset → end of its instruction.
+pub type Ends = HashMap<At, HashMap<u64, u64>>;
+
+/// What to add to the offset of a PC-relative reference to get the place that is meant. Code counts from the end of
+/// the instruction; a table of relative pointers counts from its own start (LLVM's relative lookup tables).
+pub fn skew(program: &Program<'_>, at: At, reloc: &Reloc, ends: &mut Ends) -> i64 {
+    if !is_relative(reloc.kind) {
+        return 0;
+    }
+    let unit = program.unit(at);
+    let section = unit.section(at.section);
+    if section.kind == Kind::Text {
+        let ends = ends.entry(at).or_insert_with(|| instruction_ends(section));
+        return ends.get(&reloc.offset).map_or(4, |end| (end - reloc.offset) as i64);
+    }
+    let starts = section.symbols.iter().map(|ix| unit.offset_of(*ix)).filter(|start| *start <= reloc.offset);
+    starts.max().unwrap_or(0) as i64 - reloc.offset as i64
+}
+
 /// For each relocation of a code section, where the instruction that it is part of ends.
-pub fn instruction_ends(section: &Section<'_>) -> HashMap<u64, u64> {
+fn instruction_ends(section: &Section<'_>) -> HashMap<u64, u64> {
     let mut decoder = iced_x86::Decoder::with_ip(64, section.bytes, 0, iced_x86::DecoderOptions::NONE);
     let mut ends = HashMap::with_capacity(section.relocs.len());
     let mut relocs = section.relocs.iter().peekable();

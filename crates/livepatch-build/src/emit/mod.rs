@@ -15,7 +15,7 @@ mod bind;
 mod frames;
 mod tls;
 
-use crate::diff::compare::{Ref, entry, instruction_ends, is_relative, reference};
+use crate::diff::compare::{self, Ends, Ref, entry, is_relative, reference};
 use crate::diff::program::At;
 use crate::diff::{Diff, DiffError};
 use crate::objects::{Kind, Merge, Reloc as ObjReloc, SymIx};
@@ -105,7 +105,7 @@ struct Emitter<'d, 'a> {
     brought: Vec<Brought>,
     shared: BTreeMap<At, At>,
     shared_external: HashSet<String>,
-    ends: HashMap<At, HashMap<u64, u64>>,
+    ends: Ends,
 }
 
 /// Selects and binds.
@@ -124,7 +124,7 @@ pub fn emit(diff: &mut Diff<'_>) -> Result<Emitted, EmitError> {
         brought: Vec::new(),
         shared: BTreeMap::new(),
         shared_external: HashSet::new(),
-        ends: HashMap::new(),
+        ends: Ends::new(),
     };
     let mut replaced = Vec::new();
     for change in changed {
@@ -348,12 +348,7 @@ impl<'a> Emitter<'_, 'a> {
     }
 
     fn skew(&mut self, at: At, reloc: &ObjReloc) -> i64 {
-        let section = self.diff.new.section(at);
-        if section.kind != Kind::Text || !is_relative(reloc.kind) {
-            return 0;
-        }
-        let ends = self.ends.entry(at).or_insert_with(|| instruction_ends(section));
-        ends.get(&reloc.offset).map_or(4, |end| (end - reloc.offset) as i64)
+        compare::skew(&self.diff.new, at, reloc, &mut self.ends)
     }
 
     fn unsupported(&self, at: At, what: String) -> EmitError {
