@@ -117,11 +117,6 @@ impl Load {
         true
     }
 
-    /// The counts so far.
-    pub(crate) fn tally(&self) -> Tally {
-        lock(&self.shared.tally).clone()
-    }
-
     /// Stops all connections. Returns the counts and what went wrong first.
     pub(crate) fn stop(self) -> (Tally, Option<String>) {
         self.shared.stop.store(true, SeqCst);
@@ -229,7 +224,7 @@ mod tests {
         let nobody = listener.local_addr().unwrap();
         drop(listener);
         let load = Load::start(nobody, 1, shared().question);
-        while load.tally().failed == 0 {
+        while lock(&load.shared.tally).failed == 0 {
             std::thread::yield_now();
         }
         let (tally, trouble) = load.stop();
