@@ -7,8 +7,7 @@ use crate::jump;
 use crate::load::{self, Loaded, Loader};
 use crate::registry::live::{self, Found};
 use crate::registry::{
-    Code, EntryWrite, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord,
-    ThreadLocalRecord,
+    EntryWrite, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
 };
 use crate::report::{ApplyReport, Holds, Policy};
 use crate::safepoint::{self, Rules};
@@ -63,7 +62,10 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
             Outcome::Again => tracing::debug!("the state of the process changed, starting afresh"),
         }
     }
-    Err(ApplyError::Environment { what: "other runs of livepatch keep changing this process".into(), source: None })
+    Err(ApplyError::Environment {
+        what: "other runs of livepatch keep changing this process".into(),
+        source: None,
+    })
 }
 
 /// Everything that [`apply`] checks before its first write, and whether the process is quiescent at this moment.
@@ -93,7 +95,8 @@ struct Prepared<'a> {
     view: &'a View,
     module: &'a Module,
     found: Option<Found>,
-    saved: Vec<Code>,
+    /// Code of each redirected function as the image has it.
+    code: Vec<Vec<u8>>,
     plan: Plan,
     scope: Scope<'a>,
 }
@@ -104,7 +107,7 @@ impl Job<'_> {
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
         let found = view.registry(module);
         let state = found.as_ref().and_then(|found| found.state.as_ref());
-        let saved = target::verify(&view.process, module, &self.patch.meta, state)?;
+        let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(found) = found.as_ref().filter(|_| state.is_some_and(|s| s.journal.is_some())) {
             if self.options.dry_run {
                 *repaired = Some("a killed run left something that apply would repair first".into());
@@ -126,8 +129,8 @@ impl Job<'_> {
         let bound = bind::bind(&view.process, module, &scope, self.patch, state)?;
         load::trial_link(&view.process, module, self.patch, &plan, &bound.bindings)?;
         load::unwinder(&view.process, &view.modules, module, &scope)?;
-        self.check_entries(&view, module, state)?;
-        let prepared = Prepared { view: &view, module, found, saved, plan, scope };
+        self.check_entries(module, &code)?;
+        let prepared = Prepared { view: &view, module, found, code, plan, scope };
         let tables = view.tables()?;
         let rules = Rules::new(&view.process, &view.modules)?;
         let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
@@ -138,13 +141,11 @@ impl Job<'_> {
     }
 
     /// Old calls that go on under the immediate policy must not branch into what the jumps overwrite.
-    fn check_entries(&self, view: &View, module: &Module, state: Option<&State>) -> Result<(), ApplyError> {
+    fn check_entries(&self, module: &Module, code: &[Vec<u8>]) -> Result<(), ApplyError> {
         if self.options.policy == Policy::Quiescent {
             return Ok(());
         }
-        for redirect in &self.patch.meta.redirects {
-            let code = target::original_code(&view.process, module, redirect, state)?;
-            let code = &code[..redirect.old_size as usize];
+        for (redirect, code) in self.patch.meta.redirects.iter().zip(code) {
             if jump::branches_into_entry(redirect.old.at(module.image.bias), code) {
                 return Err(ApplyError::refused(format!(
                     "`{}` may branch back into its first instructions, which the jump overwrites; use the quiescent policy",
@@ -155,12 +156,12 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn guard(&self, module: &Module, state: &State) -> Guard {
+    fn guard(&self, prepared: &Prepared<'_>, state: &State) -> Guard {
         let mut guard = Guard::default();
         guard.patches(self.options.policy, state);
-        for redirect in &self.patch.meta.redirects {
-            let at = redirect.old.at(module.image.bias);
-            guard.function(self.options.policy, at, redirect.old_size, &redirect.path);
+        for (redirect, code) in self.patch.meta.redirects.iter().zip(&prepared.code) {
+            let at = redirect.old.at(prepared.module.image.bias);
+            guard.function(self.options.policy, at, code, &redirect.path);
         }
         guard
     }
@@ -173,7 +174,7 @@ impl Job<'_> {
         repaired: Option<String>,
     ) -> Result<Box<ApplyReport>, ApplyError> {
         let state = prepared.state();
-        let guard = self.guard(prepared.module, &state);
+        let guard = self.guard(prepared, &state);
         let policy = self.options.policy;
         match transition::quiesce(seized, tables, &guard, policy, self.deadline) {
             Ok(quiesced) => {
@@ -230,7 +231,7 @@ impl Job<'_> {
             None => {
                 let loaded =
                     loader.load(&mut seized, &mut state, self.patch, &self.id, &prepared.plan, bound)?;
-                let record = self.record(prepared, loaded)?;
+                let record = self.record(prepared, &state, loaded)?;
                 state.patches.push(record);
                 state.patches.len() - 1
             }
@@ -277,8 +278,7 @@ impl Job<'_> {
         let journal = Journal::Loading { mapping: record.mapping, eh_frame, registering: eh_frame.is_some() };
         state.journal = Some(journal);
         loader.location.commit(&mut &*loader.process, &state)?;
-        let unwinder =
-            load::unwinder(loader.process, loader.modules, prepared.module, loader.scope)?;
+        let unwinder = load::unwinder(loader.process, loader.modules, prepared.module, loader.scope)?;
         let patient = Loader { deadline: Instant::now() + UNDO_LIMIT, ..*loader };
         patient.unload(&mut seized, &mut state, unwinder)
     }
@@ -299,9 +299,9 @@ impl Job<'_> {
         })
     }
 
-    fn record(&self, prepared: &Prepared<'_>, loaded: Loaded) -> Result<Record, ApplyError> {
+    fn record(&self, prepared: &Prepared<'_>, state: &State, loaded: Loaded) -> Result<Record, ApplyError> {
         let mut functions = Vec::new();
-        for (redirect, saved) in self.patch.meta.redirects.iter().zip(&prepared.saved) {
+        for (redirect, code) in self.patch.meta.redirects.iter().zip(&prepared.code) {
             let symbol = redirect.symbol.0 as usize;
             let missing = || Mismatch::Patch(format!("`{}` has no new code", redirect.path));
             let new = loaded.symbols.get(symbol).copied().flatten().ok_or_else(missing)?;
@@ -309,6 +309,12 @@ impl Job<'_> {
                 return Err(missing().into());
             }
             let old = redirect.old.at(prepared.module.image.bias);
+            // What lies under the jump of an earlier patch is what that one saved.
+            let known = state.patches.iter().flat_map(|record| &record.functions).find(|f| f.old == old);
+            let saved = match known {
+                Some(function) => function.saved,
+                None => target::entry(&prepared.view.process, code, old)?,
+            };
             let jump = jump::encode(old, new).map_err(|error| ApplyError::refused(error.to_string()))?;
             functions.push(FunctionRecord {
                 path: redirect.path.clone(),
@@ -316,7 +322,7 @@ impl Job<'_> {
                 old,
                 old_size: redirect.old_size,
                 new,
-                saved: *saved,
+                saved,
                 jump,
             });
         }
@@ -403,7 +409,7 @@ impl Job<'_> {
             process: &prepared.view.process,
             location,
             tables,
-            guard: self.guard(prepared.module, state),
+            guard: self.guard(prepared, state),
             policy: self.options.policy,
             deadline: self.deadline,
             writes,

@@ -194,11 +194,7 @@ fn from_got(process: &Process, module: &Module, size: u64) -> Result<ImageTls, A
 
 /// A new static or thread-local of the patch that runs already binds to the running instance, and so does every other
 /// symbol that lies inside it.
-fn share_running_instances(
-    patch: &Patch,
-    state: &State,
-    bindings: &mut [Binding],
-) -> Result<(), ApplyError> {
+fn share_running_instances(patch: &Patch, state: &State, bindings: &mut [Binding]) -> Result<(), ApplyError> {
     for item in &patch.meta.new_items {
         let Some(symbol) = patch.symbols.get(item.symbol.0 as usize) else { continue };
         let Place::Section { section, offset, size } = symbol.place else { continue };
@@ -250,8 +246,11 @@ fn running_instance(
                 .peekable();
             let known = all.peek().is_some();
             let found = all.find(|t| same_type(t.size, t.type_digest));
-            let place =
-                |t: &ThreadLocalRecord| TlsPlace { module: t.module, offset: t.offset, tp_offset: t.tp_offset };
+            let place = |t: &ThreadLocalRecord| TlsPlace {
+                module: t.module,
+                offset: t.offset,
+                tp_offset: t.tp_offset,
+            };
             (found.map(|t| Binding::Tls(place(t))), known)
         }
     };

@@ -103,7 +103,14 @@ pub fn build(id: &Digest, plan: &TlsPlan, image: &[u8]) -> Vec<u8> {
     }
     out.header(elf::PT_LOAD.0, read, 0, STRTAB + strings, STRTAB + strings, 0x1000);
     out.header(elf::PT_LOAD.0, read | write, DATA, data_end - DATA, data_end - DATA, 0x1000);
-    out.header(elf::PT_DYNAMIC.0, read | write, DYNAMIC, dynamic.len() as u64 * 8, dynamic.len() as u64 * 8, 8);
+    out.header(
+        elf::PT_DYNAMIC.0,
+        read | write,
+        DYNAMIC,
+        dynamic.len() as u64 * 8,
+        dynamic.len() as u64 * 8,
+        8,
+    );
     out.header(elf::PT_TLS.0, read, IMAGE, image.len() as u64, plan.size, plan.align.max(1));
     out.header(elf::PT_GNU_STACK.0, read | write, 0, 0, 0, 16);
 

@@ -151,11 +151,7 @@ impl<'a> DynamicSymbols<'a> {
             Hash::SysV { count } => *count,
             Hash::Gnu { buckets, offset, chains } => {
                 let highest = buckets.chunks_exact(4).map(|b| u64::from(long(b, 0))).max().unwrap_or(0);
-                if highest < *offset {
-                    *offset
-                } else {
-                    chain_end(self.memory, *chains, *offset, highest)?
-                }
+                if highest < *offset { *offset } else { chain_end(self.memory, *chains, *offset, highest)? }
             }
         };
         let bytes = self.memory.bytes(self.table, (count.min(MAX_SYMBOLS) * SYM_SIZE) as usize)?;
@@ -189,12 +185,7 @@ fn gnu_hash(memory: &dyn Peek, at: RunAddr) -> Result<Hash, ProcessError> {
 }
 
 /// Index behind the last symbol of the chain that starts at symbol `first` (low bit of a hash: end of chain).
-fn chain_end(
-    memory: &dyn Peek,
-    chains: RunAddr,
-    offset: u64,
-    first: u64,
-) -> Result<u64, ProcessError> {
+fn chain_end(memory: &dyn Peek, chains: RunAddr, offset: u64, first: u64) -> Result<u64, ProcessError> {
     let mut index = first;
     loop {
         let mut hash = [0; 4];

@@ -230,7 +230,8 @@ fn find_build_id(mut notes: &[u8], align: u64) -> Option<BuildId> {
         let desc_start = name_end.next_multiple_of(align);
         let desc_end = desc_start.checked_add(desc)?;
         if long(notes, 8) == elf::NT_GNU_BUILD_ID.0 && notes.get(12..name_end)? == b"GNU\0" {
-            return Some(BuildId::new(notes.get(desc_start..desc_end)?)).filter(|id| !id.as_bytes().is_empty());
+            return Some(BuildId::new(notes.get(desc_start..desc_end)?))
+                .filter(|id| !id.as_bytes().is_empty());
         }
         notes = notes.get(desc_end.checked_next_multiple_of(align)?..)?;
     }

@@ -1,10 +1,11 @@
 //! What no thread may be inside of at the switch.
 
 use crate::error::ThreadInside;
-use crate::jump::JUMP_SIZE;
+use crate::jump::{JUMP_SIZE, entry_is_fresh};
 use crate::registry::{Record, State};
 use crate::report::Policy;
 use crate::stacks::ThreadStack;
+use crate::unwind::{Frame, FrameKind};
 use livepatch_patch::RunAddr;
 use livepatch_process::Tid;
 use std::ops::Range;
@@ -19,6 +20,15 @@ pub struct Forbidden {
     pub range: Range<RunAddr>,
     /// What it is.
     pub name: String,
+    /// A thread at the very first instruction has not begun ([`crate::jump::entry_is_fresh`]).
+    pub fresh_entry: bool,
+}
+
+impl Forbidden {
+    fn holds(&self, frame: &Frame) -> bool {
+        let just_called = self.fresh_entry && frame.kind != FrameKind::Caller && frame.pc == self.range.start;
+        self.range.contains(&frame.lookup()) && !just_called
+    }
 }
 
 /// All forbidden pieces of one switch.
@@ -37,15 +47,18 @@ pub struct Inside {
 }
 
 impl Guard {
-    /// Forbids a whole function (quiescent) or what a jump overwrites (immediate).
-    pub fn function(&mut self, policy: Policy, start: RunAddr, size: u64, name: &str) {
+    /// Forbids a whole function (quiescent) or what a jump overwrites (immediate). `code` is the function as the image has
+    /// it.
+    pub fn function(&mut self, policy: Policy, start: RunAddr, code: &[u8], name: &str) {
         let size = match policy {
-            Policy::Quiescent => size.max(JUMP_SIZE as u64),
-            Policy::Immediate => JUMP_SIZE as u64,
+            Policy::Quiescent => code.len().max(JUMP_SIZE) as u64,
+            Policy::Immediate => JUMP_SIZE as u64 + RESTART,
         };
-        let end = start.offset((size + RESTART) as i64);
-        let end = if policy == Policy::Quiescent { start.offset(size as i64) } else { end };
-        self.pieces.push(Forbidden { range: start..end, name: name.into() });
+        self.pieces.push(Forbidden {
+            range: start..start.offset(size as i64),
+            name: name.into(),
+            fresh_entry: entry_is_fresh(start, code),
+        });
     }
 
     /// Forbids the code of every patch in the process (quiescent only: it stays mapped, so old calls may finish in it).
@@ -55,7 +68,8 @@ impl Guard {
         }
         for record in &state.patches {
             let name = format!("patch {}", record.name);
-            self.pieces.push(Forbidden { range: record.mapping.text_range(), name });
+            let range = record.mapping.text_range();
+            self.pieces.push(Forbidden { range, name, fresh_entry: false });
         }
     }
 
@@ -64,7 +78,8 @@ impl Guard {
         stacks
             .into_iter()
             .filter_map(|stack| {
-                let hit = stack.active().find_map(|at| self.pieces.iter().find(|p| p.range.contains(&at)));
+                let frames = &stack.walk.frames;
+                let hit = frames.iter().find_map(|frame| self.pieces.iter().find(|p| p.holds(frame)));
                 let function = hit.map(|piece| piece.name.clone());
                 (function.is_some() || stack.walk.end.is_err()).then_some(Inside { stack, function })
             })

@@ -51,6 +51,21 @@ pub fn branches_into_entry(start: RunAddr, code: &[u8]) -> bool {
     })
 }
 
+/// Whether a thread whose next instruction is the first one of a function has just been called: no branch of the function
+/// itself leads there. Such a thread has not begun; what it meets at the entry is what it runs.
+///
+/// Code that does not decode, and an indirect branch (a jump table may hold any address), count as such a branch.
+pub fn entry_is_fresh(start: RunAddr, code: &[u8]) -> bool {
+    let mut decoder = Decoder::with_ip(64, code, start.0, DecoderOptions::NONE);
+    !decoder.iter().any(|instruction| match instruction.flow_control() {
+        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend => {
+            instruction.near_branch_target() == start.0
+        }
+        FlowControl::IndirectBranch => true,
+        _ => instruction.is_invalid(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,5 +97,17 @@ mod tests {
         assert!(branches_into_entry(start, &[0x31, 0xc0, 0x90, 0xff, 0xe0]));
         // mov eax,1; jmp rax: nothing to come back to inside the first five bytes
         assert!(!branches_into_entry(start, &[0xb8, 1, 0, 0, 0, 0xff, 0xe0]));
+    }
+
+    #[test]
+    fn tells_a_fresh_entry_from_a_loop_head() {
+        let start = RunAddr(0x1000);
+        // mov eax,1; ret
+        assert!(entry_is_fresh(start, &[0xb8, 1, 0, 0, 0, 0xc3]));
+        // dec edi; jne <start>; ret
+        assert!(!entry_is_fresh(start, &[0xff, 0xcf, 0x75, 0xfc, 0xc3]));
+        // call <start>; ret: recursion is a fresh call
+        assert!(entry_is_fresh(start, &[0xe8, 0xfb, 0xff, 0xff, 0xff, 0xc3]));
+        assert!(!entry_is_fresh(start, &[0xff, 0xe0]), "jmp rax");
     }
 }

@@ -179,8 +179,7 @@ impl Loader<'_> {
         let base = safepoint::on_any_thread(seized, self.deadline, |thread| {
             map_near(thread, near.clone(), plan.total(), Protection::None, self.deadline)
         })?;
-        let mapping =
-            Mapping { base, text: plan.text_size, rodata: plan.rodata_size, data: plan.data_size };
+        let mapping = Mapping { base, text: plan.text_size, rodata: plan.rodata_size, data: plan.data_size };
         let loaded = self.fill(seized, state, patch, id, plan, bound, mapping, unwinder);
         if loaded.is_err() {
             let patient = Loader { deadline: Instant::now() + crate::session::UNDO_LIMIT, ..*self };
@@ -204,13 +203,15 @@ impl Loader<'_> {
         unwinder: Unwinder,
     ) -> Result<Loaded, ApplyError> {
         self.note(state, Some(Journal::Loading { mapping, eh_frame: None, registering: false }))?;
-        let scratch = if !bound.remote.is_empty() || needs_carrier(plan, &bound.bindings) || unwinder != Unwinder::None
-        {
-            Some(Scratch::map(self, seized)?)
-        } else {
-            None
-        };
-        let result = self.fill_with(seized, state, patch, id, plan, bound, mapping, unwinder, scratch.as_ref());
+        let scratch =
+            if !bound.remote.is_empty() || needs_carrier(plan, &bound.bindings) || unwinder != Unwinder::None
+            {
+                Some(Scratch::map(self, seized)?)
+            } else {
+                None
+            };
+        let result =
+            self.fill_with(seized, state, patch, id, plan, bound, mapping, unwinder, scratch.as_ref());
         if let Some(scratch) = scratch {
             scratch.unmap(self, seized)?;
         }
@@ -295,7 +296,12 @@ impl Loader<'_> {
     }
 
     /// Takes back a load that the registry's journal describes.
-    pub fn unload(&self, seized: &mut Seized, state: &mut State, unwinder: Unwinder) -> Result<(), ApplyError> {
+    pub fn unload(
+        &self,
+        seized: &mut Seized,
+        state: &mut State,
+        unwinder: Unwinder,
+    ) -> Result<(), ApplyError> {
         let Some(Journal::Loading { mapping, eh_frame, registering }) = state.journal.clone() else {
             return Ok(());
         };
@@ -320,8 +326,15 @@ impl Loader<'_> {
         function: RunAddr,
         args: [u64; 6],
     ) -> Result<u64, ApplyError> {
-        let scratch = scratch.ok_or_else(|| ApplyError::refused("no memory for a call inside the process"))?;
-        let call = RemoteCall { name, function, args, trap: scratch.trap, stack: CallStack::EndingAt(scratch.end()) };
+        let scratch =
+            scratch.ok_or_else(|| ApplyError::refused("no memory for a call inside the process"))?;
+        let call = RemoteCall {
+            name,
+            function,
+            args,
+            trap: scratch.trap,
+            stack: CallStack::EndingAt(scratch.end()),
+        };
         safepoint::on_safe_thread(seized, self.rules, self.tables, self.deadline, |thread| {
             thread.remote_call(&call, self.deadline.max(Instant::now() + CALL_LIMIT))
         })
@@ -333,11 +346,14 @@ impl Loader<'_> {
         scratch: Option<&Scratch>,
         name: &str,
     ) -> Result<RunAddr, ApplyError> {
-        let missing = || ApplyError::refused(format!("`{name}` needs the program's loader, which offers no `dlsym`"));
+        let missing =
+            || ApplyError::refused(format!("`{name}` needs the program's loader, which offers no `dlsym`"));
         let dlsym = self.scope.function("dlsym")?.ok_or_else(missing)?;
         let text = scratch.ok_or_else(missing)?.put(self.process, name.as_bytes())?;
         match self.call(seized, scratch, "dlsym", dlsym, [0, text.0, 0, 0, 0, 0])? {
-            0 => Err(ApplyError::refused(format!("the patch needs `{name}`, which the program's loader does not find"))),
+            0 => Err(ApplyError::refused(format!(
+                "the patch needs `{name}`, which the program's loader does not find"
+            ))),
             address => Ok(RunAddr(address)),
         }
     }
@@ -351,7 +367,8 @@ impl Loader<'_> {
         is_static: bool,
         number: usize,
     ) -> Result<Carrier, ApplyError> {
-        let missing = || ApplyError::refused("a new thread-local needs the program's loader, which offers no `dlopen`");
+        let missing =
+            || ApplyError::refused("a new thread-local needs the program's loader, which offers no `dlopen`");
         let dlopen = self.scope.function("dlopen")?.ok_or_else(missing)?;
         let scratch = scratch.ok_or_else(missing)?;
         let fd = memfd(self, seized, scratch, file)?;
@@ -375,7 +392,9 @@ impl Loader<'_> {
         // glibc's `struct link_map` and musl's `struct dso` both start with the load address.
         let answers = carrier::answers(self.process.read_addr(RunAddr(handle))?);
         if self.process.read_array(answers.mark)? != carrier::mark(id) {
-            return Err(ApplyError::refused("the program's loader did not load the carrier that it was given"));
+            return Err(ApplyError::refused(
+                "the program's loader did not load the carrier that it was given",
+            ));
         }
         let module = self.process.read_u64(answers.module)?;
         let offset = self.process.read_u64(answers.offset)? as i64;
@@ -405,8 +424,9 @@ fn memfd(
     })?;
     let fd = made.map_err(|error| ApplyError::environment("the process cannot make a memory file", error))?;
     let path = format!("/proc/{}/fd/{fd}", loader.process.pid());
-    std::fs::write(path, contents)
-        .map_err(|error| ApplyError::environment("the carrier of new thread-locals cannot be written", error))?;
+    std::fs::write(path, contents).map_err(|error| {
+        ApplyError::environment("the carrier of new thread-locals cannot be written", error)
+    })?;
     Ok(fd)
 }
 
@@ -474,7 +494,12 @@ pub fn contents(text: &[u8], rodata: &[u8]) -> Digest {
 }
 
 /// Checks that a mapped patch still holds what was written.
-pub fn check_contents(process: &Process, id: &Digest, mapping: &Mapping, digest: &Digest) -> Result<(), ApplyError> {
+pub fn check_contents(
+    process: &Process,
+    id: &Digest,
+    mapping: &Mapping,
+    digest: &Digest,
+) -> Result<(), ApplyError> {
     let text = process.read_vec(mapping.base, mapping.text as usize)?;
     let rodata = process.read_vec(mapping.base.offset(mapping.text as i64), mapping.rodata as usize)?;
     if contents(&text, &rodata) == *digest {

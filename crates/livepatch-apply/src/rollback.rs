@@ -85,7 +85,10 @@ pub fn rollback(
             return finish(&view, report, selector, started);
         }
     }
-    Err(ApplyError::Environment { what: "other runs of livepatch keep changing this process".into(), source: None })
+    Err(ApplyError::Environment {
+        what: "other runs of livepatch keep changing this process".into(),
+        source: None,
+    })
 }
 
 fn interrupted(view: &View) -> Option<Found> {
@@ -160,7 +163,8 @@ fn take_out(
     let record = &state.patches[active];
     if options.policy == Policy::Immediate {
         for function in &record.functions {
-            guard.function(options.policy, function.old, function.old_size, &function.path);
+            // Under the jump is no code that could branch: what it is does not matter here.
+            guard.function(options.policy, function.old, &[], &function.path);
         }
     }
     let entry = |at: RunAddr, before, after| EntryWrite { at, before, after };

@@ -24,12 +24,59 @@ use std::time::{Duration, Instant};
 
 /// Calls that wait, or return at once, without holding a lock of the C library.
 const BLOCKING: &[&str] = &[
-    "accept", "accept4", "clock_nanosleep", "connect", "epoll_pwait", "epoll_pwait2", "epoll_wait", "flock",
-    "fsync", "futimens", "ioctl", "msgrcv", "nanosleep", "pause", "poll", "ppoll", "pread", "pread64", "preadv",
-    "pselect", "pthread_cond_clockwait", "pthread_cond_timedwait", "pthread_cond_wait", "pwrite", "pwrite64", "read",
-    "readv", "recv", "recvfrom", "recvmmsg", "recvmsg", "sched_yield", "select", "sem_clockwait", "sem_timedwait",
-    "sem_wait", "semop", "semtimedop", "send", "sendmsg", "sendto", "sigsuspend", "sigtimedwait", "sigwait",
-    "sigwaitinfo", "syscall", "usleep", "wait", "wait4", "waitid", "waitpid", "write", "writev",
+    "accept",
+    "accept4",
+    "clock_nanosleep",
+    "connect",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "epoll_wait",
+    "flock",
+    "fsync",
+    "futimens",
+    "ioctl",
+    "msgrcv",
+    "nanosleep",
+    "pause",
+    "poll",
+    "ppoll",
+    "pread",
+    "pread64",
+    "preadv",
+    "pselect",
+    "pthread_cond_clockwait",
+    "pthread_cond_timedwait",
+    "pthread_cond_wait",
+    "pwrite",
+    "pwrite64",
+    "read",
+    "readv",
+    "recv",
+    "recvfrom",
+    "recvmmsg",
+    "recvmsg",
+    "sched_yield",
+    "select",
+    "sem_clockwait",
+    "sem_timedwait",
+    "sem_wait",
+    "semop",
+    "semtimedop",
+    "send",
+    "sendmsg",
+    "sendto",
+    "sigsuspend",
+    "sigtimedwait",
+    "sigwait",
+    "sigwaitinfo",
+    "syscall",
+    "usleep",
+    "wait",
+    "wait4",
+    "waitid",
+    "waitpid",
+    "write",
+    "writev",
 ];
 
 /// Definitions that make a module a system module.
@@ -165,7 +212,9 @@ pub fn on_any_thread<T>(
     for tid in seized.threads() {
         match seized.interrupt_one(tid, deadline) {
             Ok(mut thread) => return work(&mut thread),
-            Err(error @ (InterruptError::NoThread { .. } | InterruptError::Stuck { .. })) => last = Some(error),
+            Err(error @ (InterruptError::NoThread { .. } | InterruptError::Stuck { .. })) => {
+                last = Some(error)
+            }
             Err(error) => return Err(error.into()),
         }
     }

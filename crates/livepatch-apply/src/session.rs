@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// Time that undoing may take beyond the deadline.
 pub(crate) const UNDO_LIMIT: Duration = Duration::from_secs(5);
 
+/// Largest function that a registry is believed about.
+const MAX_FUNCTION: u64 = 16 << 20;
+
 /// A process as it was found, nothing stopped.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -140,12 +143,21 @@ impl Switch<'_> {
 
 impl Why {
     /// The error for the caller. Called with every thread running.
-    pub(crate) fn into_error(self, view: &View, waited: Duration, patch: Option<(&Module, &[Redirect])>) -> ApplyError {
+    pub(crate) fn into_error(
+        self,
+        view: &View,
+        waited: Duration,
+        patch: Option<(&Module, &[Redirect])>,
+    ) -> ApplyError {
         match self {
             Self::Error(error) => error,
             Self::Busy { inside, stuck } => {
-                let records: Vec<_> =
-                    view.registries.iter().filter_map(|f| f.state.as_ref()).flat_map(|s| s.patches.clone()).collect();
+                let records: Vec<_> = view
+                    .registries
+                    .iter()
+                    .filter_map(|f| f.state.as_ref())
+                    .flat_map(|s| s.patches.clone())
+                    .collect();
                 let names = Symboliser::new(&view.process, &view.modules, &records, patch);
                 let mut threads: Vec<_> = inside
                     .iter()
@@ -182,7 +194,8 @@ pub(crate) fn repair(
     let commit = |state: &State| found.location.commit(&mut &*process, state).map_err(ApplyError::from);
     match journal {
         Journal::Loading { mapping, registering, .. } => {
-            let mut text = "a patch that a killed run was loading was left mapped (its unwind tables may be in use)";
+            let mut text =
+                "a patch that a killed run was loading was left mapped (its unwind tables may be in use)";
             if !registering {
                 crate::safepoint::on_any_thread(&mut seized, deadline, |thread| {
                     Ok(thread.unmap(mapping.base, mapping.total(), deadline)?)
@@ -200,7 +213,9 @@ pub(crate) fn repair(
                 if code == write.after && code != write.before {
                     done.push(*write);
                 } else if code != write.before {
-                    return Err(Mismatch::Entry { path: "a patched function".into(), address: write.at }.into());
+                    return Err(
+                        Mismatch::Entry { path: "a patched function".into(), address: write.at }.into()
+                    );
                 }
             }
             if done.len() == writes.len() && !writes.is_empty() {
@@ -215,7 +230,7 @@ pub(crate) fn repair(
             }
             let count = done.len();
             let tables = view.tables()?;
-            let switch = put_back(view, &tables, found, &state, done, before, deadline);
+            let switch = put_back(view, &tables, found, &state, done, before, deadline)?;
             match switch.run(seized, &mut state) {
                 Ok((seized, _)) => {
                     Ok((seized, format!("{count} entries that a killed run had written were put back")))
@@ -237,17 +252,18 @@ fn put_back<'a>(
     done: Vec<EntryWrite>,
     before: Vec<(usize, PatchState)>,
     deadline: Instant,
-) -> Switch<'a> {
+) -> Result<Switch<'a>, ApplyError> {
     let mut guard = Guard::default();
     guard.patches(Policy::Quiescent, state);
     for function in state.patches.iter().flat_map(|record| &record.functions) {
         if done.iter().any(|write| write.at == function.old) {
-            guard.function(Policy::Quiescent, function.old, function.old_size, &function.path);
+            let code = view.process.read_vec(function.old, function.old_size.min(MAX_FUNCTION) as usize)?;
+            guard.function(Policy::Quiescent, function.old, &code, &function.path);
         }
     }
     let writes =
         done.into_iter().map(|w| EntryWrite { at: w.at, before: w.after, after: w.before }).collect();
-    Switch {
+    Ok(Switch {
         process: &view.process,
         location: found.location,
         tables,
@@ -257,7 +273,7 @@ fn put_back<'a>(
         writes,
         after: before.clone(),
         before,
-    }
+    })
 }
 
 /// What the report says about a module's patches.

@@ -129,13 +129,13 @@ fn auxv(process: &Process, wanted: u64) -> Result<Option<RunAddr>, ProcessError>
 }
 
 /// Checks that the running code is what the patch was made from: every function to be redirected must have its original
-/// bytes, except for the jump of a patch that the registry knows. Returns the original bytes under each jump.
+/// bytes, except for the jump of a patch that the registry knows. Returns the code of each function as the image has it.
 pub fn verify(
     process: &Process,
     module: &Module,
     meta: &Meta,
     state: Option<&State>,
-) -> Result<Vec<Code>, ApplyError> {
+) -> Result<Vec<Vec<u8>>, ApplyError> {
     match meta.target.arch {
         Arch::X86_64 => {}
     }
@@ -144,13 +144,11 @@ pub fn verify(
         .iter()
         .map(|redirect| {
             let code = original_code(process, module, redirect, state)?;
-            if Digest::of(&code[..redirect.old_size as usize]) != redirect.old_digest {
+            if Digest::of(&code) != redirect.old_digest {
                 let address = redirect.old.at(module.image.bias);
                 return Err(Mismatch::Code { path: redirect.path.clone(), address }.into());
             }
-            let mut entry = [0; JUMP_SIZE];
-            entry.copy_from_slice(&code[..JUMP_SIZE]);
-            Ok(Code(entry))
+            Ok(code)
         })
         .collect()
 }
@@ -169,7 +167,7 @@ fn check_layout(meta: &Meta) -> Result<(), Mismatch> {
     Ok(())
 }
 
-/// The bytes of a function as the image has them, and at least as many as a jump overwrites.
+/// The bytes of a function as the image has them.
 pub fn original_code(
     process: &Process,
     module: &Module,
@@ -189,5 +187,14 @@ pub fn original_code(
     if let Some(ours) = known.filter(|f| f.old == at).find(|f| code.starts_with(&f.jump.0)) {
         code[..ours.saved.0.len()].copy_from_slice(&ours.saved.0);
     }
+    code.truncate(redirect.old_size as usize);
     Ok(code)
+}
+
+/// The image's bytes under a jump: the start of the function's code, and padding behind a function that is shorter.
+pub fn entry(process: &Process, code: &[u8], at: RunAddr) -> Result<Code, ProcessError> {
+    let mut entry: [u8; JUMP_SIZE] = process.read_array(at)?;
+    let known = code.len().min(JUMP_SIZE);
+    entry[..known].copy_from_slice(&code[..known]);
+    Ok(Code(entry))
 }

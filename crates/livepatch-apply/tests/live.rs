@@ -2,8 +2,12 @@
 
 mod support;
 
+use livepatch_apply::registry::PatchState;
 use livepatch_apply::{
     ApplyError, ApplyOptions, Mismatch, Policy, RollbackOptions, Selector, apply, check, rollback, status,
+};
+use livepatch_patch::{
+    BuildId, Digest, NewItem, NewItemKind, Place, Reloc, RelocKind, SectionKind, SymbolId,
 };
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -19,7 +23,7 @@ fn value_patch(value: u32) -> Vec<u8> {
 }
 
 fn options() -> ApplyOptions {
-    ApplyOptions { deadline: Duration::from_secs(2), ..ApplyOptions::default() }
+    ApplyOptions { deadline: Duration::from_secs(20), ..ApplyOptions::default() }
 }
 
 fn roll_back(target: &Running) -> Result<livepatch_apply::RollbackReport, ApplyError> {
@@ -48,5 +52,362 @@ fn apply_and_roll_back() {
     let reapplied = apply(target.pid(), &value_patch(7), &options()).unwrap();
     assert_eq!(reapplied.mapped_bytes, 0, "the memory of the first time is used again");
     assert_eq!(target.ask("value"), "7");
+    target.end();
+}
+
+/// `mov rax, [rip+got(symbol)]; add qword [rax], 2; mov eax, result; ret`
+fn count_and_return(result: u8) -> (Vec<u8>, u64) {
+    (vec![0x48, 0x8b, 0x05, 0, 0, 0, 0, 0x48, 0x83, 0x00, 2, 0xb8, result, 0, 0, 0, 0xc3], 3)
+}
+
+fn got(offset: u64, symbol: SymbolId) -> Reloc {
+    Reloc { offset, kind: RelocKind::GotPcRel, symbol, addend: -4 }
+}
+
+#[test]
+fn running_statics_are_shared() {
+    let mut target = server().run();
+    let mut patch = server().patch("counting");
+    let (addr, size) = server().symbol("COUNTER");
+    let counter = patch.symbol("COUNTER", Place::Image { addr, size });
+    let (code, at) = count_and_return(8);
+    let bytes = patch.redirect(server(), "value", &code, vec![got(at, counter)]).finish();
+    apply(target.pid(), &bytes, &options()).unwrap();
+    assert_eq!((target.ask("value"), target.ask("value")), ("8".into(), "8".into()));
+    assert_eq!(target.ask("counter"), "9");
+    target.end();
+}
+
+/// A patch whose `value` adds 2 to a static of its own and returns what it then is.
+fn own_static(name: &str, kind: NewItemKind, type_digest: &[u8], extra: bool) -> Vec<u8> {
+    let mut patch = server().patch(name);
+    let data = patch.section(".data", SectionKind::Data, &100u64.to_le_bytes(), vec![]);
+    let symbol = patch.symbol("server::HITS", Place::Section { section: data, offset: 0, size: 8 });
+    patch.patch.meta.new_items.push(NewItem {
+        path: "server::HITS".into(),
+        symbol,
+        kind,
+        type_digest: Some(Digest::of(type_digest)),
+    });
+    // mov rax, [rip+got]; add qword [rax], 2; mov rax, [rax]; ret
+    let code = [0x48, 0x8b, 0x05, 0, 0, 0, 0, 0x48, 0x83, 0x00, 2, 0x48, 0x8b, 0x00, 0xc3];
+    let mut patch = patch.redirect(server(), "value", &code, vec![got(3, symbol)]);
+    if extra {
+        patch = patch.redirect(server(), "other", &returns(11), vec![]);
+    }
+    patch.finish()
+}
+
+#[test]
+fn a_newer_patch_replaces_the_older_and_keeps_its_statics() {
+    let mut target = server().run();
+    let first = own_static("first", NewItemKind::Static, b"u64", true);
+    apply(target.pid(), &first, &options()).unwrap();
+    assert_eq!(
+        (target.ask("value"), target.ask("value"), target.ask("other")),
+        ("102".into(), "104".into(), "11".into())
+    );
+
+    let changed = own_static("changed", NewItemKind::Static, b"i64", false);
+    let refused = apply(target.pid(), &changed, &options()).unwrap_err();
+    assert!(
+        matches!(&refused, ApplyError::Refused { reason } if reason.contains("server::HITS")),
+        "{refused}"
+    );
+
+    let second = own_static("second", NewItemKind::Static, b"u64", false);
+    let report = apply(target.pid(), &second, &options()).unwrap();
+    assert_eq!(report.replaced.len(), 1);
+    assert_eq!((target.ask("value"), target.ask("other")), ("106".into(), "10".into()));
+    let states: Vec<_> = status(target.pid()).unwrap().patches.iter().map(|p| p.state).collect();
+    assert_eq!(states, [PatchState::Replaced, PatchState::Applied]);
+
+    roll_back(&target).unwrap();
+    assert_eq!((target.ask("value"), target.ask("other")), ("1".into(), "10".into()));
+    // with no patch applied nobody uses the old instance, and a static of another type starts anew
+    apply(target.pid(), &changed, &options()).unwrap();
+    assert_eq!(target.ask("value"), "102");
+    target.end();
+}
+
+#[test]
+fn imports_are_found_without_a_slot() {
+    let mut target = server().run();
+    let mut patch = server().patch("import");
+    let getpid = patch.symbol("getpid", Place::Import { got: None });
+    // jmp getpid
+    let reloc = Reloc { offset: 1, kind: RelocKind::Plt32, symbol: getpid, addend: -4 };
+    let bytes = patch.redirect(server(), "value", &[0xe9, 0, 0, 0, 0], vec![reloc]).finish();
+    apply(target.pid(), &bytes, &options()).unwrap();
+    assert_eq!(target.ask("value"), target.pid().to_string());
+
+    let mut patch = server().patch("ifunc");
+    let strlen = patch.symbol("strlen", Place::Import { got: None });
+    let text = patch.section(".rodata", SectionKind::ReadOnly, b"12345\0", vec![]);
+    let text = patch.symbol("text", Place::Section { section: text, offset: 0, size: 6 });
+    let relocs = vec![
+        Reloc { offset: 3, kind: RelocKind::Pc32, symbol: text, addend: -4 },
+        Reloc { offset: 8, kind: RelocKind::Plt32, symbol: strlen, addend: -4 },
+    ];
+    // lea rdi, [rip+text]; jmp strlen
+    let code = [0x48, 0x8d, 0x3d, 0, 0, 0, 0, 0xe9, 0, 0, 0, 0];
+    let bytes = patch.redirect(server(), "value", &code, relocs).finish();
+    apply(target.pid(), &bytes, &options()).unwrap();
+    assert_eq!(target.ask("value"), "5");
+
+    let mut patch = server().patch("missing");
+    let nothing = patch.symbol("no_such_function_anywhere", Place::Import { got: None });
+    let reloc = Reloc { offset: 1, kind: RelocKind::Plt32, symbol: nothing, addend: -4 };
+    let bytes = patch.redirect(server(), "value", &[0xe9, 0, 0, 0, 0], vec![reloc]).finish();
+    let error = apply(target.pid(), &bytes, &options()).unwrap_err();
+    assert!(
+        matches!(&error, ApplyError::Refused { reason } if reason.contains("no_such_function")),
+        "{error}"
+    );
+    assert_eq!(target.ask("value"), "5");
+    target.end();
+}
+
+/// A patch whose `value` adds 2 to a thread-local of its own and returns what it then is.
+fn own_thread_local(name: &str, is_static: bool) -> Vec<u8> {
+    let mut patch = server().patch(name);
+    let data = patch.section(".tdata", SectionKind::TlsData, &200u64.to_le_bytes(), vec![]);
+    let symbol = patch.symbol("server::MINE", Place::Section { section: data, offset: 0, size: 8 });
+    patch.patch.meta.new_items.push(NewItem {
+        path: "server::MINE".into(),
+        symbol,
+        kind: NewItemKind::ThreadLocal,
+        type_digest: Some(Digest::of(b"u64")),
+    });
+    if is_static {
+        // mov rax, [rip+gottpoff]; add qword fs:[rax], 2; mov rax, fs:[rax]; ret
+        let code = [0x48, 0x8b, 0x05, 0, 0, 0, 0, 0x64, 0x48, 0x83, 0x00, 2, 0x64, 0x48, 0x8b, 0x00, 0xc3];
+        let reloc = Reloc { offset: 3, kind: RelocKind::GotTpOff, symbol, addend: -4 };
+        return patch.redirect(server(), "value", &code, vec![reloc]).finish();
+    }
+    let resolver = patch.symbol("__tls_get_addr", Place::Import { got: None });
+    // push rbx; data16 lea rdi, [rip+tlsgd]; data16 data16 rex.W call __tls_get_addr; add qword [rax], 2; mov rax, [rax]; pop rbx; ret
+    let code = [
+        0x53, 0x66, 0x48, 0x8d, 0x3d, 0, 0, 0, 0, 0x66, 0x66, 0x48, 0xe8, 0, 0, 0, 0, 0x48, 0x83, 0x00, 2,
+        0x48, 0x8b, 0x00, 0x5b, 0xc3,
+    ];
+    let relocs = vec![
+        Reloc { offset: 5, kind: RelocKind::TlsGd, symbol, addend: -4 },
+        Reloc { offset: 13, kind: RelocKind::Plt32, symbol: resolver, addend: -4 },
+    ];
+    patch.redirect(server(), "value", &code, relocs).finish()
+}
+
+#[test]
+fn new_thread_locals_exist_in_running_threads() {
+    for is_static in [false, true] {
+        let mut target = server().run();
+        apply(target.pid(), &own_thread_local("tls", is_static), &options()).unwrap();
+        assert_eq!(
+            (target.ask("value"), target.ask("value")),
+            ("202".into(), "204".into()),
+            "static: {is_static}"
+        );
+        assert_eq!(target.ask("value in a thread"), "202");
+        // the same thread-local in a newer patch keeps its values
+        apply(target.pid(), &own_thread_local("tls again", is_static), &options()).unwrap();
+        assert_eq!((target.ask("value"), target.ask("value in a thread")), ("206".into(), "202".into()));
+        roll_back(&target).unwrap();
+        assert_eq!(target.ask("value"), "1");
+        target.end();
+    }
+}
+
+#[test]
+fn a_thread_inside_for_ever_is_named() {
+    let mut target = server().run();
+    let patch = server().patch("hold").redirect(server(), "hold", &returns(4), vec![]).finish();
+    assert_eq!(target.ask("hold"), "held");
+    let before = maps(&target);
+    let short = ApplyOptions { deadline: Duration::from_millis(300), ..options() };
+    for attempt in [apply(target.pid(), &patch, &short), check(target.pid(), &patch, &short)] {
+        let Err(ApplyError::Busy { inside, .. }) = attempt else { panic!("{attempt:?}") };
+        assert_eq!((inside.len(), inside[0].name.as_str()), (1, "holder"));
+        assert_eq!(inside[0].function.as_deref(), Some("server::hold"));
+        assert!(inside[0].backtrace.iter().any(|frame| frame == "server::hold"), "{:?}", inside[0].backtrace);
+        assert!(inside[0].backtrace.iter().any(|frame| frame.contains("park")), "{:?}", inside[0].backtrace);
+    }
+    // of the failed attempt only the registry remains
+    let text = |maps: &[String]| maps.iter().filter(|line| line.contains("r-xp")).count();
+    assert_eq!(text(&maps(&target)), text(&before));
+    // other functions can be patched meanwhile
+    apply(target.pid(), &value_patch(3), &options()).unwrap();
+    assert_eq!(target.ask("value"), "3");
+    // and with the immediate policy the old call ends in old code
+    let immediate = ApplyOptions { policy: Policy::Immediate, ..options() };
+    apply(target.pid(), &patch, &immediate).unwrap();
+    assert_eq!(target.ask("release"), "released");
+    assert_eq!(target.ask("value"), "1", "the cumulative patch does not hold value");
+    target.end();
+}
+
+fn maps(target: &Running) -> Vec<String> {
+    std::fs::read_to_string(format!("/proc/{}/maps", target.pid()))
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn hot_function_under_load() {
+    let mut target = server().run();
+    for _ in 0..4 {
+        target.ask("spin");
+    }
+    for round in 0..20 {
+        apply(target.pid(), &value_patch(50 + round % 2), &options()).unwrap();
+        assert_eq!(target.ask("value"), (50 + round % 2).to_string());
+        roll_back(&target).unwrap();
+        assert_eq!(target.ask("value"), "1");
+    }
+    target.end();
+}
+
+#[test]
+fn panics_unwind_past_patched_processes() {
+    let mut target = server().run();
+    apply(target.pid(), &value_patch(7), &options()).unwrap();
+    assert_eq!(target.ask("panic"), "caught true");
+    target.end();
+}
+
+#[test]
+fn what_does_not_fit_is_a_mismatch() {
+    let mut target = server().run();
+    let before = maps(&target);
+    let mut other = server().patch("other build");
+    other.patch.meta.target.build_id = BuildId::new([1; 20]);
+    let other = other.redirect(server(), "value", &returns(2), vec![]).finish();
+    let mut changed = server().patch("other code").redirect(server(), "value", &returns(2), vec![]);
+    changed.patch.meta.redirects[0].old_digest = Digest::of(b"something else");
+    let changed = changed.finish();
+    let mut cut = value_patch(2);
+    cut.truncate(cut.len() - 1);
+    let mut flipped = value_patch(2);
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for (what, bytes) in
+        [("build", &other), ("code", &changed), ("cut", &cut), ("flipped", &flipped), ("empty", &vec![])]
+    {
+        let error = apply(target.pid(), bytes, &options()).unwrap_err();
+        assert!(matches!(error, ApplyError::Mismatch(_)), "{what}: {error}");
+    }
+    assert_eq!(maps(&target), before);
+    assert_eq!(target.ask("value"), "1");
+    target.end();
+}
+
+#[test]
+fn check_changes_nothing() {
+    let mut target = server().run();
+    let before = maps(&target);
+    let report = check(target.pid(), &value_patch(2), &options()).unwrap();
+    assert!(report.dry_run && report.patches.is_empty());
+    assert_eq!(maps(&target), before);
+    assert_eq!(target.ask("value"), "1");
+    target.end();
+}
+
+#[test]
+fn a_dead_target_is_lost() {
+    let mut target = server().run();
+    let pid = target.pid();
+    target.kill();
+    for error in [
+        apply(pid, &value_patch(2), &options()).unwrap_err(),
+        rollback(pid, &Selector::All, &RollbackOptions::default()).unwrap_err(),
+        status(pid).unwrap_err(),
+    ] {
+        assert!(matches!(error, ApplyError::Lost(_)), "{error}");
+    }
+}
+
+#[test]
+fn a_stripped_program_is_patched_alike() {
+    let stripped = server().stripped();
+    let mut target = stripped.run();
+    apply(target.pid(), &value_patch(7), &options()).unwrap();
+    assert_eq!(target.ask("value"), "7");
+    target.end();
+}
+
+#[test]
+fn ps_lists_patched_processes_only() {
+    let (patched, plain) = (server().run(), server().run());
+    apply(patched.pid(), &value_patch(7), &options()).unwrap();
+    let pids: Vec<i32> = livepatch_apply::ps().unwrap().iter().map(|status| status.pid).collect();
+    assert!(pids.contains(&patched.pid()) && !pids.contains(&plain.pid()));
+}
+
+/// Overwrites the registry of a target and returns the address that was hit.
+fn spoil_registry(target: &Running, offset: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let line = maps(target)
+        .into_iter()
+        .find(|line| line.contains("r--p 00000000 00:00 0") && is_registry(target, line));
+    let at = u64::from_str_radix(line.unwrap().split('-').next().unwrap(), 16).unwrap();
+    let memory = std::fs::File::options().write(true).open(format!("/proc/{}/mem", target.pid())).unwrap();
+    memory.write_all_at(bytes, at + offset).unwrap();
+}
+
+fn is_registry(target: &Running, line: &str) -> bool {
+    use std::os::unix::fs::FileExt;
+    let at = u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
+    let memory = std::fs::File::open(format!("/proc/{}/mem", target.pid())).unwrap();
+    let mut magic = [0; 9];
+    memory.read_exact_at(&mut magic, at).is_ok() && &magic == b"livepatch"
+}
+
+#[test]
+fn a_damaged_registry_is_refused() {
+    for (offset, bytes) in [
+        (0x20, &[0xff; 4][..]),
+        (0x10, &[9; 4][..]),
+        (0x80, &[0xff; 8][..]),
+        (0x1000 + 8, &[0xff; 8][..]),
+        (0x1000 + (4 << 20) + 8, &[0xff; 8][..]),
+        (0x1000 + 60, b"}}}}"),
+        (0x1000 + (4 << 20) + 60, b"}}}}"),
+    ] {
+        let mut target = server().run();
+        apply(target.pid(), &value_patch(7), &options()).unwrap();
+        let good = status(target.pid()).unwrap();
+        spoil_registry(&target, offset, bytes);
+        match status(target.pid()) {
+            // the slot that is not current may hold anything
+            Ok(status) => assert_eq!(status, good),
+            Err(error) => {
+                assert!(matches!(error, ApplyError::Refused { .. }), "{offset:#x}: {error}");
+                let error = roll_back(&target).unwrap_err();
+                assert!(matches!(error, ApplyError::Refused { .. }), "{offset:#x}: {error}");
+            }
+        }
+        assert_eq!(target.ask("value"), "7");
+        target.end();
+    }
+}
+
+#[test]
+fn foreign_bytes_at_an_entry_are_a_mismatch() {
+    use std::os::unix::fs::FileExt;
+    let mut target = server().run();
+    apply(target.pid(), &value_patch(7), &options()).unwrap();
+    let at = status(target.pid()).unwrap().patches[0].functions[0].address;
+    let memory = std::fs::File::options().write(true).open(format!("/proc/{}/mem", target.pid())).unwrap();
+    // somebody else's breakpoint
+    memory.write_all_at(&[0xcc], at.0).unwrap();
+    let error = apply(target.pid(), &value_patch(8), &options()).unwrap_err();
+    assert!(matches!(error, ApplyError::Mismatch(Mismatch::Code { .. })), "{error}");
+    roll_back(&target).unwrap_err();
+    memory.write_all_at(&[0xe9], at.0).unwrap();
+    assert_eq!(target.ask("value"), "7");
+    roll_back(&target).unwrap();
+    assert_eq!(target.ask("value"), "1");
     target.end();
 }

@@ -44,7 +44,8 @@ pub struct Found {
 const NAME: &str = "[anon:livepatch]";
 
 fn may_be_registry(mapping: &Mapping) -> bool {
-    let private = mapping.perms.read && !mapping.perms.write && !mapping.perms.execute && !mapping.perms.shared;
+    let private =
+        mapping.perms.read && !mapping.perms.write && !mapping.perms.execute && !mapping.perms.shared;
     let anonymous = matches!(mapping.backing, Backing::Anonymous) || mapping.is_special(NAME);
     private && anonymous && mapping.len() >= TOTAL_SIZE
 }
@@ -69,7 +70,8 @@ pub fn find_all(process: &Process, maps: &[Mapping]) -> Result<Vec<Found>, Apply
 /// The registry of one module at one load address. One that speaks of another load address belongs to an instance of the
 /// module that was unloaded since.
 pub fn of_module(found: &[Found], build_id: &BuildId, bias: Bias) -> Option<Found> {
-    let fits = |f: &&Found| f.header.build_id == *build_id && f.state.as_ref().is_some_and(|s| s.bias == bias);
+    let fits =
+        |f: &&Found| f.header.build_id == *build_id && f.state.as_ref().is_some_and(|s| s.bias == bias);
     found.iter().filter(fits).max_by_key(|f| f.header.generation).cloned()
 }
 

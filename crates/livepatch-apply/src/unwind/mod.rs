@@ -14,8 +14,8 @@
 //! (`sigaltstack`). Known limit: a coroutine stack that is suspended is on no thread's stack and is not seen.
 
 mod expr;
-pub mod modules;
 pub mod memory;
+pub mod modules;
 pub mod table;
 
 pub use memory::Memory;
@@ -206,12 +206,9 @@ fn caller(
                 let address = expr::evaluate(expression, registers, memory, Some(cfa))?;
                 Some(memory::word(memory, address)?)
             }
-            Rule::IsExpression(expression) => {
-                Some(expr::evaluate(expression, registers, memory, Some(cfa))?)
-            }
+            Rule::IsExpression(expression) => Some(expr::evaluate(expression, registers, memory, Some(cfa))?),
             Rule::Constant(value) => Some(*value),
         };
     }
     Ok(next)
 }
-

@@ -23,7 +23,8 @@ pub extern "C" fn other() -> u64 {
 /// Runs the callback inside of a frame of its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn hold(inner: extern "C-unwind" fn()) -> u64 {
+pub extern "C-unwind" fn hold(inner: extern "C-unwind" fn()) -> u64 {
+    black_box(COUNTER.load(Ordering::Relaxed));
     inner();
     black_box(3)
 }
@@ -47,6 +48,9 @@ fn main() {
     for line in std::io::stdin().lock().lines() {
         match line.unwrap().as_str() {
             "value" => say(black_box(value as extern "C" fn() -> u64)().to_string()),
+            "value in a thread" => say(
+                std::thread::spawn(|| black_box(value as extern "C" fn() -> u64)()).join().unwrap().to_string(),
+            ),
             "other" => say(black_box(other as extern "C" fn() -> u64)().to_string()),
             "counter" => say(COUNTER.load(Ordering::Relaxed).to_string()),
             "hold" => {

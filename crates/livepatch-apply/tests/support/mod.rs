@@ -31,9 +31,23 @@ impl Program {
         Self { _folder: folder, path, bytes }
     }
 
+    /// The same program without symbols.
+    pub fn stripped(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stripped");
+        let status = Command::new("strip").arg("-o").args([&path, &self.path]).status().unwrap();
+        assert!(status.success());
+        let bytes = std::fs::read(&path).unwrap();
+        Self { _folder: folder, path, bytes }
+    }
+
     pub fn run(&self) -> Running {
-        let mut child =
-            Command::new(&self.path).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = Command::new(&self.path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut running = Running {
             input: child.stdin.take(),
             output: BufReader::new(child.stdout.take().unwrap()),
@@ -136,9 +150,8 @@ impl PatchMaker {
 
     /// The patch file, with unwind tables for all functions.
     pub fn finish(mut self) -> Vec<u8> {
-        let cie = [
-            20u8, 0, 0, 0, 0, 0, 0, 0, 1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1, 0, 0,
-        ];
+        let cie =
+            [20u8, 0, 0, 0, 0, 0, 0, 0, 1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1, 0, 0];
         let (mut bytes, mut relocs) = (cie.to_vec(), Vec::new());
         for (symbol, size) in &self.functions {
             let start = bytes.len() as u32;
