@@ -111,12 +111,18 @@ fn take_blob(
     let name = name(file, &entry)?;
     let digest = name.strip_prefix(BLOBS).and_then(|digits| digits.parse::<Digest>().ok());
     let Some(blob) = digest.and_then(|digest| wanted.remove(&digest)) else {
-        return Err(damaged(file, &format!("it holds `{}`, which its manifest does not name", name.escape_debug())));
+        return Err(damaged(
+            file,
+            &format!("it holds `{}`, which its manifest does not name", name.escape_debug()),
+        ));
     };
     if !entry.header().entry_type().is_file() || entry.size() != blob.size {
         return Err(damaged(file, &format!("contents {} have another size", blob.digest.short())));
     }
-    let stored = store.blobs().put(&mut entry, file)?;
+    let stored = store.blobs().put(&mut entry, file).map_err(|error| match error {
+        Error::Io { action: "read", source, .. } => damaged(file, &source.to_string()),
+        other => other,
+    })?;
     if stored != blob {
         return Err(damaged(file, &format!("contents {} do not fit their digest", blob.digest.short())));
     }
@@ -124,9 +130,13 @@ fn take_blob(
 }
 
 fn name(file: &Path, entry: &tar::Entry<'_, impl Read>) -> Result<String> {
-    String::from_utf8(entry.path_bytes().into_owned()).map_err(|_| damaged(file, "it holds a name that is not UTF-8"))
+    String::from_utf8(entry.path_bytes().into_owned())
+        .map_err(|_| damaged(file, "it holds a name that is not UTF-8"))
 }
 
 fn damaged(file: &Path, what: &str) -> Error {
-    Error::Damaged { path: file.to_path_buf(), what: format!("not a whole baseline archive: {what}; export it again") }
+    Error::Damaged {
+        path: file.to_path_buf(),
+        what: format!("not a whole baseline archive: {what}; export it again"),
+    }
 }

@@ -3,7 +3,8 @@
 mod manifest;
 
 pub use manifest::{
-    Artifact, ArtifactKind, BlobRef, InputKind, InputRecord, Invocation, LinkRecord, MANIFEST_VERSION, Manifest,
+    Artifact, ArtifactKind, BlobRef, InputKind, InputRecord, Invocation, LinkRecord, MANIFEST_VERSION,
+    Manifest,
 };
 
 use crate::build::{Build, Input};
@@ -119,7 +120,9 @@ impl Baseline {
     pub(crate) fn find(store: &Store, id: &BuildId) -> Result<Self> {
         let path = manifest_path(store, id);
         let bytes = match fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(no_baseline(store, &id.to_string())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(no_baseline(store, &id.to_string()));
+            }
             other => other.at("read", &path)?,
         };
         Ok(Self { manifest: parse_manifest(&path, &bytes)?, store: store.clone() })
@@ -203,4 +206,3 @@ fn no_baseline(store: &Store, id: &str) -> Error {
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
-

@@ -49,7 +49,8 @@ pub fn build(store: &Store, options: &BuildOptions) -> Result<Vec<Built>> {
     let args = BuildArgs::parse(&options.args);
     let env = Environment::default();
     let setup = Setup::find(&options.cwd, &args, &env)?;
-    let plan = SessionPlan { store, setup: &setup, args: &args, wrapper: &options.wrapper, mode: Mode::Baseline };
+    let plan =
+        SessionPlan { store, setup: &setup, args: &args, wrapper: &options.wrapper, mode: Mode::Baseline };
     let session = Session::start(&plan, env.clone(), None)?;
     let mut linked = session.run(&plan, None)?;
     if linked.is_empty() {
@@ -76,7 +77,8 @@ fn without_baseline(store: &Store, linked: &[Linked], records: &[LinkRecord]) ->
     for one in linked {
         let build_id = one.build_id()?;
         let known = build_id.as_ref().is_some_and(|id| {
-            records.iter().any(|record| record.build_id == *id) || Baseline::find(store, id).is_ok_and(|b| b.is_whole())
+            records.iter().any(|record| record.build_id == *id)
+                || Baseline::find(store, id).is_ok_and(|b| b.is_whole())
         });
         if !known {
             missing.push(one.clone());
@@ -131,9 +133,12 @@ pub(crate) fn manifest(
 
 pub(crate) fn not_recorded(output: &Path, setup: &Setup, args: &BuildArgs) -> Error {
     let flags = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"];
-    let from_flags = flags.iter().find(|name| std::env::var(name).is_ok_and(|value| value.contains("linker=")));
+    let from_flags =
+        flags.iter().find(|name| std::env::var(name).is_ok_and(|value| value.contains("linker=")));
     let advice = match from_flags {
-        Some(name) => format!("{name} sets `-C linker=…`; set CARGO_TARGET_{}_LINKER instead", env_triple(setup)),
+        Some(name) => {
+            format!("{name} sets `-C linker=…`; set CARGO_TARGET_{}_LINKER instead", env_triple(setup))
+        }
         None if args.config.iter().any(|config| config.contains("linker")) => {
             format!("`--config` sets it; set CARGO_TARGET_{}_LINKER instead", env_triple(setup))
         }

@@ -35,7 +35,8 @@ impl BuildArgs {
                 Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
                 _ => (arg.as_str(), None),
             };
-            let known = ["--message-format", "--target-dir", "--profile", "--target", "--manifest-path", "--config"];
+            let known =
+                ["--message-format", "--target-dir", "--profile", "--target", "--manifest-path", "--config"];
             if !known.contains(&name) {
                 if arg == "--release" || is_short_release(arg) {
                     parsed.profile = "release".into();
@@ -114,13 +115,16 @@ pub(crate) struct Setup {
     pub linkers: BTreeMap<String, String>,
     /// The user's compiler wrapper.
     pub rustc_wrapper: Option<String>,
+    /// Whether a profile may put debug information into files of its own, which a baseline could not hold.
+    pub splits_debuginfo: bool,
 }
 
 impl Setup {
     /// Asks cargo and reads its configuration, as it is in `cwd` under the environment changes `env`.
     pub(crate) fn find(cwd: &Path, args: &BuildArgs, env: &Environment) -> Result<Self> {
         let cwd = std::path::absolute(cwd).at("resolve", cwd)?;
-        let cargo = std::env::var_os("CARGO").filter(|cargo| !cargo.is_empty()).unwrap_or_else(|| "cargo".into());
+        let cargo =
+            std::env::var_os("CARGO").filter(|cargo| !cargo.is_empty()).unwrap_or_else(|| "cargo".into());
         let metadata = metadata(&cargo, &cwd, args, env)?;
         let folder = |key: &str| metadata.get(key).and_then(|value| value.as_str()).map(PathBuf::from);
         let missing = |key: &str| Error::Failed {
@@ -145,8 +149,8 @@ impl Setup {
         for triple in &triples {
             linkers.insert(triple.clone(), linker(&config, triple)?);
         }
+        let workspace_root = folder("workspace_root").ok_or_else(|| missing("workspace_root"))?;
         Ok(Self {
-            workspace_root: folder("workspace_root").ok_or_else(|| missing("workspace_root"))?,
             target_dir,
             build_dir,
             cargo_home: cargo_home(&cwd)?,
@@ -155,7 +159,14 @@ impl Setup {
             host,
             triples,
             linkers,
-            rustc_wrapper: config.build.rustc_wrapper.as_ref().map(|path| utf8("RUSTC_WRAPPER", path)).transpose()?,
+            rustc_wrapper: config
+                .build
+                .rustc_wrapper
+                .as_ref()
+                .map(|path| utf8("RUSTC_WRAPPER", path))
+                .transpose()?,
+            splits_debuginfo: splits_debuginfo(&cwd, &workspace_root, args),
+            workspace_root,
             cargo,
             cwd,
         })
@@ -190,6 +201,16 @@ fn linker(config: &cargo_config2::Config, triple: &str) -> Result<String> {
     }
 }
 
+/// Looks for the setting wherever a profile can be written. A mention elsewhere in these files does no harm: the value
+/// that is then set is the default.
+fn splits_debuginfo(cwd: &Path, workspace_root: &Path, args: &BuildArgs) -> bool {
+    const KEY: &str = "split-debuginfo";
+    let mentions = |path: &Path| std::fs::read_to_string(path).is_ok_and(|text| text.contains(KEY));
+    args.config.iter().any(|config| config.contains(KEY) || mentions(&cwd.join(config)))
+        || mentions(&workspace_root.join("Cargo.toml"))
+        || cargo_config2::Walk::new(cwd).any(|path| mentions(&path))
+}
+
 fn metadata(cargo: &OsString, cwd: &Path, args: &BuildArgs, env: &Environment) -> Result<serde_json::Value> {
     let mut command = env.command(cargo, cwd);
     command.args(["metadata", "--format-version=1", "--no-deps"]);
@@ -211,9 +232,10 @@ fn metadata(cargo: &OsString, cwd: &Path, args: &BuildArgs, env: &Environment) -
 }
 
 fn cargo_home(cwd: &Path) -> Result<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"))
-    });
+    let home = std::env::var_os("CARGO_HOME")
+        .filter(|home| !home.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     home.map(|home| cwd.join(home)).ok_or(Error::NoHome)
 }
 
@@ -275,21 +297,41 @@ impl Environment {
 /// Variables that influence what cargo, rustc and the usual build scripts build, but not where.
 fn recorded(vars: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
     const EXACT: &[&str] = &[
-        "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_INCREMENTAL", "RUSTC", "RUSTC_WRAPPER",
-        "RUSTC_WORKSPACE_WRAPPER", "RUSTC_BOOTSTRAP", "CRATE_CC_NO_DEFAULTS", "SOURCE_DATE_EPOCH", "LDFLAGS",
-        "CPPFLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH",
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_INCREMENTAL",
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTC_BOOTSTRAP",
+        "CRATE_CC_NO_DEFAULTS",
+        "SOURCE_DATE_EPOCH",
+        "LDFLAGS",
+        "CPPFLAGS",
+        "CPATH",
+        "C_INCLUDE_PATH",
+        "CPLUS_INCLUDE_PATH",
+        "LIBRARY_PATH",
     ];
-    const PREFIXES: &[&str] = &["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_", "CARGO_FEATURE_", "PKG_CONFIG"];
+    const PREFIXES: &[&str] =
+        &["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_", "CARGO_FEATURE_", "PKG_CONFIG"];
     const TOOLS: &[&str] = &["CC", "CXX", "AR", "CFLAGS", "CXXFLAGS", "ARFLAGS", "RANLIB"];
-    const PLACES: &[&str] = &["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "CARGO_BUILD_BUILD_DIR", "CARGO_BUILD_JOBS"];
+    const PLACES: &[&str] =
+        &["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "CARGO_BUILD_BUILD_DIR", "CARGO_BUILD_JOBS"];
     let wanted = |name: &str| {
         !PLACES.contains(&name)
             && (EXACT.contains(&name)
                 || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
                 || TOOLS.iter().any(|tool| {
-                    [name, name.strip_prefix("HOST_").unwrap_or(name), name.strip_prefix("TARGET_").unwrap_or(name)]
-                        .iter()
-                        .any(|name| name.strip_prefix(tool).is_some_and(|rest| rest.is_empty() || rest.starts_with('_')))
+                    [
+                        name,
+                        name.strip_prefix("HOST_").unwrap_or(name),
+                        name.strip_prefix("TARGET_").unwrap_or(name),
+                    ]
+                    .iter()
+                    .any(|name| {
+                        name.strip_prefix(tool).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+                    })
                 }))
     };
     vars.into_iter()
@@ -324,8 +366,18 @@ mod tests {
 
     #[test]
     fn what_is_recorded() {
-        let vars = ["RUSTFLAGS", "CC_x86_64_unknown_linux_gnu", "CARGO_TARGET_DIR", "CARGO", "CCACHE_DIR", "HOST_CC"];
+        let vars = [
+            "RUSTFLAGS",
+            "CC_x86_64_unknown_linux_gnu",
+            "CARGO_TARGET_DIR",
+            "CARGO",
+            "CCACHE_DIR",
+            "HOST_CC",
+        ];
         let kept = recorded(vars.map(|name| (name.into(), "1".into())));
-        assert_eq!(kept.into_keys().collect::<Vec<_>>(), ["CC_x86_64_unknown_linux_gnu", "HOST_CC", "RUSTFLAGS"]);
+        assert_eq!(
+            kept.into_keys().collect::<Vec<_>>(),
+            ["CC_x86_64_unknown_linux_gnu", "HOST_CC", "RUSTFLAGS"]
+        );
     }
 }

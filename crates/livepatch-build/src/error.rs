@@ -109,10 +109,14 @@ pub enum Error {
         advice: String,
     },
     /// cargo built no executable and no shared object.
-    #[error("the build produced no executable and no shared object, so there is nothing that could be patched later")]
+    #[error(
+        "the build produced no executable and no shared object, so there is nothing that could be patched later"
+    )]
     NoArtifact,
     /// The compiler differs from the baseline's.
-    #[error("the baseline was built with `{baseline}`, but this is `{current}`; switch toolchains (`cargo +TOOLCHAIN livepatch …`), so that only the source differs")]
+    #[error(
+        "the baseline was built with `{baseline}`, but this is `{current}`; switch toolchains (`cargo +TOOLCHAIN livepatch …`), so that only the source differs"
+    )]
     Toolchain {
         /// Release of the baseline's compiler.
         baseline: String,

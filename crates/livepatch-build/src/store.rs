@@ -40,7 +40,9 @@ impl Store {
     pub fn locate() -> Result<Self> {
         let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let root = var("LIVEPATCH_HOME")
-            .or_else(|| var("XDG_DATA_HOME").filter(|path| path.is_absolute()).map(|path| path.join("livepatch")))
+            .or_else(|| {
+                var("XDG_DATA_HOME").filter(|path| path.is_absolute()).map(|path| path.join("livepatch"))
+            })
             .or_else(|| var("HOME").map(|home| home.join(".local/share/livepatch")))
             .ok_or(Error::NoHome)?;
         Self::at(root)

@@ -38,16 +38,24 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn start(plan: &SessionPlan<'_>, mut env: Environment, candidate: Option<Candidate>) -> Result<Self> {
+    pub(crate) fn start(
+        plan: &SessionPlan<'_>,
+        mut env: Environment,
+        candidate: Option<Candidate>,
+    ) -> Result<Self> {
         let tmp = plan.store.tmp();
-        let folder = tempfile::Builder::new().prefix("session-").tempdir_in(&tmp).at("create a folder in", &tmp)?;
+        let folder =
+            tempfile::Builder::new().prefix("session-").tempdir_in(&tmp).at("create a folder in", &tmp)?;
         let entry = Entry::new(plan.store, plan.wrapper);
         for (triple, linker) in &plan.setup.linkers {
             env.set(format!("CARGO_TARGET_{}_LINKER", env_name(triple)), entry.linker(triple, linker)?);
         }
         let profile = env_name(&plan.args.profile);
-        for (key, value) in [("DEBUG", "2"), ("STRIP", "none"), ("SPLIT_DEBUGINFO", "off")] {
-            env.set(format!("CARGO_PROFILE_{profile}_{key}"), value);
+        // Nothing else of the profile: cargo hashes it, and every symbol name would differ from a plain build's. A
+        // profile that strips is met by the linker wrapper.
+        env.set(format!("CARGO_PROFILE_{profile}_DEBUG"), "2");
+        if plan.setup.splits_debuginfo {
+            env.set(format!("CARGO_PROFILE_{profile}_SPLIT_DEBUGINFO"), "off");
         }
         let (records, work, rustc) = match candidate {
             Some(Candidate { records, work, rustc }) => (records, work, Some(rustc)),

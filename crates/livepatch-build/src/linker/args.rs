@@ -22,14 +22,52 @@ pub(super) struct LinkArgs {
 
 /// Options whose next argument is not an input.
 const WITH_VALUE: &[&str] = &[
-    "-o", "-L", "-l", "-m", "-z", "-e", "-u", "-h", "-soname", "-rpath", "-rpath-link", "-dynamic-linker", "-plugin",
-    "-plugin-opt", "-flavor", "-Map", "-B", "-x", "-target", "-I", "-isystem", "-arch", "-A", "-b", "-Y", "-y", "-a",
-    "-defsym", "-entry", "-image-base", "-wrap", "-exclude-libs", "-undefined", "-sysroot", "-dependency-file",
+    "-o",
+    "-L",
+    "-l",
+    "-m",
+    "-z",
+    "-e",
+    "-u",
+    "-h",
+    "-soname",
+    "-rpath",
+    "-rpath-link",
+    "-dynamic-linker",
+    "-plugin",
+    "-plugin-opt",
+    "-flavor",
+    "-Map",
+    "-B",
+    "-x",
+    "-target",
+    "-I",
+    "-isystem",
+    "-arch",
+    "-A",
+    "-b",
+    "-Y",
+    "-y",
+    "-a",
+    "-defsym",
+    "-entry",
+    "-image-base",
+    "-wrap",
+    "-exclude-libs",
+    "-undefined",
+    "-sysroot",
+    "-dependency-file",
 ];
 
 /// Options that name a file which the linker reads, as `OPTION=FILE` or `OPTION FILE`.
-const READS: &[&str] =
-    &["-version-script", "-dynamic-list", "-T", "-script", "-export-dynamic-symbol-list", "-retain-symbols-file"];
+const READS: &[&str] = &[
+    "-version-script",
+    "-dynamic-list",
+    "-T",
+    "-script",
+    "-export-dynamic-symbol-list",
+    "-retain-symbols-file",
+];
 
 impl LinkArgs {
     pub(super) fn parse(args: &[OsString], linker: &str) -> Result<Self> {
@@ -54,6 +92,15 @@ impl LinkArgs {
             .collect()
     }
 
+    /// The arguments without those that strip the output: a baseline needs its symbols and debug information. Response
+    /// files with such an argument are written out.
+    pub(super) fn unstripped(&self, args: &[OsString]) -> Vec<OsString> {
+        if !self.all.iter().any(|arg| strips(arg)) {
+            return args.to_vec();
+        }
+        self.all.iter().filter(|arg| !strips(arg)).map(OsString::from).collect()
+    }
+
     /// Everything on the command line that may be an input file, in order.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         let mut skip = false;
@@ -70,6 +117,11 @@ impl LinkArgs {
             READS.contains(&name).then(|| Path::new(file))
         })
     }
+}
+
+/// Whether an argument, as rustc passes it, strips the output.
+fn strips(arg: &str) -> bool {
+    matches!(arg.strip_prefix("-Wl,").unwrap_or(arg), "--strip-debug" | "--strip-all" | "-s" | "-S")
 }
 
 /// Long options may be written with one dash or two.
@@ -168,7 +220,10 @@ mod tests {
 
     #[test]
     fn driver_and_direct_arguments() {
-        let args = parse("/usr/bin/cc", &["a.o", "-L", "/lib", "-Wl,--version-script=v s", "-lfoo", "-o", "out", "-shared"]);
+        let args = parse(
+            "/usr/bin/cc",
+            &["a.o", "-L", "/lib", "-Wl,--version-script=v s", "-lfoo", "-o", "out", "-shared"],
+        );
         assert_eq!(args.files().collect::<Vec<_>>(), [Path::new("a.o"), Path::new("v s")]);
         assert_eq!(args.output, Path::new("out"));
         assert!(args.shared && args.map.is_none());
@@ -181,7 +236,12 @@ mod tests {
 
     #[test]
     fn map_of_the_user_in_every_spelling() {
-        for spelling in [&["-Wl,-Map=m"][..], &["-Wl,-Map,m"], &["-Xlinker", "--Map=m"], &["-Xlinker", "-Map", "-Xlinker", "m"]] {
+        for spelling in [
+            &["-Wl,-Map=m"][..],
+            &["-Wl,-Map,m"],
+            &["-Xlinker", "--Map=m"],
+            &["-Xlinker", "-Map", "-Xlinker", "m"],
+        ] {
             assert_eq!(parse("cc", spelling).map.as_deref(), Some(Path::new("m")), "{spelling:?}");
         }
     }

@@ -57,8 +57,10 @@ pub(super) fn record(state: &State, linker: &str, args: &LinkArgs, map: &Path) -
 /// files, archives from `-l`), which only the map tells.
 fn inputs(keeper: &Keeper, cwd: &Path, args: &LinkArgs, map: &Path, text: &[u8]) -> Result<Vec<InputRecord>> {
     let text = String::from_utf8_lossy(text);
-    let map = LinkMap::parse(&text)
-        .map_err(|e| Error::Map { path: map.to_path_buf(), what: format!("{e}; is the linker lld, mold, GNU ld or gold?") })?;
+    let map = LinkMap::parse(&text).map_err(|e| Error::Map {
+        path: map.to_path_buf(),
+        what: format!("{e}; is the linker lld, mold, GNU ld or gold?"),
+    })?;
     let mut seen = HashSet::new();
     let mut inputs = Vec::new();
     let named = args.files().filter_map(Path::to_str);

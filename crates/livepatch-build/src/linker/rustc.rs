@@ -12,8 +12,10 @@ const FLAG: &str = "--remap-path-prefix";
 
 /// Runs `[rustc, args…]` with the remapping added, through the user's wrapper if there is one.
 pub(super) fn run(state: &State, args: &[OsString]) -> Result<u8> {
-    let no_compiler =
-        || Error::Damaged { path: "livepatch-rustc".into(), what: "started without a compiler to run".into() };
+    let no_compiler = || Error::Damaged {
+        path: "livepatch-rustc".into(),
+        what: "started without a compiler to run".into(),
+    };
     let wrapper = state.rustc.as_ref().ok_or_else(no_compiler)?;
     let (compiler, rest) = args.split_first().ok_or_else(no_compiler)?;
     let mut full: Vec<OsString> = rest.to_vec();
@@ -47,9 +49,9 @@ fn user_remaps(args: &[OsString]) -> Vec<(String, String)> {
             None => None,
         };
         // rustc splits at the last `=`.
-        found.extend(value.and_then(|value| {
-            value.rsplit_once('=').map(|(from, to)| (from.to_owned(), to.to_owned()))
-        }));
+        found.extend(
+            value.and_then(|value| value.rsplit_once('=').map(|(from, to)| (from.to_owned(), to.to_owned()))),
+        );
     }
     found
 }

@@ -49,8 +49,10 @@ pub(crate) struct RustcWrapper {
 impl State {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).at("read", path)?;
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Error::Damaged { path: path.to_path_buf(), what: format!("not the state of a build: {e}") })
+        serde_json::from_slice(&bytes).map_err(|e| Error::Damaged {
+            path: path.to_path_buf(),
+            what: format!("not the state of a build: {e}"),
+        })
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
@@ -78,7 +80,10 @@ impl Entry {
     /// The entries for an executable. Their paths depend on the executable's path only.
     pub(crate) fn new(store: &Store, executable: &Path) -> Self {
         let hash = Digest::of(executable.as_os_str().as_encoded_bytes()).short();
-        Self { folder: store.root().join("linker").join(format!("{MARK}{hash}")), executable: executable.to_path_buf() }
+        Self {
+            folder: store.root().join("linker").join(format!("{MARK}{hash}")),
+            executable: executable.to_path_buf(),
+        }
     }
 
     /// A path that starts the executable as linker for `triple`, with the file name of the real one.

@@ -57,9 +57,9 @@ impl HashCache {
         }
         let blob = blobs::digest_file(path)?;
         let blob = if kept.contains(&blob) || into.contains(&blob) { blob } else { into.put_file(path)? };
-        let settled = meta.modified().is_ok_and(|time| {
-            SystemTime::now().duration_since(time).is_ok_and(|age| age > TICK)
-        });
+        let settled = meta
+            .modified()
+            .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > TICK));
         let unchanged = fs::metadata(path).is_ok_and(|meta| Stamp::of(&meta) == stamp);
         if settled && unchanged && blob.size == stamp.size {
             let entry = serde_json::to_vec(&Entry { stamp, blob }).unwrap_or_default();
