@@ -232,8 +232,8 @@ pub enum RemoteError {
         #[source]
         errno: Errno,
     },
-    /// The thread could not be brought to a stop again, so its registers could not be put back: it must be regarded as
-    /// still inside the remote work. The process stays traced until the tool ends.
+    /// The thread could not be brought to a stop again, so its registers could not be put back yet: it must be regarded as still
+    /// inside the remote work. They are put back at its next stop, as long as the tracing value lives.
     #[error("thread {tid} is stuck inside {what} and could not be put back")]
     Stuck {
         /// The thread.

@@ -25,6 +25,7 @@
 //! `epoll_wait`, `recv` with a timeout, `sigtimedwait` and `semtimedop` return `EINTR` once when interrupted (signal(7) lists them:
 //! the calls that fail with `EINTR` after SIGCONT as well). All other calls go on. `/proc/self/status` shows the tracer.
 
+mod drive;
 pub mod error;
 pub mod gap;
 mod ids;

@@ -9,27 +9,20 @@
 //! 4. Everything is put back, and the thread is led to a canonical stop again without executing an instruction. There the
 //!    kernel has yet to decide about the restart of the interrupted system call, as at the stop before.
 
-use crate::error::{Loss, ProcessError, RemoteError};
-use crate::sys::{self, SignalInfo, Wait};
-use crate::trace::{Goal, LEADER_CHECK, State};
+use crate::drive::{HeldSignals, Saved, Stop, Until};
+use crate::error::RemoteError;
 use crate::{Regs, StoppedThread, XState};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
-use nix::libc::{self, c_int};
-use std::time::{Duration, Instant};
+use nix::libc;
+use std::time::Instant;
 
 /// Bytes below the stack pointer that belong to the running function (System V psABI, section 3.2.2).
 const RED_ZONE: i64 = 128;
 /// Enough for `__m512` arguments.
 const STACK_ALIGNMENT: u64 = 64;
-/// How long an interrupted thread may take to come to a stop.
-const HALT_LIMIT: Duration = Duration::from_secs(2);
 /// Trap, direction and alignment-check flags.
 const RFLAGS_CLEARED: u64 = 1 << 8 | 1 << 10 | 1 << 18;
-/// Signals that instructions raise.
-const FAULTS: [c_int; 6] =
-    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
-
 /// Which stack a remote call runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallStack {
@@ -52,39 +45,6 @@ pub struct RemoteCall<'a> {
     pub trap: RunAddr,
     /// The stack.
     pub stack: CallStack,
-}
-
-/// What has to be put back.
-struct Saved {
-    regs: Regs,
-    mask: u64,
-    xstate: Option<XState>,
-}
-
-/// Signals that processes sent during a remote call and that could not be blocked because faults raise them, too.
-#[derive(Debug)]
-pub(crate) struct HeldSignals {
-    trap: RunAddr,
-    signals: Vec<SignalInfo>,
-}
-
-/// How the thread is sent on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
-    /// To the end of a call.
-    Signal,
-    /// To the next entry or exit of a system call.
-    Syscall,
-    /// To a stop after an interrupt.
-    Interrupt,
-}
-
-/// Where it came to.
-enum Stop {
-    Fault(SignalInfo),
-    Syscall,
-    Interrupted,
-    Deadline,
 }
 
 impl StoppedThread<'_> {
@@ -135,7 +95,13 @@ impl StoppedThread<'_> {
             Stop::Deadline | Stop::Interrupted => return self.halt(Until::Interrupt, what).map(|_| None),
         }
         match self.run(Until::Syscall, deadline)? {
-            Stop::Syscall => Ok(Some(self.regs()?.0.rax)),
+            Stop::Syscall => {
+                let result = self.regs()?.0.rax;
+                match self.take_seccomp_signal()? {
+                    None => Ok(Some(result)),
+                    Some(info) => Err(self.fault(what, info)?),
+                }
+            }
             Stop::Fault(info) => Err(self.fault(what, info)?),
             // Inside: registers must not be put back before the exit, or the kernel would take them for the call's.
             Stop::Deadline | Stop::Interrupted => self.halt(Until::Syscall, what).map(|_| None),
@@ -151,7 +117,7 @@ impl StoppedThread<'_> {
     pub fn remote_call(&mut self, call: &RemoteCall<'_>, deadline: Instant) -> Result<u64, RemoteError> {
         self.check_call(call)?;
         let saved = self.save(true)?;
-        self.held = Some(HeldSignals { trap: call.trap, signals: Vec::new() });
+        self.held = Some(HeldSignals::until_return_to(call.trap));
         let started = Instant::now();
         let result = self.run_call(call, &saved, deadline);
         self.put_back(&saved, call.name)?;
@@ -214,197 +180,6 @@ impl StoppedThread<'_> {
         }
     }
 
-    fn save(&mut self, with_xstate: bool) -> Result<Saved, RemoteError> {
-        let stopped =
-            self.tracees.threads.get(&self.tid).is_some_and(|thread| thread.state == State::Stopped);
-        if !stopped {
-            return Err(self.unfit("it is not stopped any more".into()));
-        }
-        let regs = self.regs()?;
-        if !regs.is_64_bit() {
-            return Err(self.unfit("it executes 32-bit code".into()));
-        }
-        self.check_rseq(&regs)?;
-        let xstate = if with_xstate { Some(self.xstate()?) } else { None };
-        Ok(Saved { regs, mask: self.signal_mask()?, xstate })
-    }
-
-    fn block_signals(&mut self, mask: u64) -> Result<(), ProcessError> {
-        let faults = FAULTS.iter().fold(0, |set, &signal| set | signal_bit(signal));
-        self.set_signal_mask(!faults | mask)
-    }
-
-    /// Sends the thread on and deals with what is not the end of it.
-    fn run(&mut self, until: Until, deadline: Instant) -> Result<Stop, RemoteError> {
-        let mut signal = 0;
-        loop {
-            self.send(until, signal)?;
-            signal = 0;
-            match self.next_stop(deadline)? {
-                None => return Ok(Stop::Deadline),
-                Some(Wait::Syscall) if until != Until::Signal => return Ok(Stop::Syscall),
-                Some(Wait::Trap) if until == Until::Interrupt => return Ok(Stop::Interrupted),
-                Some(Wait::GroupStop) if until == Until::Interrupt => return Ok(Stop::Interrupted),
-                Some(Wait::Signal(_)) => match self.sent_signal()? {
-                    Ok(sent) => signal = sent,
-                    Err(fault) => return Ok(Stop::Fault(fault)),
-                },
-                Some(_) => {}
-            }
-        }
-    }
-
-    /// At a stop for a signal: if the thread raised it by a fault, its information as `Err`; if somebody sent it, what to
-    /// send the thread on with.
-    fn sent_signal(&mut self) -> Result<Result<c_int, SignalInfo>, ProcessError> {
-        let info = sys::signal_info(self.tid).map_err(|errno| self.error("read a signal of", errno))?;
-        let signal = info.signal();
-        if FAULTS.contains(&signal) {
-            if info.is_from_kernel() {
-                return Ok(Err(info));
-            }
-            if let Some(held) = &mut self.held {
-                held.signals.push(info);
-                return Ok(Ok(0));
-            }
-        }
-        // Blocked, it goes back into the kernel's queue when it is passed on, information and all.
-        let mask = self.signal_mask()?;
-        self.set_signal_mask(mask | signal_bit(signal))?;
-        Ok(Ok(signal))
-    }
-
-    /// Gives held signals back to the kernel's queue. That is possible at a stop for a signal, which takes an `int3`: the signal
-    /// is replaced by the held one, which is blocked and therefore queued.
-    fn requeue_held(&mut self, saved: &Saved) -> Result<(), RemoteError> {
-        let Some(mut held) = self.held.take() else { return Ok(()) };
-        while let Some(info) = held.signals.pop() {
-            let mut regs = saved.regs;
-            regs.set_ip(held.trap);
-            regs.0.orig_rax = u64::MAX;
-            self.set_regs(&regs)?;
-            self.block_signals(saved.mask)?;
-            let limit = Instant::now() + HALT_LIMIT;
-            let Stop::Fault(_) = self.run(Until::Signal, limit)? else {
-                return Err(RemoteError::Stuck { tid: self.tid, what: "giving back a signal".into() });
-            };
-            self.restore(saved)?;
-            self.set_signal_mask(u64::MAX)?;
-            sys::set_signal_info(self.tid, &info).map_err(|errno| self.error("set a signal of", errno))?;
-            self.send(Until::Interrupt, info.signal())?;
-            self.next_stop(limit)?;
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, until: Until, signal: c_int) -> Result<(), ProcessError> {
-        if let Some(thread) = self.tracees.threads.get_mut(&self.tid) {
-            (thread.goal, thread.state) = (Goal::Raw, State::Running);
-        }
-        let sent = match until {
-            Until::Signal => sys::cont(self.tid, signal),
-            Until::Syscall => sys::cont_to_syscall(self.tid, signal),
-            Until::Interrupt => sys::interrupt(self.tid).and_then(|()| sys::cont(self.tid, signal)),
-        };
-        sent.map_err(|errno| self.error("resume", errno))
-    }
-
-    /// The next stop of this thread, while the events of the others are dealt with; `None` at the deadline.
-    fn next_stop(&mut self, deadline: Instant) -> Result<Option<Wait>, ProcessError> {
-        let (tid, pid) = (self.tid, self.process().pid());
-        loop {
-            let phase = deadline.min(Instant::now() + LEADER_CHECK);
-            self.tracees.pump(phase, |tracees| {
-                tracees.threads.get(&tid).is_none_or(|thread| matches!(thread.state, State::Raw(_)))
-            })?;
-            self.tracees.forget_exited_leader();
-            match self.tracees.threads.get(&tid).map(|thread| thread.state) {
-                Some(State::Raw(Wait::Exec)) => return Err(ProcessError::Lost { pid, how: Loss::Exec }),
-                Some(State::Raw(wait)) => return Ok(Some(wait)),
-                Some(_) if Instant::now() < deadline => {}
-                Some(_) => return Ok(None),
-                // A thread ends during remote work only with the process, or because the function ended it.
-                None => return Err(ProcessError::ended(pid)),
-            }
-        }
-    }
-
-    /// Brings a running thread to a stop: at an interrupt, or (inside a system call) at its exit.
-    fn halt(&mut self, until: Until, what: &str) -> Result<(), RemoteError> {
-        let deadline = Instant::now() + HALT_LIMIT;
-        self.tracees.request_stop(self.tid)?;
-        loop {
-            match (self.next_stop(deadline)?, until) {
-                (None, _) => return Err(RemoteError::Stuck { tid: self.tid, what: what.to_owned() }),
-                (Some(Wait::Syscall), Until::Syscall)
-                | (Some(Wait::Trap | Wait::GroupStop), Until::Interrupt) => {
-                    return Ok(());
-                }
-                (Some(Wait::Signal(_)), _) => match self.sent_signal()? {
-                    Ok(signal) => self.send_again(until, signal)?,
-                    // A fault at the last moment; putting the registers back cancels it.
-                    Err(_) => return Ok(()),
-                },
-                (Some(_), _) => self.send_again(until, 0)?,
-            }
-        }
-    }
-
-    fn send_again(&mut self, until: Until, signal: c_int) -> Result<(), ProcessError> {
-        self.tracees.request_stop(self.tid)?;
-        self.send(until, signal)
-    }
-
-    /// Puts everything back and leads the thread to a canonical stop without executing an instruction.
-    fn put_back(&mut self, saved: &Saved, what: &str) -> Result<(), RemoteError> {
-        let stuck = RemoteError::Stuck { tid: self.tid, what: what.to_owned() };
-        match self.tracees.threads.get(&self.tid).map(|thread| thread.state) {
-            Some(State::Running) => return Err(stuck),
-            Some(State::Stopped | State::Raw(_)) => {}
-            None => return Err(ProcessError::ended(self.process().pid()).into()),
-        }
-        self.requeue_held(saved)?;
-        self.restore(saved)?;
-        // The signal that ended the remote work, if any, is cancelled by sending the thread on without one. The
-        // interrupt is taken before anything else on the way to user mode.
-        let stop = self.run(Until::Interrupt, Instant::now() + HALT_LIMIT)?;
-        if !matches!(stop, Stop::Interrupted) {
-            return Err(stuck);
-        }
-        self.restore(saved)?;
-        if self.regs()? != saved.regs {
-            let mismatch = std::io::Error::other("the kernel does not return the registers that were set");
-            return Err(ProcessError::io(self.process().pid(), "put back registers", mismatch).into());
-        }
-        if let Some(thread) = self.tracees.threads.get_mut(&self.tid) {
-            (thread.goal, thread.state) = (Goal::Stop, State::Stopped);
-        }
-        Ok(())
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), ProcessError> {
-        self.set_regs(&saved.regs)?;
-        if let Some(xstate) = &saved.xstate {
-            self.set_xstate(xstate)?;
-        }
-        self.set_signal_mask(saved.mask)
-    }
-
-    fn fault(&self, what: &str, info: SignalInfo) -> Result<RemoteError, ProcessError> {
-        let ip = self.regs()?.ip();
-        Ok(RemoteError::Fault {
-            tid: self.tid,
-            what: what.to_owned(),
-            signal: info.signal(),
-            ip,
-            fault: info.addr(),
-        })
-    }
-
-    pub(crate) fn unfit(&self, reason: String) -> RemoteError {
-        RemoteError::Unfit { tid: self.tid, reason }
-    }
-
     /// An instruction `syscall` in executable memory of the target, searched once.
     fn syscall_instruction(&mut self) -> Result<RunAddr, RemoteError> {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -430,10 +205,6 @@ impl StoppedThread<'_> {
         }
         Err(self.unfit("the process has no syscall instruction in its memory".into()))
     }
-}
-
-fn signal_bit(signal: c_int) -> u64 {
-    1 << (signal - 1)
 }
 
 impl XState {

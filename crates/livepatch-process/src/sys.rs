@@ -140,6 +140,39 @@ pub(crate) fn set_signal_info(tid: Tid, info: &SignalInfo) -> Result<()> {
     nix::sys::ptrace::setsiginfo(nix::unistd::Pid::from_raw(tid.0), &info.0)
 }
 
+/// At a stop for a signal: what to send the thread on with so that nothing is delivered now. A signal that a process sent is
+/// blocked, so that the kernel puts it back into its queue, information and all; one from the kernel is a fault of what the
+/// thread does, and is dropped.
+pub(crate) fn requeue_sent_signal(tid: Tid) -> Result<c_int> {
+    let info = signal_info(tid)?;
+    if info.is_from_kernel() {
+        return Ok(0);
+    }
+    set_sigmask(tid, get_sigmask(tid)? | signal_bit(info.signal()))?;
+    Ok(info.signal())
+}
+
+/// The signal's bit in a kernel signal mask.
+pub(crate) fn signal_bit(signal: c_int) -> u64 {
+    1 << (signal - 1)
+}
+
+/// The thread's own pending signals, up to a number that no thread has in practice. They stay pending.
+pub(crate) fn pending_signals(tid: Tid) -> Result<Vec<SignalInfo>> {
+    const MOST: usize = 64;
+    let arguments = libc::ptrace_peeksiginfo_args { off: 0, flags: 0, nr: MOST as i32 };
+    let mut infos = [MaybeUninit::<libc::siginfo_t>::zeroed(); MOST];
+    // SAFETY: PTRACE_PEEKSIGINFO reads its arguments from `addr`, writes at most `nr` siginfo_t to `data`, which has room for
+    // as many, and returns their number; all zero is a value of siginfo_t.
+    unsafe {
+        let arguments = (&raw const arguments).cast_mut().cast::<c_void>();
+        let got =
+            libc::ptrace(libc::PTRACE_PEEKSIGINFO, tid.0, arguments, infos.as_mut_ptr().cast::<c_void>());
+        let got = Errno::result(got)? as usize;
+        Ok(infos[..got.min(MOST)].iter().map(|info| SignalInfo(info.assume_init())).collect())
+    }
+}
+
 pub(crate) fn get_regs(tid: Tid) -> Result<Regs> {
     nix::sys::ptrace::getregs(nix::unistd::Pid::from_raw(tid.0)).map(Regs)
 }

@@ -1,7 +1,7 @@
 //! One stopped thread: registers, state and signal mask.
 
+use crate::drive::HeldSignals;
 use crate::error::ProcessError;
-use crate::remote::HeldSignals;
 use crate::sys;
 use crate::trace::{State, Tracees};
 use crate::{Process, Regs, Tid, XState};

@@ -5,6 +5,7 @@
 //! gets the signal delivered with another interrupt pending, and so stops again before it executes an instruction. Hence
 //! no signal is ever kept by this tool, and a tool that dies at any moment loses none.
 
+use crate::drive::Saved;
 use crate::error::{Loss, ProcessError};
 use crate::process::check_tracers;
 use crate::sys::{self, Wait};
@@ -83,6 +84,8 @@ pub(crate) struct Tracees {
     pub lost: Option<Loss>,
     /// An instruction `syscall` somewhere in the target.
     pub syscall_instruction: Option<RunAddr>,
+    /// Threads that are stuck in remote work, and what to put back at their next stop.
+    stuck: BTreeMap<Tid, Saved>,
     /// Tasks that were attached on creation but are no threads of the process: let go at their first stop.
     foreign: BTreeSet<Tid>,
     /// The process is a child of this one, so its end is for its owner here to collect.
@@ -101,6 +104,7 @@ impl Tracees {
             events: Vec::new(),
             lost: None,
             syscall_instruction: None,
+            stuck: BTreeMap::new(),
             foreign: BTreeSet::new(),
             own_child,
             _not_send: PhantomData,
@@ -195,7 +199,7 @@ impl Tracees {
     pub fn pump(&mut self, deadline: Instant, done: impl Fn(&Self) -> bool) -> Result<bool, ProcessError> {
         let mut pause = Pause::default();
         loop {
-            let mut busy = false;
+            let mut busy = self.sweep()?;
             while self.collect_one()? {
                 busy = true;
                 if Instant::now() >= deadline {
@@ -212,6 +216,34 @@ impl Tracees {
                 return Ok(false);
             }
             if busy { pause = Pause::default() } else { pause.take(deadline) }
+        }
+    }
+
+    /// While many threads are awaited: asks about each of them. Asking for any event at all makes the kernel look through
+    /// all tracees every time, which is quadratic in the number of threads.
+    fn sweep(&mut self) -> Result<bool, ProcessError> {
+        const MANY: usize = 8;
+        let mut any = false;
+        loop {
+            let awaited = |thread: &Thread| {
+                thread.state == State::Running && matches!(thread.goal, Goal::Stop | Goal::Detach)
+            };
+            let tids: Vec<Tid> =
+                self.threads.iter().filter(|(_, thread)| awaited(thread)).map(|(&tid, _)| tid).collect();
+            if tids.len() < MANY {
+                return Ok(any);
+            }
+            let mut collected = 0;
+            for &tid in &tids {
+                collected += usize::from(self.collect(tid)?);
+            }
+            if collected == 0 {
+                return Ok(any);
+            }
+            any = true;
+            if collected < tids.len() / 2 {
+                std::thread::yield_now();
+            }
         }
     }
 
@@ -293,6 +325,9 @@ impl Tracees {
         if wait == Wait::Exec {
             self.lost.get_or_insert(Loss::Exec);
         }
+        if self.stuck.contains_key(&tid) && !self.unstick(tid, wait)? {
+            return Ok(());
+        }
         let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
         if matches!(wait, Wait::Trap | Wait::GroupStop) {
             thread.group_stop = wait == Wait::GroupStop;
@@ -310,6 +345,30 @@ impl Tracees {
             (_, Wait::Clone | Wait::Syscall | Wait::Other | Wait::Gone) => self.send_on(tid, 0)?,
         }
         Ok(())
+    }
+
+    /// Notes what to put back into a thread that did not come to a stop.
+    pub fn put_back_later(&mut self, tid: Tid, saved: Saved) {
+        self.stuck.insert(tid, saved);
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.goal = self.goal;
+        }
+    }
+
+    /// Leads a thread that was stuck in remote work to a canonical stop and puts its state back. True once that is done.
+    fn unstick(&mut self, tid: Tid, wait: Wait) -> Result<bool, ProcessError> {
+        if matches!(wait, Wait::Trap | Wait::GroupStop) {
+            let Some(saved) = self.stuck.remove(&tid) else { return Ok(true) };
+            self.accept_death(tid, "put back the registers of", saved.restore(tid))?;
+            return Ok(true);
+        }
+        let on = match wait {
+            Wait::Signal(_) => sys::requeue_sent_signal(tid),
+            _ => Ok(0),
+        };
+        self.request_stop(tid)?;
+        self.accept_death(tid, "resume", on.and_then(|signal| sys::cont(tid, signal)))?;
+        Ok(false)
     }
 
     fn stopped(&mut self, tid: Tid) {

@@ -339,6 +339,52 @@ fn stopped_by_a_signal_during_a_call() {
 }
 
 #[test]
+fn a_seccomp_filter_answers() {
+    let mut victim = Victim::start();
+    victim.ask("filter");
+    let mut seized = victim.seize();
+    let mut thread = seized.interrupt_one(leader(&victim), soon()).unwrap();
+    let before = thread.regs().unwrap();
+    let mut call = |number| thread.remote_syscall(number, [0; 6], soon());
+    assert_eq!(call(libc::SYS_getuid).unwrap(), Err(Errno::EACCES));
+    let trapped = call(libc::SYS_getppid);
+    assert!(matches!(trapped, Err(RemoteError::Fault { signal: libc::SIGSYS, .. })), "{trapped:?}");
+    assert_eq!(call(libc::SYS_getpid).unwrap(), Ok(victim.pid().0 as u64));
+    assert_eq!(thread.regs().unwrap(), before);
+    drop(thread);
+    assert_eq!(victim.ask_traced(&mut seized, "echo on"), "echo on");
+    seized.detach().unwrap();
+    victim.assert_well();
+}
+
+#[test]
+fn a_thread_stuck_in_a_call_is_put_back_when_it_stops() {
+    let mut victim = Victim::start();
+    let answer = victim.ask("pipe");
+    let (read, write) = answer.split_once(' ').unwrap();
+    let guard = Tid(victim.ask("guard").parse().unwrap());
+    let process = victim.process();
+    let mut seized = victim.seize();
+    let mut thread = seized.interrupt_one(guard, soon()).unwrap();
+    let pages = Pages::map(&victim, &mut thread);
+    let mut call = pages.call(&victim, "vfork_and_wait", [read.parse().unwrap(), 0, 0, 0, 0, 0]);
+    call.stack = CallStack::EndingAt(pages.stack_end);
+    let stuck = thread.remote_call(&call, Instant::now() + Duration::from_millis(20));
+    assert!(matches!(stuck, Err(RemoteError::Stuck { .. })), "{stuck:?}");
+    assert!(matches!(thread.remote_call(&call, soon()), Err(RemoteError::Unfit { .. })));
+    drop(thread);
+    let before = victim.word(&process, "spins");
+    assert_eq!(victim.ask_traced(&mut seized, &format!("release {write}")), "ok");
+    wait_for("the loop", || {
+        seized.pump(Instant::now()).unwrap();
+        victim.word(&process, "spins") > before + 2
+    });
+    assert_eq!(victim.word(&process, "bad"), 0);
+    seized.detach().unwrap();
+    victim.assert_well();
+}
+
+#[test]
 fn killed_during_a_call() {
     let mut victim = Victim::start();
     victim.ask("tick 2");

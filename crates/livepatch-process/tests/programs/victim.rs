@@ -22,6 +22,7 @@ unsafe extern "C" {
     fn vfork() -> c_int;
     fn _exit(code: c_int) -> !;
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
+    fn prctl(option: c_int, ...) -> c_int;
     fn execv(path: *const u8, argv: *const *const u8) -> c_int;
 }
 
@@ -260,12 +261,58 @@ fn vfork_until_released() -> String {
     format!("{parent} {}", release[1])
 }
 
+/// For a remote call: a function that waits where nothing interrupts it, until a byte comes through the pipe.
+extern "C" fn vfork_and_wait(fd: c_int) -> u64 {
+    unsafe {
+        let child = vfork();
+        if child == 0 {
+            let mut byte = 0;
+            read(fd, &mut byte, 1);
+            _exit(0);
+        }
+        waitpid(child, std::ptr::null_mut(), 0);
+    }
+    9
+}
+
+/// Makes the kernel answer `getppid` with SIGSYS and `getuid` with EACCES on this thread.
+fn filter() {
+    #[repr(C)]
+    struct Step(u16, u8, u8, u32);
+    #[repr(C)]
+    struct Program(u16, *const Step);
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let steps = [
+        Step(LOAD, 0, 0, 0),
+        Step(JUMP_IF_EQUAL, 0, 1, 110),
+        Step(RETURN, 0, 0, 0x0003_0000),
+        Step(JUMP_IF_EQUAL, 0, 1, 102),
+        Step(RETURN, 0, 0, 0x0005_000d),
+        Step(RETURN, 0, 0, 0x7fff_0000),
+    ];
+    let program = Program(steps.len() as u16, steps.as_ptr());
+    unsafe {
+        assert_eq!(prctl(38, 1_u64, 0_u64, 0_u64, 0_u64), 0);
+        assert_eq!(prctl(22, 2_u64, &program, 0_u64, 0_u64), 0);
+    }
+}
+
 fn obey(line: &str) -> String {
     let mut words = line.split(' ');
     let command = words.next().unwrap_or_default();
     let number = words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
     match command {
         "echo" => return line.into(),
+        // Threads that only sleep.
+        "idle" => {
+            for _ in 0..number {
+                thread(|| loop {
+                    std::thread::park();
+                });
+            }
+        }
         // Threads that sleep and tick.
         "tick" => {
             for _ in 0..number {
@@ -313,6 +360,12 @@ fn obey(line: &str) -> String {
             return results.join(",");
         }
         "signals" => return format!("{} {}", SIGNALS.load(SeqCst), SIGNAL_SUM.load(SeqCst)),
+        "filter" => filter(),
+        "pipe" => {
+            let mut fds = [0; 2];
+            assert_eq!(unsafe { pipe(fds.as_mut_ptr()) }, 0);
+            return format!("{} {}", fds[0], fds[1]);
+        }
         "vfork" => return vfork_until_released(),
         "release" => unsafe {
             write(number as c_int, &b'x', 1);
@@ -354,7 +407,8 @@ fn main() {
     for signal in [10, 5, 36] {
         handle(signal);
     }
-    let facts: [(&str, usize); 11] = [
+    let facts: [(&str, usize); 12] = [
+        ("vfork_and_wait", vfork_and_wait as *const () as usize),
         ("six", six as *const () as usize),
         ("entry_state", entry_state as *const () as usize),
         ("control_words", control_words as *const () as usize),
