@@ -176,7 +176,11 @@ impl<'a> Debug<'a> {
     pub(super) fn place(&self, id: DieId) -> gimli::Result<Option<Place>> {
         let Some((_, line)) = self.inherited(id, c::DW_AT_decl_line)? else { return Ok(None) };
         let Some((owner, file)) = self.inherited(id, c::DW_AT_decl_file)? else { return Ok(None) };
-        let (Some(line), Some(file)) = (line.udata_value(), file.udata_value()) else { return Ok(None) };
+        let file = match file {
+            AttributeValue::FileIndex(index) => Some(index),
+            other => other.udata_value(),
+        };
+        let (Some(line), Some(file)) = (line.udata_value(), file) else { return Ok(None) };
         let (unit, _) = self.locate(owner)?;
         Ok(self.file_name(&unit.unit, file).map(|file| Place { file, line: line as u32 }))
     }

@@ -180,7 +180,7 @@ fn symbols(image: &Path) -> Vec<Symbol> {
     let bytes = std::fs::read(image).expect("just linked");
     let file = object::File::parse(bytes.as_slice()).expect("an ELF image");
     file.symbols()
-        .filter(|symbol| symbol.is_definition())
+        .filter(|symbol| !symbol.is_undefined())
         .map(|symbol| {
             let name = symbol.name().unwrap_or_default().to_owned();
             Symbol {

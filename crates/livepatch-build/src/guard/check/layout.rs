@@ -1,6 +1,6 @@
 //! Layouts of all types that redirected functions and shared variables can reach.
 
-use crate::findings::{Change, Finding, rules};
+use crate::findings::{Change, Finding, Place, rules};
 use crate::guard::escape::{Escapes, escapes};
 use crate::guard::graph::{Graph, Named, Root, reach};
 use crate::guard::names::{Nature, last, nature};
@@ -44,7 +44,7 @@ pub(in crate::guard) fn layouts(
     Ok(changed
         .iter()
         .filter(|(name, _)| !harmless.contains(**name))
-        .map(|(name, c)| finding(name, c))
+        .map(|(name, c)| finding(name, c, new))
         .collect())
 }
 
@@ -98,7 +98,17 @@ fn harmless(
     Ok(changed.keys().filter(|name| confined(name)).map(|name| (*name).to_owned()).collect())
 }
 
-fn finding(name: &str, changed: &Changed<'_>) -> Finding {
+/// Debug information gives no place for most types; the place of a user of the type stands in.
+fn place(changed: &Changed<'_>, new: &Side) -> Option<Place> {
+    let functions = new.functions.iter().flatten().map(|f| (&f.path, &f.place));
+    let variables = new.statics.iter().flatten().map(|v| (&v.path, &v.place));
+    let mut users = functions.chain(variables);
+    changed.new.place.clone().or_else(|| {
+        users.find(|(path, place)| place.is_some() && changed.new.users.contains(path.as_str()))?.1.clone()
+    })
+}
+
+fn finding(name: &str, changed: &Changed<'_>, new: &Side) -> Finding {
     let changes = changes(changed);
     let vtable = changes.iter().any(|change| change.what == "field `vtable`");
     let rule = match nature(name) {
@@ -107,7 +117,7 @@ fn finding(name: &str, changed: &Changed<'_>) -> Finding {
         Nature::Other if vtable => &rules::vtable::RULE,
         Nature::Other => &rules::type_layout::RULE,
     };
-    let mut finding = Finding::new(rule, name).at(changed.new.place.clone()).changes(changes);
+    let mut finding = Finding::new(rule, name).at(place(changed, new)).changes(changes);
     finding.used_by = changed.new.users.iter().map(|user| user.to_string()).collect();
     finding
 }

@@ -1,0 +1,93 @@
+//! Trait objects: the shape and the contents of vtables.
+
+use super::support::{FAST, Pair, assert_found, assert_safe, codes};
+
+const SHAPES: &str = r#"
+trait Shape { $TRAIT }
+trait Named { fn label(&self) -> String { "none".into() } }
+struct Square { side: f64, tags: Vec<u8> }
+impl Shape for Square { $IMPL }
+impl Named for Square { $NAMED }
+#[inline(never)]
+fn run(shapes: &[Box<dyn Shape>]) -> f64 {
+    let mut sum = $START;
+    for shape in shapes { sum += shape.area() * shape.corners() as f64; }
+    sum
+}
+#[inline(never)] fn label(named: &dyn Named) -> String { named.label() }
+fn main() {
+    let side = std::env::args().count() as f64;
+    let shapes: Vec<Box<dyn Shape>> = vec![Box::new(Square { side, tags: vec![1] })];
+    println!("{} {}", run(&shapes), label(&Square { side, tags: vec![] }));
+}
+"#;
+
+const TRAIT: &str = "fn area(&self) -> f64; fn corners(&self) -> u32;";
+const AREA: &str = "fn area(&self) -> f64 { self.side * self.side }";
+const CORNERS: &str = "fn corners(&self) -> u32 { 4 + self.tags.len() as u32 }";
+
+fn shapes(flags: &[&str], methods: &str, bodies: &str, named: &str) -> Pair {
+    let old = format!("{AREA} {CORNERS}");
+    let variants =
+        [("$TRAIT", TRAIT, methods), ("$IMPL", &old, bodies), ("$NAMED", "", named), ("$START", "0.0", "1.0")];
+    Pair::varied(flags, SHAPES, &variants)
+}
+
+const BUILDS: [&[&str]; 4] =
+    [FAST, &["-Copt-level=0"], &["-O", "-Csymbol-mangling-version=v0"], &["-O", "-Crelocation-model=static"]];
+
+#[test]
+fn changed_bodies_keep_vtables() {
+    for flags in BUILDS {
+        let bodies = format!("{CORNERS} fn area(&self) -> f64 {{ self.side * 2.0 * self.side + 1.0 }}");
+        assert_safe(&shapes(flags, TRAIT, &bodies, "").check(&["app::run"], &[]));
+    }
+}
+
+#[test]
+fn the_order_of_methods_counts() {
+    for flags in BUILDS {
+        let swapped = "fn corners(&self) -> u32; fn area(&self) -> f64;";
+        let report = shapes(flags, swapped, &format!("{AREA} {CORNERS}"), "").check(&["app::run"], &[]);
+        let text = assert_found(&report, 8, "<app::Square as app::Shape>");
+        assert!(text.contains("slot 3: `<app::Square as app::Shape>::area` -> "), "{text}");
+        assert_eq!(codes(&report), [8]);
+    }
+}
+
+#[test]
+fn the_number_of_methods_counts() {
+    for flags in BUILDS {
+        let more = format!("{TRAIT} fn more(&self) -> u8 {{ 1 }}");
+        let report = shapes(flags, &more, &format!("{AREA} {CORNERS}"), "").check(&["app::run"], &[]);
+        let text = assert_found(&report, 8, "<app::Square as app::Shape>");
+        assert!(text.contains("number of slots: 5 -> 6"), "{text}");
+        // The pointer tells it, too, where no object is made.
+        assert_found(&report, 8, "dyn app::Shape");
+    }
+}
+
+#[test]
+fn a_newly_overridden_default_method_would_not_reach_old_objects() {
+    for flags in BUILDS {
+        let own = "fn label(&self) -> String { format!(\"square {}\", self.side) }";
+        let report = shapes(flags, TRAIT, &format!("{AREA} {CORNERS}"), own).check(&["app::run"], &[]);
+        let text = assert_found(&report, 8, "<app::Square as app::Named>");
+        assert!(text.contains("<app::Square as app::Named>::label"), "{text}");
+    }
+}
+
+#[test]
+fn a_new_drop_would_not_reach_old_objects() {
+    let source = "
+        trait T { fn go(&self) -> u32; } struct S(u32); impl T for S { fn go(&self) -> u32 { self.0 * $STEP } }
+        $DROP
+        fn main() { let all: Vec<Box<dyn T>> = vec![Box::new(S(std::process::id()))]; println!(\"{}\", all[0].go()); }";
+    let drop = "impl Drop for S { fn drop(&mut self) { println!(\"dropped\"); } }";
+    let flags = ["-Copt-level=0"];
+    let pair = Pair::varied(&flags, source, &[("$STEP", "1", "2"), ("$DROP", "", drop)]);
+    let text = assert_found(&pair.check(&["<app::S as app::T>::go"], &[]), 8, "<app::S as app::T>");
+    assert!(text.contains("drop function: nothing -> `core::ptr::drop_in_place"), "{text}");
+    let pair = Pair::varied(&flags, source, &[("$STEP", "1", "2"), ("$DROP", "", "")]);
+    assert_safe(&pair.check(&["<app::S as app::T>::go"], &[]));
+}
