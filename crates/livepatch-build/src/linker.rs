@@ -81,7 +81,7 @@ fn link(state: &State, triple: &str, args: Vec<OsString>) -> Result<u8> {
     }
     let work = tempfile::tempdir_in(&state.work).at("create a folder in", &state.work)?;
     let map = parsed.map.clone().unwrap_or_else(|| work.path().join("map"));
-    let mut full = parsed.unstripped(&args);
+    let mut full = parsed.unstripped(&args, work.path())?;
     if parsed.map.is_none() {
         full.extend(parsed.to_linker([format!("-Map={}", map.display())]));
     }

@@ -92,13 +92,23 @@ impl LinkArgs {
             .collect()
     }
 
-    /// The arguments without those that strip the output: a baseline needs its symbols and debug information. Response
-    /// files with such an argument are written out.
-    pub(super) fn unstripped(&self, args: &[OsString]) -> Vec<OsString> {
+    /// The arguments without those that strip the output: a baseline needs its symbols and debug information. If they
+    /// stand in a response file, a new one is written to `work`; they may be too many for a command line.
+    pub(super) fn unstripped(&self, args: &[OsString], work: &Path) -> Result<Vec<OsString>> {
         if !self.all.iter().any(|arg| strips(arg)) {
-            return args.to_vec();
+            return Ok(args.to_vec());
         }
-        self.all.iter().filter(|arg| !strips(arg)).map(OsString::from).collect()
+        let kept = self.all.iter().filter(|arg| !strips(arg));
+        if !args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"@")) {
+            return Ok(kept.map(OsString::from).collect());
+        }
+        let path = work.join("arguments");
+        let text: String =
+            kept.map(|arg| format!("\"{}\"\n", arg.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+        std::fs::write(&path, text).at("write", &path)?;
+        let mut response = OsString::from("@");
+        response.push(path);
+        Ok(vec![response])
     }
 
     /// Everything on the command line that may be an input file, in order.
@@ -244,6 +254,20 @@ mod tests {
         ] {
             assert_eq!(parse("cc", spelling).map.as_deref(), Some(Path::new("m")), "{spelling:?}");
         }
+    }
+
+    #[test]
+    fn stripping_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let strip = ["a \"b\\.o", "-Wl,--strip-debug", "-o", "out"].map(OsString::from);
+        let args = LinkArgs::parse(&strip, "cc").unwrap();
+        assert_eq!(args.unstripped(&strip, folder.path()).unwrap(), ["a \"b\\.o", "-o", "out"]);
+        let file = folder.path().join("given");
+        std::fs::write(&file, "\"a \\\"b\\\\.o\"\n-Wl,--strip-debug\n-o out").unwrap();
+        let given = [OsString::from(format!("@{}", file.display()))];
+        let full = LinkArgs::parse(&given, "cc").unwrap().unstripped(&given, folder.path()).unwrap();
+        assert_eq!(full.len(), 1);
+        assert_eq!(LinkArgs::parse(&full, "cc").unwrap().all, ["a \"b\\.o", "-o", "out"]);
     }
 
     #[test]
