@@ -2,7 +2,7 @@
 
 use crate::error::{Loss, ProcessError, RemoteError};
 use crate::sys::{self, SignalInfo, Wait, signal_bit};
-use crate::trace::{Goal, LEADER_CHECK, State};
+use crate::trace::{Goal, RECHECK, State};
 use crate::{Regs, StoppedThread, Tid, XState};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
@@ -166,11 +166,11 @@ impl StoppedThread<'_> {
     fn next_stop(&mut self, deadline: Instant) -> Result<Option<Wait>, ProcessError> {
         let (tid, pid) = (self.tid, self.process().pid());
         loop {
-            let phase = deadline.min(Instant::now() + LEADER_CHECK);
+            let phase = deadline.min(Instant::now() + RECHECK);
             self.tracees.pump(phase, |tracees| {
                 tracees.threads.get(&tid).is_none_or(|thread| matches!(thread.state, State::Raw(_)))
             })?;
-            self.tracees.forget_exited_leader();
+            self.tracees.recheck()?;
             match self.tracees.threads.get(&tid).map(|thread| thread.state) {
                 Some(State::Raw(Wait::Exec)) => return Err(ProcessError::Lost { pid, how: Loss::Exec }),
                 Some(State::Raw(wait)) => return Ok(Some(wait)),

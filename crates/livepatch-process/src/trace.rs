@@ -301,8 +301,10 @@ impl Tracees {
             return;
         }
         self.events.push(Event::Exited { tid });
-        // The kernel reports the first thread only after all others.
-        if tid == self.process.pid().leader() || self.threads.is_empty() {
+        // The kernel reports the first thread only after all others. While threads are let go, the last one here is not the
+        // last one of the process.
+        let last = self.threads.is_empty() && self.goal != Goal::Detach;
+        if tid == self.process.pid().leader() || last {
             self.lost.get_or_insert(Loss::Ended);
         }
     }
@@ -412,7 +414,8 @@ impl Tracees {
             // it answers ECHILD then.
             self.foreign.insert(child);
         }
-        Ok(())
+        // Its events may have been dealt with before its creator's; then it is gone already, or let go.
+        self.collect(child).map(drop)
     }
 
     /// If the thread executed a registered breakpoint: takes it back to before, to be held there.
@@ -443,6 +446,17 @@ impl Tracees {
             (thread.parked, thread.goal) = (Some(addr), Goal::Stop);
         }
         Ok(addr.is_some())
+    }
+
+    /// Looks after what no event tells: an exited first thread, and threads that are awaited but no tracees any more.
+    pub fn recheck(&mut self) -> Result<(), ProcessError> {
+        self.forget_exited_leader();
+        let awaited = self
+            .threads
+            .iter()
+            .filter(|(_, thread)| thread.state == State::Running && thread.goal != Goal::Run);
+        let tids: Vec<Tid> = awaited.map(|(tid, _)| tid).chain(&self.foreign).copied().collect();
+        tids.into_iter().try_for_each(|tid| self.collect(tid).map(drop))
     }
 
     /// Forgets the first thread if it has exited: the kernel reports its end only with the last thread's.
@@ -476,19 +490,19 @@ impl Tracees {
             };
         }
         while !(self.threads.is_empty() && self.foreign.is_empty()) && Instant::now() < deadline {
-            let phase = deadline.min(Instant::now() + LEADER_CHECK);
+            let phase = deadline.min(Instant::now() + RECHECK);
             // A lost process ends this phase at once; its dead threads are collected all the same.
-            if self.pump(phase, |tracees| tracees.threads.is_empty() && tracees.foreign.is_empty()).is_err() {
+            let pumped = self.pump(phase, |tracees| tracees.threads.is_empty() && tracees.foreign.is_empty());
+            if pumped.is_err() | self.recheck().is_err() {
                 std::thread::yield_now();
             }
-            self.forget_exited_leader();
         }
         self.threads.keys().copied().collect()
     }
 }
 
-/// How often to look whether the first thread has exited, which no event tells.
-pub(crate) const LEADER_CHECK: Duration = Duration::from_millis(5);
+/// How often to look after what no event tells.
+pub(crate) const RECHECK: Duration = Duration::from_millis(5);
 
 /// How long a drop guard waits for threads to let go of.
 const DROP_LIMIT: Duration = Duration::from_secs(2);

@@ -3,7 +3,7 @@
 use crate::error::{InterruptError, ProcessError, StuckThread};
 use crate::sys;
 use crate::thread::StoppedThread;
-use crate::trace::{Event, Goal, LEADER_CHECK, State, Tracees};
+use crate::trace::{Event, Goal, RECHECK, State, Tracees};
 use crate::{Process, Regs, Tid, procfs};
 use livepatch_patch::RunAddr;
 use std::collections::BTreeSet;
@@ -100,14 +100,14 @@ impl Seized {
             self.tracees.ask_to_stop(tid)?;
         }
         loop {
-            let phase = deadline.min(Instant::now() + LEADER_CHECK);
+            let phase = deadline.min(Instant::now() + RECHECK);
             let stopped = self.tracees.pump(phase, Tracees::all_stopped)?;
             // With all known threads stopped, a thread that is not known can only have been created past the
             // kernel's automatic attachment (CLONE_UNTRACED).
             if stopped && self.tracees.seize_new(deadline)? == 0 && self.tracees.all_stopped() {
                 return Ok(());
             }
-            self.tracees.forget_exited_leader();
+            self.tracees.recheck()?;
             if Instant::now() >= deadline && !self.tracees.all_stopped() {
                 return Err(InterruptError::Stuck { threads: self.stuck(), waited: since.elapsed() });
             }
@@ -139,10 +139,10 @@ impl Seized {
         let tracees = &mut self.tracees;
         tracees.ask_to_stop(tid)?;
         loop {
-            let phase = deadline.min(Instant::now() + LEADER_CHECK);
+            let phase = deadline.min(Instant::now() + RECHECK);
             tracees
                 .pump(phase, |tracees| tracees.threads.get(&tid).is_none_or(|t| t.state == State::Stopped))?;
-            tracees.forget_exited_leader();
+            tracees.recheck()?;
             match tracees.threads.get_mut(&tid) {
                 None => return Err(InterruptError::NoThread { tid }),
                 Some(thread) if thread.state == State::Stopped => break,

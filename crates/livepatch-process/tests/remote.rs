@@ -62,7 +62,10 @@ fn system_calls_while_blocked_in_read() {
         let closed = thread.remote_syscall(libc::SYS_close, [12345, 0, 0, 0, 0, 0], soon()).unwrap();
         assert_eq!(closed, Err(Errno::EBADF));
         let after = (thread.regs().unwrap(), thread.xstate().unwrap(), thread.signal_mask().unwrap());
-        assert!(before == after);
+        assert_eq!((before.0, before.2), (after.0, after.2));
+        // XSTATE_BV at 512 may show a component of zeros as initial or not, as the processor likes.
+        let (before, after) = (before.1.bytes(), after.1.bytes());
+        assert!(before[..512] == after[..512] && before[520..] == after[520..]);
         drop(thread);
         if round % 2 == 0 {
             let line = format!("echo {round}");
