@@ -1,0 +1,208 @@
+//! Old and new files, item by item.
+
+use super::items::{Entity, File, may_include_text, parse};
+use super::lookup::{Lines, Tainted};
+use super::mentions::{Closure, LocalTraits, entity_is_tainted};
+use super::tokens::Token;
+use super::{Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, HashSet};
+
+pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
+    if let Some(reason) = old.unlike(new) {
+        return Err(Doubt(reason));
+    }
+    same_paths(old, new)?;
+    for (old, new) in old.files.iter().zip(&new.files) {
+        if !old.is_rust() && old.bytes != new.bytes {
+            return Err(Doubt(format!("{}: changed, and is not Rust source", old.path)));
+        }
+    }
+    let (old_files, new_files) = (parse_all(old)?, parse_all(new)?);
+    included_as_text(old, new, &new_files)?;
+    let mut changed = Vec::new();
+    for (old, new) in old_files.iter().zip(&new_files) {
+        if old.tokens != new.tokens {
+            changed.extend(compare(old, new)?);
+        }
+    }
+    if changed.is_empty() {
+        let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
+        return Ok(SourceDiff { change: Change::Nothing, tainted });
+    }
+    runs_at_compile_time(&old_files, &new_files)?;
+    let all: Vec<&File> = old_files.iter().chain(&new_files).collect();
+    let traits = LocalTraits::of(&all);
+    let closure = Closure { files: &all, traits: &traits };
+    for entity in changed.iter().flat_map(|pair: &Pair<'_>| [pair.old, pair.new]).flatten() {
+        closure.by_name_only(entity)?;
+    }
+    let names = closure.grow(changed.iter().map(|pair| pair.any().name.clone()).collect())?;
+    let lines = |files: &[File]| files.iter().map(|file| lines(file, &names)).collect();
+    let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
+    let items = changed.iter().map(Pair::item).collect();
+    Ok(SourceDiff { change: Change::Items(items), tainted: Tainted::new(names, old_lines, new_lines) })
+}
+
+fn same_paths(old: &SourceSet, new: &SourceSet) -> Sure<()> {
+    let paths = |set: &SourceSet| -> Vec<String> { set.files.iter().map(|file| file.path.clone()).collect() };
+    let (old, new) = (paths(old), paths(new));
+    if old.windows(2).chain(new.windows(2)).any(|pair| pair[0] == pair[1]) {
+        return Err(Doubt("two source files have the same path".into()));
+    }
+    if let Some(path) = old.iter().find(|path| new.binary_search(path).is_err()) {
+        return Err(Doubt(format!("{path}: no longer part of the program")));
+    }
+    if let Some(path) = new.iter().find(|path| old.binary_search(path).is_err()) {
+        return Err(Doubt(format!("{path}: new in the program")));
+    }
+    Ok(())
+}
+
+fn parse_all(set: &SourceSet) -> Sure<Vec<File>> {
+    let rust: Vec<&SourceFile> = set.files.iter().filter(|file| file.is_rust()).collect();
+    rust.into_par_iter().map(|file| parse(file, set.test)).collect()
+}
+
+/// A file that gets into the program as text has bytes, not tokens.
+fn included_as_text(old: &SourceSet, new: &SourceSet, files: &[File]) -> Sure<()> {
+    let Some(file) = files.iter().find(|file| may_include_text(&file.tokens)) else { return Ok(()) };
+    let changed = old.files.iter().zip(&new.files).find(|(old, new)| old.bytes != new.bytes);
+    match changed {
+        Some((old, _)) => Err(Doubt(format!("{}: changed, and {} may include it as text", old.path, file.path))),
+        None => Ok(()),
+    }
+}
+
+/// Build scripts and procedural macros decide what other code is; so may whatever they call.
+fn runs_at_compile_time(old: &[File], new: &[File]) -> Sure<()> {
+    let all = || old.iter().chain(new);
+    if let Some(file) = all().find(|file| file.defines_proc_macro) {
+        return Err(Doubt(format!("{}: a procedural macro, which a changed function may be part of", file.path)));
+    }
+    let script = |path: &str| path.rsplit('/').next() == Some("build.rs");
+    let pairs = old.iter().zip(new);
+    match pairs.into_iter().find(|(old, new)| script(&old.path) && old.tokens != new.tokens) {
+        Some((file, _)) => Err(Doubt(format!("{}: a build script", file.path))),
+        None => Ok(()),
+    }
+}
+
+/// An item on both sides, or on one.
+struct Pair<'a> {
+    old: Option<&'a Entity>,
+    new: Option<&'a Entity>,
+}
+
+impl<'a> Pair<'a> {
+    fn any(&self) -> &'a Entity {
+        self.new.or(self.old).expect("a pair has a side")
+    }
+
+    fn item(&self) -> ChangedItem {
+        let any = self.any();
+        let span = |side: Option<&Entity>| side.map(|entity| entity.span.clone());
+        ChangedItem {
+            name: any.name.clone(),
+            path: any.path.clone(),
+            kind: any.kind,
+            old: span(self.old),
+            new: span(self.new),
+        }
+    }
+}
+
+fn compare<'a>(old: &'a File, new: &'a File) -> Sure<Vec<Pair<'a>>> {
+    same_frame(old, new)?;
+    let (mut olds, mut news) = (by_place(old), by_place(new));
+    let places: Vec<_> = olds.keys().chain(news.keys()).cloned().collect();
+    let mut changed = Vec::new();
+    let mut seen = HashSet::new();
+    for place in places {
+        if !seen.insert(place.clone()) {
+            continue;
+        }
+        let old_items = olds.remove(&place).unwrap_or_default();
+        let new_items = news.remove(&place).unwrap_or_default();
+        changed.extend(pair(&old_items, &new_items)?);
+    }
+    Ok(changed)
+}
+
+fn same_frame(old: &File, new: &File) -> Sure<()> {
+    let differs = old.frame.iter().zip(&new.frame).find(|(old, new)| old != new);
+    let line = match differs {
+        Some((_, token)) => token.first_line,
+        None if old.frame.len() == new.frame.len() => return Ok(()),
+        None => [&old.frame, &new.frame].into_iter().max_by_key(|frame| frame.len()).map_or(0, |longer| {
+            longer[old.frame.len().min(new.frame.len())].first_line
+        }),
+    };
+    Err(Doubt(format!("{}:{line}: more than bodies of functions changed", new.path)))
+}
+
+type PlaceKey<'a> = (&'a str, &'a str, bool);
+
+fn by_place(file: &File) -> BTreeMap<PlaceKey<'_>, Vec<&Entity>> {
+    let mut places: BTreeMap<_, Vec<&Entity>> = BTreeMap::new();
+    for entity in &file.entities {
+        places.entry((&*entity.container, &*entity.name, entity.nested)).or_default().push(entity);
+    }
+    places
+}
+
+/// Items of one name in one place. There are several where conditional compilation chooses one.
+fn pair<'a>(old: &[&'a Entity], new: &[&'a Entity]) -> Sure<Vec<Pair<'a>>> {
+    let any = old.first().or(new.first()).expect("a place has items");
+    let at = |what: &str| Doubt(format!("{}:{}: `{}` {what}", any.span.file, any.span.first_line, any.path));
+    let aligned = old.len() == new.len() && old.iter().zip(new).all(|(old, new)| same_kind(old, new));
+    if any.nested {
+        // Seen in its function only, which is known to have changed if this did.
+        let same = aligned && old.iter().zip(new).all(|(old, new)| whole(old) == whole(new));
+        let one = |old, new| Ok(if same { vec![] } else { vec![Pair { old, new }] });
+        return one(old.first().copied(), new.first().copied());
+    }
+    if aligned {
+        let different = old.iter().zip(new).filter(|(old, new)| old.body != new.body);
+        return different
+            .map(|(old, new)| {
+                if old.local_items != new.local_items {
+                    return Err(at("has types, impls or imports in its body that changed"));
+                }
+                Ok(Pair { old: Some(*old), new: Some(*new) })
+            })
+            .collect();
+    }
+    match (old, new) {
+        ([one], []) | ([], [one]) if !one.movable => Err(at("was added or removed, and has an effect without being named")),
+        ([one], []) | ([], [one]) if !one.local_items.is_empty() => Err(at("was added or removed with items in its body")),
+        ([one], []) => Ok(vec![Pair { old: Some(one), new: None }]),
+        ([], [one]) => Ok(vec![Pair { old: None, new: Some(one) }]),
+        ([_], [_]) => Err(at("has another signature, type or attributes")),
+        _ => Err(at("is there several times, and it is not clear which is which")),
+    }
+}
+
+fn same_kind(old: &Entity, new: &Entity) -> bool {
+    old.kind == new.kind && old.header == new.header
+}
+
+fn whole(entity: &Entity) -> (ItemKind, &[Token], &[Token]) {
+    (entity.kind, &entity.header, &entity.body)
+}
+
+fn lines(file: &File, names: &HashSet<String>) -> Lines {
+    let items = file
+        .entities
+        .iter()
+        .map(|entity| (entity.span.first_line, entity.span.last_line, entity_is_tainted(entity, names)))
+        .collect();
+    Lines { path: file.path.clone(), items, derived: file.derived.clone(), rest: true }
+}
+
+fn clean(files: &[File]) -> Vec<Lines> {
+    files
+        .iter()
+        .map(|file| Lines { path: file.path.clone(), items: Vec::new(), derived: Vec::new(), rest: false })
+        .collect()
+}

@@ -1,0 +1,596 @@
+//! A source file taken apart: its frame, and the bodies and values that hang in it.
+
+use super::mentions::{Mentions, defined_names, string_words};
+use super::tokens::{Context, Token, flatten};
+use super::{Doubt, ItemKind, SourceFile, Span, Sure};
+use proc_macro2::TokenStream;
+use quote::ToTokens;
+use std::collections::HashSet;
+use syn::visit::{self, Visit};
+use syn::{Attribute, Expr, ImplItem, Item, TraitItem, UseTree};
+
+/// A parsed file.
+#[derive(Default)]
+pub(super) struct File {
+    pub path: String,
+    /// All tokens, for the comparison of whole files.
+    pub tokens: Vec<Token>,
+    /// Everything but bodies, values and items that may come and go.
+    pub frame: Vec<Token>,
+    /// Names that types, headers, signatures and attributes of types mention: see [`Mentions`].
+    pub shape: Mentions,
+    pub entities: Vec<Entity>,
+    /// `macro_rules!` and macro calls in item position.
+    pub macros: Vec<MacroItem>,
+    /// `use … from as to`.
+    pub renames: Vec<(String, String)>,
+    /// First segment and last name of each import.
+    pub imports: Vec<(String, String)>,
+    pub traits: HashSet<String>,
+    pub modules: HashSet<String>,
+    /// Lines of types whose derived impls are all the standard library's.
+    pub derived: Vec<(u32, u32)>,
+    pub defines_proc_macro: bool,
+}
+
+/// A function, constant or static.
+pub(super) struct Entity {
+    pub name: String,
+    /// For messages.
+    pub path: String,
+    pub kind: ItemKind,
+    /// Equal on both sides for an item that is in the same place: module, impl header, enclosing function.
+    pub container: String,
+    /// All of it but the body or value.
+    pub header: Vec<Token>,
+    pub body: Vec<Token>,
+    pub span: Span,
+    pub owner: Owner,
+    /// Whether it stands in another function's body.
+    pub nested: bool,
+    /// Whether it may be added or removed without an effect other than through its name.
+    pub movable: bool,
+    /// Items in its body that are not entities: types, impls, imports, macros.
+    pub local_items: Vec<Token>,
+    /// Whether an impl, a trait or a module is among them, whose effect is not limited to the body.
+    pub leaks: bool,
+    pub mentions: Mentions,
+}
+
+/// How an item is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// By its name.
+    Name,
+    /// As an item of an impl of this trait: first segment (if there are several) and last one.
+    Trait { first: Option<String>, last: String },
+}
+
+/// A macro definition or call in item position.
+pub(super) struct MacroItem {
+    /// Name of a `macro_rules!` definition, or of the macro called.
+    pub name: String,
+    pub definition: bool,
+    pub mentions: Mentions,
+    /// What follows `fn`, `static`, `const` and the like in its tokens.
+    pub defines: Vec<String>,
+}
+
+/// Parses a Rust file. Without `test`, code for tests only is left out.
+pub(super) fn parse(source: &SourceFile, test: bool) -> Sure<File> {
+    let file = read(source, test);
+    // Nothing keeps a span, and the table would grow with every file.
+    proc_macro2::extra::invalidate_current_thread_spans();
+    file
+}
+
+fn read(source: &SourceFile, test: bool) -> Sure<File> {
+    let bad = |what: &str| Doubt(format!("{}: {what}", source.path));
+    let text = std::str::from_utf8(&source.bytes).map_err(|_| bad("not UTF-8"))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // As the compiler tells a script's first line from an inner attribute.
+    let code = if text.starts_with("#!") && !text[2..].trim_start().starts_with('[') {
+        &text[text.find('\n').unwrap_or(text.len())..]
+    } else {
+        text
+    };
+    let raw: TokenStream = code.parse().map_err(|e| bad(&format!("{e}")))?;
+    let parsed: syn::File =
+        syn::parse2(raw.clone()).map_err(|e| bad(&format!("line {}: {e}", e.span().start().line)))?;
+    let mut reader = Reader { file: File { path: source.path.clone(), ..File::default() }, test, macros_before: 0 };
+    reader.file.tokens = flatten(parsed.to_token_stream());
+    let same = |a: &Token, b: &Token| a.text == b.text;
+    let raw = flatten(raw);
+    if raw.len() != reader.file.tokens.len() || !raw.iter().zip(&reader.file.tokens).all(|(a, b)| same(a, b)) {
+        return Err(bad("not understood as a whole"));
+    }
+    let attributes: Vec<Token> = parsed.attrs.iter().flat_map(tokens_of).collect();
+    reader.file.frame.extend(attributes);
+    let harmless = parsed.attrs.iter().all(|attr| is_harmless(attr) || attr.path().is_ident("feature"));
+    reader.items(&parsed.items, "", harmless);
+    Ok(reader.file)
+}
+
+fn tokens_of(node: &impl ToTokens) -> Vec<Token> {
+    flatten(node.to_token_stream())
+}
+
+struct Reader {
+    file: File,
+    /// Whether the build is one of tests.
+    test: bool,
+    /// `macro_rules!` definitions so far: what stands behind one may see another meaning of its name.
+    macros_before: usize,
+}
+
+/// Where items stand.
+struct Place<'a> {
+    module: &'a str,
+    container: String,
+    owner: Owner,
+    nested: bool,
+    movable: bool,
+}
+
+impl Reader {
+    fn items(&mut self, items: &[Item], module: &str, harmless: bool) {
+        for item in items {
+            if self.test || !attrs(item).iter().any(is_for_tests) {
+                self.item(item, module, harmless);
+            }
+        }
+    }
+
+    /// `harmless`: the modules around have no attribute that generates code.
+    fn item(&mut self, item: &Item, module: &str, harmless: bool) {
+        match item {
+            Item::Fn(_) | Item::Const(_) | Item::Static(_) => {
+                let container = format!("{module} {}", self.macros_before);
+                let place = Place { module, container, owner: Owner::Name, nested: false, movable: harmless };
+                self.entity(item, &place);
+            }
+            Item::Impl(block) => self.impl_block(block, module, harmless),
+            Item::Trait(def) => self.trait_def(def, module),
+            Item::Mod(inline) => self.module(inline, module, harmless),
+            Item::Macro(call) => self.macro_item(call),
+            Item::Use(import) => {
+                self.imports(&import.tree, None);
+                self.frame(item);
+            }
+            Item::ExternCrate(_) => self.frame(item),
+            _ => {
+                self.frame(item);
+                self.shape(&tokens_of(item));
+                self.derives(item);
+            }
+        }
+    }
+
+    fn frame(&mut self, node: &impl ToTokens) {
+        self.file.frame.extend(tokens_of(node));
+    }
+
+    fn shape(&mut self, tokens: &[Token]) {
+        self.file.shape.add(tokens);
+    }
+
+    fn module(&mut self, inline: &syn::ItemMod, module: &str, harmless: bool) {
+        self.file.modules.insert(inline.ident.to_string());
+        let Some((_, items)) = &inline.content else { return self.frame(inline) };
+        let mut empty = inline.clone();
+        empty.content = Some((syn::token::Brace::default(), Vec::new()));
+        self.frame(&empty);
+        let path = format!("{module}{}::", inline.ident);
+        self.items(items, &path, harmless && inline.attrs.iter().all(is_harmless));
+        self.frame(&End);
+    }
+
+    fn impl_block(&mut self, block: &syn::ItemImpl, module: &str, harmless: bool) {
+        let mut empty = block.clone();
+        empty.items.clear();
+        let header = tokens_of(&empty);
+        self.shape(&header);
+        self.file.frame.extend(header.iter().cloned());
+        let container = format!("{module} {} {}", self.macros_before, text(&header));
+        let inherent = harmless && block.trait_.is_none() && block.attrs.iter().all(is_harmless);
+        let owner = match &block.trait_ {
+            None => Owner::Name,
+            Some((_, path, _)) => trait_owner(path),
+        };
+        let self_type = text(&tokens_of(&block.self_ty)).replace(' ', "");
+        let module = format!("{module}{self_type}::");
+        let place = Place { module: &module, container, owner, nested: false, movable: inherent };
+        for item in &block.items {
+            match item {
+                ImplItem::Fn(_) | ImplItem::Const(_) => self.entity(item, &place),
+                ImplItem::Macro(call) => self.macro_call(&call.mac, &tokens_of(item)),
+                other => {
+                    self.frame(other);
+                    self.shape(&tokens_of(other));
+                }
+            }
+        }
+        self.frame(&End);
+    }
+
+    fn trait_def(&mut self, def: &syn::ItemTrait, module: &str) {
+        self.file.traits.insert(def.ident.to_string());
+        let mut empty = def.clone();
+        empty.items.clear();
+        let header = tokens_of(&empty);
+        self.shape(&header);
+        self.file.frame.extend(header.iter().cloned());
+        let module = format!("{module}{}::", def.ident);
+        let place =
+            Place { module: &module, container: module.clone(), owner: Owner::Name, nested: false, movable: false };
+        for item in &def.items {
+            match item {
+                TraitItem::Fn(method) if method.default.is_some() => self.entity(item, &place),
+                TraitItem::Const(value) if value.default.is_some() => self.entity(item, &place),
+                TraitItem::Macro(call) => self.macro_call(&call.mac, &tokens_of(item)),
+                TraitItem::Fn(method) => {
+                    self.frame(item);
+                    self.shape(&without_name(tokens_of(item), &plain(&method.sig.ident)));
+                }
+                TraitItem::Const(value) => {
+                    self.frame(item);
+                    self.shape(&without_name(tokens_of(item), &plain(&value.ident)));
+                }
+                other => {
+                    self.frame(other);
+                    self.shape(&tokens_of(other));
+                }
+            }
+        }
+        self.frame(&End);
+    }
+
+    fn macro_item(&mut self, item: &syn::ItemMacro) {
+        let Some(name) = &item.ident else { return self.macro_call(&item.mac, &tokens_of(item)) };
+        self.macros_before += 1;
+        let tokens = tokens_of(item);
+        self.file.macros.push(MacroItem {
+            name: name.to_string(),
+            definition: true,
+            mentions: Mentions::of(&tokens),
+            defines: defined_names(&tokens),
+        });
+        self.file.frame.extend(tokens);
+    }
+
+    fn macro_call(&mut self, call: &syn::Macro, tokens: &[Token]) {
+        let name = call.path.segments.last().map(|segment| segment.ident.to_string()).unwrap_or_default();
+        self.file.macros.push(MacroItem {
+            name,
+            definition: false,
+            mentions: Mentions::of(tokens),
+            defines: defined_names(tokens),
+        });
+        self.file.frame.extend(tokens.iter().cloned());
+    }
+
+    fn imports(&mut self, tree: &UseTree, first: Option<&str>) {
+        let mut note = |name: &syn::Ident| {
+            let name = name.to_string();
+            let first = first.unwrap_or(&name).to_owned();
+            self.file.imports.push((first, name));
+        };
+        match tree {
+            UseTree::Path(path) => {
+                let segment = path.ident.to_string();
+                self.imports(&path.tree, Some(first.unwrap_or(&segment)));
+            }
+            UseTree::Name(name) => note(&name.ident),
+            UseTree::Rename(rename) => {
+                note(&rename.rename);
+                self.file.renames.push((plain(&rename.ident), plain(&rename.rename)));
+            }
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.imports(tree, first)),
+            UseTree::Glob(_) => {}
+        }
+    }
+
+    fn derives(&mut self, item: &Item) {
+        let attrs = match item {
+            Item::Struct(item) => &item.attrs,
+            Item::Enum(item) => &item.attrs,
+            Item::Union(item) => &item.attrs,
+            _ => return,
+        };
+        let standard = ["Clone", "Copy", "Debug", "PartialEq", "Eq", "PartialOrd", "Ord", "Hash", "Default"];
+        let known = attrs.iter().all(|attr| {
+            let names = Mentions::of(&tokens_of(&attr.meta));
+            is_harmless(attr)
+                || attr.path().is_ident("repr")
+                || (attr.path().is_ident("derive")
+                    && names.iter().all(|name| name == "derive" || standard.contains(&name)))
+        });
+        if known {
+            let tokens = tokens_of(item);
+            let (first, last) = lines(&tokens);
+            self.file.derived.push((first, last));
+        }
+    }
+
+    /// Takes a function, constant or static in, and what is nested in it.
+    fn entity(&mut self, node: &impl Parts, place: &Place<'_>) {
+        let parts = node.parts();
+        let movable = place.movable && parts.attrs.iter().all(is_harmless);
+        let header = flatten(if movable { parts.undocumented.clone() } else { parts.header.clone() });
+        let body = flatten(parts.body.clone());
+        let whole = tokens_of(node);
+        let (first_line, last_line) = lines(&whole);
+        let name = parts.name.clone();
+        self.file.defines_proc_macro |=
+            parts.attrs.iter().any(|attr| attr.path().segments.iter().any(|s| s.ident.to_string().starts_with("proc_macro")));
+        let mut nested = Nested::default();
+        parts.walk(&mut nested);
+        if !place.nested {
+            // The attributes generate code of their own; what they mention is counted with the item.
+            let code = header.iter().filter(|token| token.context == Context::Code).cloned();
+            let code: Vec<Token> = without_name(code.collect(), &name);
+            self.shape(&code);
+            if !movable {
+                self.file.frame.extend(header.iter().cloned());
+            }
+        }
+        let mut mentions = Mentions::of(&without_name(header.clone(), &name));
+        mentions.add(&body);
+        let path = format!("{}{name}", place.module);
+        for import in &nested.imports {
+            self.imports(import, None);
+        }
+        self.file.entities.push(Entity {
+            kind: parts.kind,
+            container: place.container.clone(),
+            header,
+            body,
+            span: Span { file: self.file.path.clone(), first_line, last_line },
+            owner: place.owner.clone(),
+            nested: place.nested,
+            movable,
+            local_items: nested.other,
+            leaks: nested.leaks,
+            mentions,
+            path: path.clone(),
+            name: name.clone(),
+        });
+        let module = format!("{path}::");
+        let container = format!("{}/{name}", place.container);
+        let inner = Place { module: &module, container, owner: Owner::Name, nested: true, movable: true };
+        for item in &nested.entities {
+            self.entity(item, &inner);
+        }
+    }
+}
+
+/// Marks the end of a block in the frame.
+struct End;
+
+impl ToTokens for End {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        quote::quote!(;).to_tokens(tokens);
+    }
+}
+
+/// Items in a body.
+#[derive(Default)]
+struct Nested {
+    entities: Vec<Item>,
+    imports: Vec<UseTree>,
+    other: Vec<Token>,
+    leaks: bool,
+}
+
+impl<'ast> Visit<'ast> for Nested {
+    fn visit_item(&mut self, item: &'ast Item) {
+        match item {
+            Item::Fn(_) | Item::Const(_) | Item::Static(_) => return self.entities.push(item.clone()),
+            Item::Use(import) => self.imports.push(import.tree.clone()),
+            Item::Impl(_) | Item::Trait(_) | Item::Mod(_) | Item::ForeignMod(_) => self.leaks = true,
+            _ => {}
+        }
+        self.other.extend(tokens_of(item));
+    }
+}
+
+/// The parts of an item that has a body or a value.
+struct PartsOf<'a> {
+    name: String,
+    kind: ItemKind,
+    attrs: &'a [Attribute],
+    /// All of the item but its body or value.
+    header: TokenStream,
+    /// The same without documentation.
+    undocumented: TokenStream,
+    body: TokenStream,
+    inner: Inner<'a>,
+}
+
+enum Inner<'a> {
+    Block(&'a syn::Block),
+    Value(&'a Expr),
+}
+
+impl PartsOf<'_> {
+    fn walk(&self, nested: &mut Nested) {
+        match self.inner {
+            Inner::Block(block) => visit::visit_block(nested, block),
+            Inner::Value(value) => nested.visit_expr(value),
+        }
+    }
+}
+
+trait Parts: ToTokens {
+    fn parts(&self) -> PartsOf<'_>;
+}
+
+fn no_value() -> Expr {
+    Expr::Verbatim(TokenStream::new())
+}
+
+macro_rules! function {
+    ($item:expr, $block:ident, $set:expr) => {{
+        let mut empty = $item.clone();
+        $set(&mut empty);
+        let header = empty.to_token_stream();
+        empty.attrs.retain(|attr| !attr.path().is_ident("doc"));
+        PartsOf {
+            name: plain(&$item.sig.ident),
+            kind: ItemKind::Fn,
+            attrs: &$item.attrs,
+            header,
+            undocumented: empty.to_token_stream(),
+            body: $block.to_token_stream(),
+            inner: Inner::Block($block),
+        }
+    }};
+}
+
+macro_rules! value {
+    ($item:expr, $kind:expr, $value:expr, $set:expr) => {{
+        let mut empty = $item.clone();
+        $set(&mut empty);
+        let header = empty.to_token_stream();
+        empty.attrs.retain(|attr| !attr.path().is_ident("doc"));
+        PartsOf {
+            name: plain(&$item.ident),
+            kind: $kind,
+            attrs: &$item.attrs,
+            header,
+            undocumented: empty.to_token_stream(),
+            body: $value.to_token_stream(),
+            inner: Inner::Value($value),
+        }
+    }};
+}
+
+impl Parts for Item {
+    fn parts(&self) -> PartsOf<'_> {
+        match self {
+            Item::Fn(item) => {
+                let block = &*item.block;
+                function!(item, block, |empty: &mut syn::ItemFn| empty.block.stmts.clear())
+            }
+            Item::Const(item) => value!(item, ItemKind::Const, &*item.expr, |empty: &mut syn::ItemConst| {
+                *empty.expr = no_value();
+            }),
+            Item::Static(item) => value!(item, ItemKind::Static, &*item.expr, |empty: &mut syn::ItemStatic| {
+                *empty.expr = no_value();
+            }),
+            _ => unreachable!("only items with a body or a value are taken apart"),
+        }
+    }
+}
+
+impl Parts for ImplItem {
+    fn parts(&self) -> PartsOf<'_> {
+        match self {
+            ImplItem::Fn(item) => {
+                let block = &item.block;
+                function!(item, block, |empty: &mut syn::ImplItemFn| empty.block.stmts.clear())
+            }
+            ImplItem::Const(item) => value!(item, ItemKind::Const, &item.expr, |empty: &mut syn::ImplItemConst| {
+                empty.expr = no_value();
+            }),
+            _ => unreachable!("only items with a body or a value are taken apart"),
+        }
+    }
+}
+
+impl Parts for TraitItem {
+    fn parts(&self) -> PartsOf<'_> {
+        match self {
+            TraitItem::Fn(syn::TraitItemFn { default: Some(block), .. }) => {
+                let TraitItem::Fn(item) = self else { unreachable!("it was one") };
+                function!(item, block, |empty: &mut syn::TraitItemFn| {
+                    empty.default.iter_mut().for_each(|block| block.stmts.clear());
+                })
+            }
+            TraitItem::Const(syn::TraitItemConst { default: Some((_, value)), .. }) => {
+                let TraitItem::Const(item) = self else { unreachable!("it was one") };
+                value!(item, ItemKind::Const, value, |empty: &mut syn::TraitItemConst| {
+                    empty.default.iter_mut().for_each(|(_, value)| *value = no_value());
+                })
+            }
+            _ => unreachable!("only items with a body or a value are taken apart"),
+        }
+    }
+}
+
+fn trait_owner(path: &syn::Path) -> Owner {
+    let mut segments = path.segments.iter().map(|segment| plain(&segment.ident));
+    let first = if path.segments.len() > 1 { segments.next() } else { None };
+    let last = segments.last().unwrap_or_default();
+    Owner::Trait { first, last }
+}
+
+fn plain(ident: &syn::Ident) -> String {
+    let text = ident.to_string();
+    text.strip_prefix("r#").map(str::to_owned).unwrap_or(text)
+}
+
+fn attrs(item: &Item) -> &[Attribute] {
+    match item {
+        Item::Const(item) => &item.attrs,
+        Item::Enum(item) => &item.attrs,
+        Item::Fn(item) => &item.attrs,
+        Item::Impl(item) => &item.attrs,
+        Item::Mod(item) => &item.attrs,
+        Item::Static(item) => &item.attrs,
+        Item::Struct(item) => &item.attrs,
+        Item::Use(item) => &item.attrs,
+        _ => &[],
+    }
+}
+
+/// `#[cfg(test)]` and `#[test]`, exactly.
+fn is_for_tests(attr: &Attribute) -> bool {
+    match &attr.meta {
+        syn::Meta::Path(path) => path.is_ident("test"),
+        syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string() == "test",
+        syn::Meta::NameValue(_) => false,
+    }
+}
+
+/// Attributes that neither generate code nor register the item anywhere.
+fn is_harmless(attr: &Attribute) -> bool {
+    let known = [
+        "doc", "inline", "cold", "allow", "warn", "deny", "forbid", "expect", "must_use", "track_caller", "cfg",
+        "deprecated", "non_exhaustive",
+    ];
+    known.iter().any(|name| attr.path().is_ident(name)) || attr.path().segments.first().is_some_and(|s| s.ident == "clippy" || s.ident == "rustfmt")
+}
+
+/// The tokens without the place where the item is given its name.
+fn without_name(mut tokens: Vec<Token>, name: &str) -> Vec<Token> {
+    let introduces = |token: &Token| matches!(&*token.text, "fn" | "const" | "static" | "mut");
+    let at = (1..tokens.len()).find(|&at| {
+        tokens[at].context == Context::Code && tokens[at].name() == name && introduces(&tokens[at - 1])
+    });
+    if let Some(at) = at {
+        tokens.remove(at);
+    }
+    tokens
+}
+
+fn text(tokens: &[Token]) -> String {
+    tokens.iter().map(|token| &*token.text).collect::<Vec<_>>().join(" ")
+}
+
+fn lines(tokens: &[Token]) -> (u32, u32) {
+    let first = tokens.iter().map(|token| token.first_line).filter(|line| *line > 0).min().unwrap_or(0);
+    (first, tokens.iter().map(|token| token.last_line).max().unwrap_or(0))
+}
+
+/// Whether a `.rs` file may get into the program as text, so that its comments count.
+pub(super) fn may_include_text(tokens: &[Token]) -> bool {
+    tokens.iter().enumerate().any(|(at, token)| {
+        if !token.is_ident() || !matches!(&*token.text, "include_str" | "include_bytes") {
+            return false;
+        }
+        let args = tokens[at + 1..].iter().take_while(|token| !matches!(&*token.text, ")" | "]" | "}" | ";"));
+        let literals: Vec<&Token> = args.filter(|token| token.text.ends_with('"')).collect();
+        literals.last().is_none_or(|literal| string_words(&literal.text).last().is_some_and(|word| *word == "rs"))
+    })
+}

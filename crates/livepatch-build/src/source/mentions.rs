@@ -1,0 +1,248 @@
+//! Which names a piece of source can reach, and the closure over all of it.
+
+use super::items::{Entity, File, Owner};
+use super::tokens::{Context, Token, TokenKind};
+use super::{Doubt, Sure};
+use std::collections::HashSet;
+
+/// Names that could be those of functions, constants, statics or macros.
+#[derive(Debug, Default)]
+pub(super) struct Mentions {
+    names: HashSet<String>,
+    /// Whether names are made at compile time, so that any could be meant.
+    pub wild: bool,
+}
+
+impl Mentions {
+    pub(super) fn of(tokens: &[Token]) -> Self {
+        let mut mentions = Self::default();
+        mentions.add(tokens);
+        mentions
+    }
+
+    pub(super) fn add(&mut self, tokens: &[Token]) {
+        for at in 0..tokens.len() {
+            match tokens[at].kind {
+                TokenKind::Ident if can_name_value(tokens, at) => self.ident(tokens, at),
+                TokenKind::Literal => self.literal(tokens, at),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    fn ident(&mut self, tokens: &[Token], at: usize) {
+        let name = tokens[at].name();
+        let called = tokens.get(at + 1).is_some_and(|next| next.is_punct("!") && !next.is_joint());
+        if called && matches!(name, "paste" | "concat_idents" | "include" | "seq") {
+            self.wild = true;
+        }
+        if called && matches!(name, "write" | "writeln") {
+            self.names.insert("write_fmt".into());
+        }
+        self.names.insert(name.to_owned());
+    }
+
+    /// Strings name items too: captured arguments of format strings, paths in attributes of derives.
+    fn literal(&mut self, tokens: &[Token], at: usize) {
+        let text = &*tokens[at].text;
+        if !text.contains('"') {
+            return;
+        }
+        let assigned = at >= 2 && tokens[at - 1].is_punct("=");
+        match tokens[at].context {
+            Context::Attribute if assigned => {
+                let text_only = ["rename", "rename_all", "alias", "name", "feature", "reason", "note", "expected"];
+                if !text_only.contains(&tokens[at - 2].name()) {
+                    self.names.extend(string_words(text).iter().map(|word| (*word).to_owned()));
+                }
+            }
+            Context::Macro | Context::Attribute => {
+                for argument in text.split('{').skip(1) {
+                    let argument = argument.split('}').next().unwrap_or_default();
+                    self.names.extend(string_words(argument).iter().map(|word| (*word).to_owned()));
+                }
+            }
+            Context::Code | Context::Doc => {}
+        }
+    }
+
+    fn meet(&self, names: &HashSet<String>) -> Option<&String> {
+        self.names.iter().find(|name| names.contains(*name))
+    }
+}
+
+/// Identifiers in a string.
+pub(super) fn string_words(text: &str) -> Vec<&str> {
+    text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()).collect()
+}
+
+/// Whether the identifier at `at` can stand for a function, constant, static or macro: not a path's head, a field or a
+/// declared parameter. In macros anything can.
+fn can_name_value(tokens: &[Token], at: usize) -> bool {
+    match tokens[at].context {
+        Context::Doc => return false,
+        Context::Macro | Context::Attribute => return true,
+        Context::Code => {}
+    }
+    let punct = |at: Option<usize>, c: &str| at.and_then(|at| tokens.get(at)).is_some_and(|token| token.is_punct(c));
+    let double_colon = punct(Some(at + 1), ":") && tokens[at + 1].is_joint() && punct(Some(at + 2), ":");
+    if double_colon {
+        return punct(Some(at + 3), "<");
+    }
+    if punct(Some(at + 1), ":") {
+        // A pattern with a type may be a constant; elsewhere this declares or sets a field, or bounds a type.
+        return at > 0 && &*tokens[at - 1].text == "let";
+    }
+    let after_dot = punct(at.checked_sub(1), ".") && !punct(at.checked_sub(2), ".");
+    let called = tokens.get(at + 1).is_some_and(|next| &*next.text == "(");
+    !after_dot || called
+}
+
+/// Names that macro input seems to define: what follows `fn`, `static` and the like.
+pub(super) fn defined_names(tokens: &[Token]) -> Vec<String> {
+    let mut names = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        if !matches!(&*token.text, "fn" | "static" | "const" | "ref" | "mut" | "macro_rules") {
+            continue;
+        }
+        let next = tokens[at + 1..].iter().find(|token| !token.is_punct("!"));
+        names.extend(next.filter(|next| next.is_ident()).map(|next| next.name().to_owned()));
+    }
+    names
+}
+
+/// The names that a set of changed names can have an effect through.
+pub(super) struct Closure<'a> {
+    pub files: &'a [&'a File],
+    /// Traits whose methods are reached by name only.
+    pub traits: &'a LocalTraits,
+}
+
+impl Closure<'_> {
+    /// Grows `names` to the fixpoint.
+    pub(super) fn grow(&self, mut names: HashSet<String>) -> Sure<HashSet<String>> {
+        for entity in self.entities() {
+            if entity.mentions.wild {
+                names.insert(entity.name.clone());
+            }
+        }
+        loop {
+            let before = names.len();
+            for file in self.files {
+                self.through(file, &mut names)?;
+            }
+            if names.len() == before {
+                return Ok(names);
+            }
+        }
+    }
+
+    fn entities(&self) -> impl Iterator<Item = &Entity> {
+        self.files.iter().flat_map(|file| &file.entities)
+    }
+
+    fn through(&self, file: &File, names: &mut HashSet<String>) -> Sure<()> {
+        let doubt = |what: &str, name: &str| {
+            Err(Doubt(format!("{}: {what} depends on `{name}`, which changed or depends on a change", file.path)))
+        };
+        if let Some(name) = file.shape.meet(names) {
+            return doubt("a type, an impl header or a signature", name);
+        }
+        for (from, to) in &file.renames {
+            if names.contains(from) && to != "_" {
+                names.insert(to.clone());
+            }
+        }
+        for call in &file.macros {
+            let Some(name) = call.mentions.meet(names).cloned() else { continue };
+            let plain = call.definition || matches!(&*call.name, "thread_local" | "lazy_static");
+            if !plain || (call.mentions.wild && !call.definition) {
+                return doubt(&format!("a call of the macro `{}`", call.name), &name);
+            }
+            names.extend(call.defines.iter().cloned());
+            if call.definition {
+                names.insert(call.name.clone());
+            }
+        }
+        for entity in &file.entities {
+            let cause = entity.mentions.meet(names).cloned();
+            if !is_tainted(entity, names, cause.is_some()) {
+                continue;
+            }
+            let cause = cause.unwrap_or_else(|| entity.name.clone());
+            self.by_name_only(entity).or_else(|_| doubt(&format!("`{}`", entity.path), &cause))?;
+            names.insert(entity.name.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether whatever reaches the item has to name it.
+    pub(super) fn by_name_only(&self, entity: &Entity) -> Sure<()> {
+        if entity.leaks {
+            return Err(Doubt(format!("`{}` has impls in its body", entity.path)));
+        }
+        match &entity.owner {
+            Owner::Name if entity.name == "_" => Err(Doubt(format!("`{}` is an unnamed constant", entity.path))),
+            Owner::Name => Ok(()),
+            Owner::Trait { first, last } if self.traits.contains(first.as_deref(), last) => Ok(()),
+            Owner::Trait { last, .. } => {
+                Err(Doubt(format!("`{}` is of the trait `{last}`, which can be used without a name", entity.path)))
+            }
+        }
+    }
+}
+
+/// Whether an item changed or can see a change.
+pub(super) fn is_tainted(entity: &Entity, names: &HashSet<String>, mentions: bool) -> bool {
+    mentions || entity.mentions.wild || names.contains(&entity.name)
+}
+
+pub(super) fn entity_is_tainted(entity: &Entity, names: &HashSet<String>) -> bool {
+    is_tainted(entity, names, entity.mentions.meet(names).is_some())
+}
+
+/// Traits that the compared sources define, and no import makes another of the same name possible.
+pub(super) struct LocalTraits {
+    names: HashSet<String>,
+    heads: HashSet<String>,
+}
+
+impl LocalTraits {
+    pub(super) fn of(files: &[&File]) -> Self {
+        let mut heads: HashSet<String> = ["crate", "self", "super"].map(str::to_owned).into();
+        for file in files {
+            heads.extend(file.modules.iter().cloned());
+            // The folder of a crate mostly has its name; a name that is taken for external costs precision only.
+            heads.extend(file.path.split('/').map(|part| part.replace('-', "_")));
+        }
+        for external in ["std", "core", "alloc"] {
+            heads.remove(external);
+        }
+        let mut names: HashSet<String> = files.iter().flat_map(|file| file.traits.iter().cloned()).collect();
+        for (first, name) in files.iter().flat_map(|file| &file.imports) {
+            if !heads.contains(first) {
+                names.remove(name);
+            }
+        }
+        for prelude in PRELUDE {
+            names.remove(*prelude);
+        }
+        Self { names, heads }
+    }
+
+    fn contains(&self, first: Option<&str>, last: &str) -> bool {
+        self.names.contains(last) && first.is_none_or(|first| self.heads.contains(first))
+    }
+}
+
+/// Traits that are in scope without an import, or that the language calls.
+const PRELUDE: &[&str] = &[
+    "Send", "Sync", "Sized", "Unpin", "Copy", "Clone", "Drop", "Fn", "FnMut", "FnOnce", "AsyncFn", "AsyncFnMut",
+    "AsyncFnOnce", "Iterator", "IntoIterator", "Extend", "FromIterator", "DoubleEndedIterator", "ExactSizeIterator",
+    "Default", "Eq", "PartialEq", "Ord", "PartialOrd", "AsRef", "AsMut", "Into", "From", "TryFrom", "TryInto",
+    "ToString", "ToOwned", "Future", "IntoFuture", "Hash", "Debug",
+];

@@ -1,0 +1,128 @@
+//! What changed in the source, and which functions that can have an effect on.
+//!
+//! rustc spreads a crate over code units by size, so one more statement can move functions to another unit, where other
+//! callees are inlined into them: other machine code, same meaning. The source tells such functions from changed ones.
+//!
+//! Mechanism, in three steps:
+//!
+//! 1. Every file of both builds is parsed ([`items`]). What is left of a file without the bodies of functions and the
+//!    values of constants and statics is its *frame*: types, traits, impl headers, attributes, imports, macros,
+//!    signatures. A changed frame can change anything, and the answer is [`Change::Everything`].
+//! 2. With equal frames, bodies and values are compared one by one ([`compare`]).
+//! 3. From the changed names on, everything that mentions a name of the set joins it ([`mentions`]), until nothing
+//!    more joins. A function outside of it means in the new program what it meant in the old one, callees of changed
+//!    meaning excepted, which it reaches by call.
+//!
+//! Names are compared without resolving them, so one name stands for all items called so: the set is too large, never
+//! too small. Where a name is not needed to reach code (operators, `Drop`, `Display` and every other trait that is
+//! not defined in the compared sources), where macros make names, and in any other doubt the answer is everything.
+//!
+//! Known imperfection: a procedural macro of a dependency that reads files or services which it does not tell cargo about can
+//! expand to other code from equal source.
+
+mod compare;
+mod items;
+mod lookup;
+mod mentions;
+mod set;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+pub use lookup::Tainted;
+pub use set::{SourceFile, SourceSet};
+
+/// What differs between the sources of two builds.
+#[derive(Clone, Debug)]
+pub struct SourceDiff {
+    change: Change,
+    tainted: Tainted,
+}
+
+/// The kind and extent of a difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Comments, white space and lines at most.
+    Nothing,
+    /// Any function may mean something else.
+    Everything {
+        /// What was found, where.
+        reason: String,
+    },
+    /// These items, and nothing else in the sources. Never empty.
+    Items(Vec<ChangedItem>),
+}
+
+/// A function whose body, or a constant or static whose value, is another, or that is there on one side only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedItem {
+    /// Its identifier.
+    pub name: String,
+    /// Module path within the file, type or impl, and name: for messages.
+    pub path: String,
+    /// What it is.
+    pub kind: ItemKind,
+    /// Where the old source has it.
+    pub old: Option<Span>,
+    /// Where the new source has it.
+    pub new: Option<Span>,
+}
+
+/// Kinds of items that can change by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ItemKind {
+    /// A function or method; closures and `async` blocks belong to the function that they stand in.
+    Fn,
+    /// A constant.
+    Const,
+    /// A static.
+    Static,
+}
+
+/// Lines of a file, attributes and documentation of the item included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Path as the source set has it.
+    pub file: String,
+    /// First line, from 1.
+    pub first_line: u32,
+    /// Last line.
+    pub last_line: u32,
+}
+
+/// Which of the two builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The baseline.
+    Old,
+    /// The rebuild.
+    New,
+}
+
+impl SourceDiff {
+    /// Compares the sources of two builds.
+    pub fn between(old: &SourceSet, new: &SourceSet) -> Self {
+        compare::between(old, new).unwrap_or_else(|doubt| Self::everything(doubt.0))
+    }
+
+    /// The answer where sources are not known.
+    pub fn everything(reason: impl Into<String>) -> Self {
+        Self { change: Change::Everything { reason: reason.into() }, tainted: Tainted::everything() }
+    }
+
+    /// What differs.
+    pub fn change(&self) -> &Change {
+        &self.change
+    }
+
+    /// What the difference can have an effect on.
+    pub fn tainted(&self) -> &Tainted {
+        &self.tainted
+    }
+}
+
+/// A reason for [`Change::Everything`].
+struct Doubt(String);
+
+type Sure<T> = Result<T, Doubt>;
