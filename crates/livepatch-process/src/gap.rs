@@ -6,7 +6,7 @@
 //! - Below the module is preferred, as close as possible: nothing grows there. The program break grows upwards from
 //!   above the executable, and `mmap` fills from the top of the address space downwards.
 //! - Above the module, the hole's far end is taken, away from a break that grows into it.
-//! - [`GUARD`] bytes stay free on both sides, so that running off a neighbour faults, and [`STACK_GUARD`] below a stack
+//! - 64 KiB stay free on both sides, so that running off a neighbour faults, and 16 MiB below a stack
 //!   mapping, which grows downwards.
 
 use crate::maps::Mapping;

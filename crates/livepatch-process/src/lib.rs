@@ -27,10 +27,12 @@
 
 mod drive;
 pub mod error;
+mod event;
 pub mod gap;
 mod ids;
 pub mod maps;
 pub mod memory;
+mod pause;
 mod process;
 mod procfs;
 mod regs;
@@ -44,6 +46,7 @@ mod trace;
 mod world;
 
 pub use error::{InterruptError, Loss, ProcessError, RemoteError, StuckThread};
+pub use event::Event;
 pub use gap::{mmap_min_addr, near_gap};
 pub use ids::{Pid, Tid};
 pub use maps::{Backing, Mapping, Perms};
@@ -54,5 +57,4 @@ pub use regs::{Regs, XState};
 pub use remote::{CallStack, RemoteCall};
 pub use remote_memory::Protection;
 pub use thread::StoppedThread;
-pub use trace::Event;
 pub use world::{Seized, Stopped};

@@ -7,6 +7,8 @@
 
 use crate::drive::Saved;
 use crate::error::{Loss, ProcessError};
+use crate::event::Event;
+use crate::pause::Pause;
 use crate::process::check_tracers;
 use crate::sys::{self, Wait};
 use crate::{Process, Tid, procfs};
@@ -16,30 +18,6 @@ use nix::libc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
-
-/// What happened to a thread while the process ran under tracing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// The thread reached one of the registered breakpoints. It is held with its instruction pointer at the breakpoint's
-    /// address, the `int3` not executed; the program sees no signal.
-    Breakpoint {
-        /// The thread.
-        tid: Tid,
-        /// Where it is held.
-        addr: RunAddr,
-    },
-    /// A new thread. It runs.
-    Started {
-        /// The thread.
-        tid: Tid,
-    },
-    /// The thread has exited.
-    Exited {
-        /// The thread.
-        tid: Tid,
-    },
-}
 
 /// What a thread is wanted to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -517,29 +495,5 @@ impl Drop for Tracees {
             let pid = self.process.pid();
             tracing::warn!(%pid, threads = ?left, "threads stay attached until this tool ends");
         }
-    }
-}
-
-/// Waiting without a blocking wait: blocking in `waitpid` has no time limit, and a limit by signal or timer would
-/// interfere with the rest of the tool's process. Stops follow an interrupt within microseconds, so the processor is
-/// first offered to the target; after that come sleeps that grow.
-#[derive(Default)]
-struct Pause {
-    rounds: u32,
-}
-
-impl Pause {
-    const YIELDS: u32 = 64;
-    const LONGEST: Duration = Duration::from_micros(500);
-
-    fn take(&mut self, deadline: Instant) {
-        if self.rounds < Self::YIELDS {
-            std::thread::yield_now();
-        } else {
-            let grown = Duration::from_micros(20) * (self.rounds - Self::YIELDS + 1);
-            let left = deadline.saturating_duration_since(Instant::now());
-            std::thread::sleep(grown.min(Self::LONGEST).min(left));
-        }
-        self.rounds = self.rounds.saturating_add(1).min(Self::YIELDS + 100);
     }
 }

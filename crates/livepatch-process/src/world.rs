@@ -1,9 +1,10 @@
 //! All threads of a process: traced and running ([`Seized`]), or all stopped ([`Stopped`]).
 
 use crate::error::{InterruptError, ProcessError, StuckThread};
+use crate::event::Event;
 use crate::sys;
 use crate::thread::StoppedThread;
-use crate::trace::{Event, Goal, RECHECK, State, Tracees};
+use crate::trace::{Goal, RECHECK, State, Tracees};
 use crate::{Process, Regs, Tid, procfs};
 use livepatch_patch::RunAddr;
 use std::collections::BTreeSet;

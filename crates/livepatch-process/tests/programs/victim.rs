@@ -131,12 +131,16 @@ unsafe extern "C" {
 fn guard_loop() {
     unsafe {
         asm!(
+            // So aligned, a call that forgot the red zone would write its return address to [rsp - 56].
+            "and rsp, -64",
+            "sub rsp, 16",
             "2:",
             "mov rax, 0x1122334455667788",
             "movq xmm0, rax",
             "movq xmm8, rax",
             "movq xmm15, rax",
             "mov [rsp - 8], rax",
+            "mov [rsp - 56], rax",
             "mov [rsp - 120], rax",
             "mov r10, rax",
             "std",
@@ -146,6 +150,7 @@ fn guard_loop() {
             "movq rdx, xmm8", "cmp rdx, rax", "jne 4f",
             "movq rdx, xmm15", "cmp rdx, rax", "jne 4f",
             "cmp rax, [rsp - 8]", "jne 4f",
+            "cmp rax, [rsp - 56]", "jne 4f",
             "cmp rax, [rsp - 120]", "jne 4f",
             "cmp r10, rax", "jne 4f",
             "stmxcsr [rsp - 16]", "mov edx, [rsp - 16]", "and edx, 0xffc0", "cmp edx, 0x1f80", "jne 4f",
