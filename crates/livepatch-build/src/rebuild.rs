@@ -1,10 +1,13 @@
 //! Building the current source as the baseline was built.
 //!
 //! cargo runs with the recorded arguments and variables in a target folder of its own (`TARGET/livepatch`), so the
-//! shipped output stays untouched and the next rebuild is incremental. The same linker wrapper keeps the last link of
-//! each output in `TARGET/livepatch/.livepatch` (the candidate); contents that the store has anyway are not copied.
+//! shipped output stays untouched and the next rebuild is incremental; the first starts from a copy of the user's. The
+//! same linker wrapper keeps the last link of each output in `TARGET/livepatch/.livepatch` (the candidate); contents
+//! that the store has anyway are not copied.
 //!
 //! Paths that get into the program are mapped to what they were (see [`crate::linker`]).
+
+mod seed;
 
 use crate::baseline::{Artifact, Baseline, Invocation, LinkRecord, assemble};
 use crate::build::Build;
@@ -98,7 +101,7 @@ fn wanted(linked: Vec<Linked>, artifact: &Artifact) -> Result<Linked> {
 
 enum Found {
     /// The rebuild equals something in the store.
-    Stored(Baseline),
+    Stored(Box<Baseline>),
     Candidate(Box<LinkRecord>),
 }
 
@@ -113,7 +116,10 @@ fn find(store: &Store, folder: &Folder, linked: &Linked, stores: &[BlobStore]) -
     if let Some(record) = records.into_iter().find(|record| record.build_id == id && whole(record)) {
         return Ok(Some(Found::Candidate(Box::new(record))));
     }
-    Ok(Baseline::find(store, &id).ok().filter(Baseline::is_whole).map(Found::Stored))
+    Ok(Baseline::find(store, &id)
+        .ok()
+        .filter(Baseline::is_whole)
+        .map(|baseline| Found::Stored(Box::new(baseline))))
 }
 
 /// The target folder of rebuilds. One rebuild at a time uses it.
@@ -136,6 +142,9 @@ impl Folder {
         let path = own.join("lock");
         let lock = File::options().create(true).append(true).open(&path).at("open", &path)?;
         lock.lock().at("lock", &path)?;
+        if here {
+            seed::seed(recorded, &setup.triples, &target, &own.join("tmp"))?;
+        }
         Ok(Self { target, _lock: lock })
     }
 

@@ -43,7 +43,20 @@ fn unchanged_source_gives_the_same_image(profile: &str) {
         rodata.windows(place.len()).any(|w| w == place.as_bytes()),
         "the path of generated code is in the program"
     );
-    let rebuilt = project.rebuild(&built);
+    let run = project.try_rebuild(&built.manifest.build_id().to_string());
+    assert!(
+        !run.stderr().contains("Compiling"),
+        "starts from what the baseline's build left: {}",
+        run.stderr()
+    );
+    assert_eq!(run.answer::<Rebuilt>().manifest, built.manifest);
+    // The same without that start, which needs cargo's lock file.
+    fs::remove_dir_all(project.path("target/livepatch")).unwrap();
+    let folder = if profile == "dev" { "debug" } else { profile };
+    fs::remove_file(project.path(&format!("target/{folder}/.cargo-lock"))).unwrap();
+    let run = project.try_rebuild(&built.manifest.build_id().to_string());
+    assert!(run.stderr().contains("Compiling lib"), "{}", run.stderr());
+    let rebuilt: Rebuilt = run.answer();
     assert_same_image(&built.output, &rebuilt.image);
     assert!(rebuilt.sections > 100);
     assert_eq!(
