@@ -89,7 +89,6 @@ fn map_of_the_user_is_used() {
     let project = Project::workspace();
     let map = project.path("my.map");
     let flags = format!("-C\u{1f}link-arg=-Wl,-Map={}", map.display());
-    let flags = flags.replace(' ', " ");
     let run = project.try_build(&[], &[("CARGO_ENCODED_RUSTFLAGS", &flags)]);
     let built: Vec<crate::tool::Built> = run.answer();
     assert!(map.is_file() && !built[0].manifest.link.inputs.is_empty());
