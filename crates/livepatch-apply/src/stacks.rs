@@ -1,6 +1,6 @@
 //! The proven stacks of stopped threads.
 
-use crate::unwind::{self, Registers, Tables, Walk, dwarf};
+use crate::unwind::{self, Frame, FrameKind, Registers, Tables, Unverified, Walk, dwarf};
 use livepatch_patch::RunAddr;
 use livepatch_process::{PAGE_SIZE, PageCache, Process, ProcessError, Regs, Stopped, Tid};
 
@@ -29,20 +29,56 @@ pub fn of_all(stopped: &Stopped, tables: &Tables) -> Result<Vec<ThreadStack>, Pr
     for ahead in 0..READ_AHEAD {
         cache.prefetch(threads.iter().map(|(_, regs)| regs.sp().offset((ahead * PAGE_SIZE) as i64)));
     }
-    Ok(threads
-        .into_iter()
-        .map(|(tid, regs)| ThreadStack {
-            tid,
-            walk: unwind::walk(tables, &mut cache, registers(&regs)),
-            regs,
-        })
-        .collect())
+    Ok(threads.into_iter().map(|(tid, regs)| walk(tid, regs, tables, &mut cache)).collect())
 }
 
 /// Walks one stack.
 pub fn of_one(process: &Process, tid: Tid, regs: Regs, tables: &Tables) -> ThreadStack {
-    let mut cache = PageCache::new(process);
-    ThreadStack { tid, walk: unwind::walk(tables, &mut cache, registers(&regs)), regs }
+    walk(tid, regs, tables, &mut PageCache::new(process))
+}
+
+fn walk(tid: Tid, regs: Regs, tables: &Tables, cache: &mut PageCache<'_>) -> ThreadStack {
+    let mut walk = unwind::walk(tables, cache, registers(&regs));
+    if walk.end == Err(Unverified::NoCfi(regs.ip())) && walk.frames.is_empty() && at_parting(&regs, cache) {
+        walk = parted(&regs, tables, cache);
+    }
+    ThreadStack { tid, regs, walk }
+}
+
+/// `SYS_clone` and `SYS_clone3` of x86-64.
+const CLONES: [u64; 2] = [56, 435];
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// Whether a thread is right behind the system call that makes a thread. C libraries give the code there no call frame
+/// information, because the same instructions run on two different stacks; with new threads coming fast, some thread is there
+/// at every moment (a traced one stops there when it is born).
+fn at_parting(regs: &Regs, cache: &mut PageCache<'_>) -> bool {
+    let mut code = [0; SYSCALL.len()];
+    let before = regs.ip().offset(-(SYSCALL.len() as i64));
+    regs.syscall().is_some_and(|number| CLONES.contains(&number))
+        && cache.read(before, &mut code).is_ok()
+        && code == SYSCALL
+}
+
+/// The kernel tells the new thread from the old one by the result: 0 for the new one, which has no frames yet. The old one's
+/// stack is as it was before the instruction, where the tables hold: they end with the instruction in front (which loads the
+/// number of the system call), so its last byte is looked up.
+fn parted(regs: &Regs, tables: &Tables, cache: &mut PageCache<'_>) -> Walk {
+    const RAX: usize = 0;
+    let mut registers = registers(regs);
+    if registers.0[RAX] != Some(0) {
+        let before = regs.ip().offset(-(SYSCALL.len() as i64) - 1);
+        registers.0[dwarf::RIP] = Some(before.0);
+        return unwind::walk(tables, cache, registers);
+    }
+    let born = Frame {
+        pc: regs.ip(),
+        kind: FrameKind::Innermost,
+        signal: false,
+        cfa: regs.sp(),
+        function: regs.ip(),
+    };
+    Walk { frames: vec![born], end: Ok(()) }
 }
 
 fn registers(regs: &Regs) -> Registers {

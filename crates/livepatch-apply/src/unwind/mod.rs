@@ -10,6 +10,10 @@
 //! | innermost frame, or a frame that a signal interrupted | the instruction pointer itself |
 //! | a frame that called something | return address − 1 (the call may be the last instruction of the function) |
 //!
+//! The functions of the unwinder that throw an exception replace the registers that they have saved by those of the
+//! frame that catches it, so their tables are wrong for the last part of the way. They are known by saving `rax` and `rdx`, which
+//! no other function does, and make a stack unproven for the moment.
+//!
 //! The canonical frame address grows from frame to frame; only a signal frame may lead to another stack
 //! (`sigaltstack`). Known limit: a coroutine stack that is suspended is on no thread's stack and is not seen.
 
@@ -32,6 +36,8 @@ pub mod dwarf {
     pub const RSP: usize = 7;
     /// The return address column.
     pub const RIP: usize = 16;
+    /// `rax` and `rdx`, which pass the exception to a landing pad.
+    pub const EXCEPTION: [usize; 2] = [0, 1];
     /// Number of registers followed.
     pub const COUNT: usize = 17;
 }
@@ -121,6 +127,9 @@ pub enum Unverified {
         /// Stack pointer in the frame.
         sp: RunAddr,
     },
+    /// An exception is being thrown: the frame at this address rewrites the saved registers of its callers.
+    #[error("an exception is being thrown at {0}")]
+    Throwing(RunAddr),
     /// More than [`MAX_FRAMES`] frames.
     #[error("more than {MAX_FRAMES} frames")]
     TooDeep,
@@ -155,6 +164,9 @@ fn follow(
         }
         let pc = registers.pc()?;
         let row = tables.row(lookup_address(pc, kind))?;
+        if row.rewrites_callers() {
+            return Err(Unverified::Throwing(pc));
+        }
         let cfa = canonical_frame_address(&row, &registers, memory)?;
         let sp = registers.get(dwarf::RSP)?;
         if !row.signal && cfa <= sp {

@@ -57,6 +57,14 @@ pub(super) struct Row {
     pub(super) function: RunAddr,
 }
 
+impl Row {
+    /// Whether this is a function that ends in `__builtin_eh_return` (of the unwinder).
+    pub(super) fn rewrites_callers(&self) -> bool {
+        let saved = |register: &usize| matches!(self.rules[*register], Rule::At(_));
+        !self.signal && dwarf::EXCEPTION.iter().all(saved)
+    }
+}
+
 /// The unwind table of one module, or of one patch.
 #[derive(Debug)]
 pub struct Table {
