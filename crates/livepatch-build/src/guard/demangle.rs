@@ -58,7 +58,7 @@ mod tests {
             crate_of("_ZN34_$LT$a..Sq$u20$as$u20$a..Shape$GT$4area17h06fc3cf0f7dd8079E").as_deref(),
             Some("a")
         );
-        assert_eq!(crate_of("_RNvNtNtCsjrHSEGnQ3l9_3std2io5stdio").as_deref(), Some("std"));
+        assert_eq!(crate_of("_RNvNtNtCsjrHSEGnQ3l9_3std2io5stdio6STDOUT").as_deref(), Some("std"));
         assert_eq!(crate_of("memcpy"), None);
     }
 }

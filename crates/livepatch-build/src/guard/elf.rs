@@ -4,8 +4,8 @@ use super::demangle::{demangle, strip_suffix};
 use super::report::GuardError;
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{
-    LittleEndian as Le, Object, ObjectSection, ObjectSymbol, ObjectSymbolTable, RelocationFlags,
-    RelocationTarget, SymbolKind, elf,
+    LittleEndian as Le, Object, ObjectSection, ObjectSegment, ObjectSymbol, ObjectSymbolTable,
+    RelocationFlags, RelocationTarget, SymbolKind, elf,
 };
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -125,18 +125,22 @@ impl<'a> Elf<'a> {
         }
         let value = self.raw_word(addr)?;
         // Without run-time relocations (position-dependent images) pointers stand in the file as they are.
-        let is_code = value != 0 && self.functions_at(value).next().is_some();
+        let is_code = value != 0 && self.is_function(value);
         Some(if is_code { Word::Address(value) } else { Word::Number(value) })
     }
 
     fn raw_word(&self, addr: u64) -> Option<u64> {
-        let section = self.file.sections().find(|section| {
-            section.address() != 0
-                && section.address() <= addr
-                && addr.saturating_add(8) <= section.address().saturating_add(section.size())
-        })?;
-        let bytes = section.data_range(addr, 8).ok()??;
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+        Some(u64::from_le_bytes(self.bytes(addr, 8)?.try_into().ok()?))
+    }
+
+    /// Bytes of the image as the file has them, or `None` outside of what is loaded from it.
+    pub(super) fn bytes(&self, addr: u64, len: u64) -> Option<&'a [u8]> {
+        self.file.segments().find_map(|segment| segment.data_range(addr, len).ok().flatten())
+    }
+
+    /// Whether a function begins at this address.
+    pub(super) fn is_function(&self, addr: u64) -> bool {
+        self.functions_at(addr).next().is_some()
     }
 
     fn read_pointers(&self) -> BTreeMap<u64, Word> {

@@ -178,3 +178,18 @@ fn passed(debug: &Debug<'_>, param: DieId, addr: u64) -> gimli::Result<Option<St
     }
     Ok(None)
 }
+
+/// Types of the parameters, generic arguments and the result of a function.
+pub(super) fn signature_types(types: &Types<'_, '_>, id: DieId) -> gimli::Result<Vec<DieId>> {
+    let debug = types.debug;
+    let mut found = Vec::new();
+    for (origin, entry) in debug.origins(id)? {
+        found.extend(debug.target(origin, &entry, c::DW_AT_type)?);
+        for (child, tag) in debug.children(origin)? {
+            if matches!(tag, c::DW_TAG_formal_parameter | c::DW_TAG_template_type_parameter) {
+                found.extend(debug.type_of(child)?);
+            }
+        }
+    }
+    Ok(found)
+}

@@ -6,7 +6,7 @@
 //! | step | file |
 //! |---|---|
 //! | open both images, each unit by its root entry only | `elf.rs`, `dwarf.rs` |
-//! | find the changed functions by address; their signatures and what they handle | `function.rs` |
+//! | find the changed functions by address; their signatures, what they handle, what they call | `function.rs`, `calls.rs` |
 //! | one pass over all units for variables by place, vtables and closures | `scan.rs`, `vtable.rs` |
 //! | walk the types that can be reached; reduce each to comparable facts | `graph.rs`, `types.rs` |
 //! | compare | `check/` |
@@ -15,6 +15,7 @@
 //! What it cannot see: the meaning of data. A field that keeps its name, type and place but is used otherwise passes. Nor
 //! can it see that a closure was replaced by another one of the same number and captures.
 
+mod calls;
 mod check;
 mod demangle;
 mod dwarf;
@@ -67,11 +68,11 @@ pub fn check(input: &GuardInput<'_>) -> Result<GuardReport, GuardError> {
 
 fn queries<'q>(input: &GuardInput<'q>) -> (Query<'q>, Query<'q>) {
     let old = Query {
-        functions: input.functions.iter().map(|f| (f.symbol.as_str(), f.old)).collect(),
+        functions: input.functions.iter().map(|f| (f.symbol.as_str(), f.old, f.old_size)).collect(),
         statics: input.statics.iter().map(|s| (s.old_symbol.as_str(), s.old)).collect(),
     };
-    let changed = input.functions.iter().map(|f| (f.new_symbol.as_str(), f.new));
-    let added = input.new_functions.iter().map(|f| (f.symbol.as_str(), f.new));
+    let changed = input.functions.iter().map(|f| (f.new_symbol.as_str(), f.new, f.new_size));
+    let added = input.new_functions.iter().map(|f| (f.symbol.as_str(), f.new, f.new_size));
     let shared = input.statics.iter().map(|s| (s.new_symbol.as_str(), s.new));
     let added_statics = input.new_statics.iter().map(|s| (s.symbol.as_str(), s.new));
     let new =
@@ -98,7 +99,7 @@ fn findings(
 fn function_infos(query: &Query<'_>, side: &Side) -> Vec<FunctionInfo> {
     let known = query.functions.iter().zip(&side.functions);
     known
-        .filter_map(|((symbol, _), function)| {
+        .filter_map(|((symbol, ..), function)| {
             let function = function.as_ref()?;
             Some(FunctionInfo {
                 symbol: (*symbol).to_owned(),
@@ -151,4 +152,29 @@ pub fn inlined_into(
     let types = types::Types::new(&image.debug);
     let function = function::find(&types, addr.0, symbol).map_err(|source| image.damaged(source))?;
     Ok(function.map(|function| function.inlined).unwrap_or_default())
+}
+
+/// What debug information says of the functions at these addresses: path, place, what is inlined into each. `None`
+/// where there is none.
+///
+/// # Errors
+/// The image cannot be read or its debug information is damaged.
+pub fn trees(
+    image: &Path,
+    functions: &[(&str, livepatch_patch::LinkAddr)],
+) -> Result<Vec<Option<FunctionInfo>>, GuardError> {
+    let file = ImageFile::read(image)?;
+    let loaded = Loaded::new(&file)?;
+    let image = Image::open(&loaded)?;
+    let types = types::Types::new(&image.debug);
+    let tree = |(symbol, addr): &(&str, livepatch_patch::LinkAddr)| {
+        let function = function::find(&types, addr.0, symbol).map_err(|source| image.damaged(source))?;
+        Ok(function.map(|function| FunctionInfo {
+            symbol: (*symbol).to_owned(),
+            path: function.path,
+            place: function.place,
+            inlined: function.inlined,
+        }))
+    };
+    functions.iter().map(tree).collect()
 }

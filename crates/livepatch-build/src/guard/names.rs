@@ -41,6 +41,23 @@ pub(super) fn closure_parents(path: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+/// A path without the generic arguments of its last segment: the scope of what is inside that item.
+pub(super) fn without_arguments(path: &str) -> String {
+    let mut segments = segments(path);
+    if let Some(last) = segments.last_mut()
+        && let Some(at) = last.find('<').filter(|at| *at > 0)
+    {
+        *last = &last[..at];
+    }
+    segments.join("::")
+}
+
+/// The scopes whose closures matter to a function: those that it is inside of, and its own.
+pub(super) fn closure_scopes(path: &str) -> Vec<String> {
+    let parents = closure_parents(path).into_iter().map(|(parent, _)| parent);
+    parents.chain([without_arguments(path)]).collect()
+}
+
 /// What a type is, as far as its name tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Nature {
@@ -77,6 +94,12 @@ mod tests {
             [("app::f".into(), "async_fn#0".into()), ("app::f::{async_fn#0}".into(), "closure#1".into())]
         );
         assert_eq!(closure_parents("app::{impl#0}::f"), []);
+    }
+
+    #[test]
+    fn scopes_have_no_arguments() {
+        assert_eq!(without_arguments("a::f<x::Y>"), "a::f");
+        assert_eq!(closure_scopes("a::f::{closure#0}<x::Y>"), ["a::f", "a::f::{closure#0}"]);
     }
 
     #[test]

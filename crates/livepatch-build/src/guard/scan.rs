@@ -28,6 +28,8 @@ pub(super) struct Found {
     pub(super) statics: BTreeMap<StaticPlace, Vec<DieId>>,
     /// Parent and labels such as `closure#0`.
     pub(super) closures: BTreeMap<String, BTreeSet<String>>,
+    /// Parent, label and type of the same closures.
+    pub(super) closure_types: Vec<(String, String, DieId)>,
     pub(super) types: Vec<DieId>,
     pub(super) vtables: Vec<DieId>,
     /// Crates (as far as unit names tell) of which some unit describes types.
@@ -51,6 +53,7 @@ impl Found {
         for (parent, labels) in other.closures {
             self.closures.entry(parent).or_default().extend(labels);
         }
+        self.closure_types.extend(other.closure_types);
         self.types.extend(other.types);
         self.vtables.extend(other.vtables);
         self.typed.extend(other.typed);
@@ -133,6 +136,9 @@ impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
         {
             let parent = self.scope();
             if self.wanted.parents.contains(&parent) {
+                if tag == c::DW_TAG_structure_type {
+                    self.found.closure_types.push((parent.clone(), label.clone(), id));
+                }
                 self.found.closures.entry(parent).or_default().insert(label);
             }
         }

@@ -1,5 +1,6 @@
 //! What one of the two images says about the change.
 
+use super::calls;
 use super::demangle::strip_suffix;
 use super::dwarf::{self, Debug, DieId, Sections};
 use super::elf::{Elf, ImageFile};
@@ -57,8 +58,8 @@ impl<'a> Image<'a> {
 
 /// What to look up in an image.
 pub(super) struct Query<'q> {
-    /// Symbol and address of redirected and (new image) new functions.
-    pub(super) functions: Vec<(&'q str, LinkAddr)>,
+    /// Symbol, address and size of redirected and (new image) new functions.
+    pub(super) functions: Vec<(&'q str, LinkAddr, u64)>,
     /// Symbol and place of variables.
     pub(super) statics: Vec<(&'q str, StaticPlace)>,
 }
@@ -87,29 +88,29 @@ pub(super) fn analyse(image: &Image<'_>, query: &Query<'_>) -> gimli::Result<Sid
     let functions: Vec<Option<Function>> = query
         .functions
         .iter()
-        .map(|(symbol, addr)| function::find(&types, addr.0, symbol))
+        .map(|(symbol, addr, _)| function::find(&types, addr.0, symbol))
         .collect::<gimli::Result<_>>()?;
     let wanted = Wanted {
         statics: query.statics.iter().map(|(_, place)| *place).collect(),
-        parents: functions
-            .iter()
-            .flatten()
-            .flat_map(|f| names::closure_parents(&f.path))
-            .map(|(p, _)| p)
-            .collect(),
+        parents: functions.iter().flatten().flat_map(|f| names::closure_scopes(&f.path)).collect(),
         vtables: true,
         ..Wanted::default()
     };
     let found = scan(&image.debug, &wanted)?;
+    let mut reader = calls::Reader::new(image, &types);
     let statics: Vec<Option<Variable>> = query
         .statics
         .iter()
         .map(|(symbol, place)| variable(&types, &found, symbol, *place))
         .collect::<gimli::Result<_>>()?;
     let mut roots = Vec::new();
-    for function in functions.iter().flatten() {
+    for (function, (_, addr, size)) in functions.iter().zip(&query.functions) {
+        let Some(function) = function else { continue };
         let user: Arc<str> = function.path.as_str().into();
-        roots.extend(function.types.iter().map(|id| Root { id: *id, user: user.clone() }));
+        let called = reader.signatures(*addr, *size)?;
+        let closures = closures_of(&found, &function.path);
+        let all = function.types.iter().copied().chain(called).chain(closures);
+        roots.extend(all.map(|id| Root { id, user: user.clone() }));
     }
     for variable in statics.iter().flatten() {
         roots.extend(variable.type_id.map(|id| Root { id, user: variable.path.as_str().into() }));
@@ -117,6 +118,17 @@ pub(super) fn analyse(image: &Image<'_>, query: &Query<'_>) -> gimli::Result<Sid
     let graph = reach(&types, roots)?;
     let vtables = vtable::read(image, &types, &found.vtables)?;
     Ok(Side { functions, statics, graph, closures: found.closures, vtables, typed: found.typed })
+}
+
+/// The types of the closures that a function makes and of the one that it is the body of: where they are only handed
+/// on, no variable has them.
+fn closures_of(found: &Found, path: &str) -> impl Iterator<Item = DieId> {
+    let own = names::closure_parents(path).pop();
+    let made = names::without_arguments(path);
+    found.closure_types.iter().filter_map(move |(parent, label, id)| {
+        let is_own = own.as_ref().is_some_and(|(p, l)| p == parent && l == label);
+        (is_own || *parent == made).then_some(*id)
+    })
 }
 
 fn variable(

@@ -31,6 +31,8 @@ pub(super) enum Slot {
     Data,
     /// A symbol of another module.
     Import(String),
+    /// It cannot be read, so it agrees with nothing.
+    Unreadable,
 }
 
 impl Slot {
@@ -38,6 +40,7 @@ impl Slot {
     pub(super) fn agrees(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Code(old), Self::Code(new)) => !old.is_disjoint(new),
+            (Self::Unreadable, _) => false,
             _ => self == other,
         }
     }
@@ -53,6 +56,7 @@ impl fmt::Display for Slot {
                 f.write_str(&quoted.join(" = "))
             }
             Self::Data => f.write_str("a table of a supertrait"),
+            Self::Unreadable => f.write_str("something unreadable"),
             Self::Import(name) => write!(f, "`{name}` of another module"),
         }
     }
@@ -71,8 +75,9 @@ pub(super) fn read(image: &Image<'_>, types: &Types<'_, '_>, ids: &[DieId]) -> g
             }
             None => 0,
         };
-        let slots = address(image, *id, &entry)?.and_then(|addr| {
-            (0..size / 8).map(|i| image.elf.word(addr + i * 8).map(|word| slot(image, word))).collect()
+        let slots = address(image, *id, &entry)?.map(|addr| {
+            let word = |i: u64| addr.checked_add(i * 8).and_then(|addr| image.elf.word(addr));
+            (0..size / 8).map(|i| word(i).map_or(Slot::Unreadable, |word| slot(image, word))).collect()
         });
         let copies = vtables.entry(name.into_owned()).or_default();
         let vtable = Vtable { len: size / 8, slots };

@@ -18,7 +18,7 @@ fn run(shapes: &[Box<dyn Shape>]) -> f64 {
 fn main() {
     let side = std::env::args().count() as f64;
     let shapes: Vec<Box<dyn Shape>> = vec![Box::new(Square { side, tags: vec![1] })];
-    println!("{} {}", run(&shapes), label(&Square { side, tags: vec![] }));
+    println!("{} {}", run(std::hint::black_box(&shapes)), label(std::hint::black_box(&Square { side, tags: vec![] } as &dyn Named)));
 }
 "#;
 
@@ -28,8 +28,12 @@ const CORNERS: &str = "fn corners(&self) -> u32 { 4 + self.tags.len() as u32 }";
 
 fn shapes(flags: &[&str], methods: &str, bodies: &str, named: &str) -> Pair {
     let old = format!("{AREA} {CORNERS}");
-    let variants =
-        [("$TRAIT", TRAIT, methods), ("$IMPL", &old, bodies), ("$NAMED", "", named), ("$START", "0.0", "1.0")];
+    let variants = [
+        ("$TRAIT", TRAIT, methods),
+        ("$IMPL", &old, bodies),
+        ("$NAMED", "", named),
+        ("$START", "0.0", "1.0"),
+    ];
     Pair::varied(flags, SHAPES, &variants)
 }
 

@@ -170,7 +170,7 @@ fn a_type_that_only_the_new_code_uses_is_compared_with_the_running_one() {
         #[inline(never)] fn other(c: &Conf) -> u64 { c.a }
         #[inline(never)] fn f(x: u64) -> u64 { $BODY }
         fn main() {
-            let _ = CONF.set(unsafe { std::mem::zeroed() });
+            let _ = CONF.set(Box::new(unsafe { std::mem::zeroed() }));
             println!("{} {}", f(std::hint::black_box(3)), other(conf()));
         }"#;
     let body = ("$BODY", "x + 1", "x + conf().a");

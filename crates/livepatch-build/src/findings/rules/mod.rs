@@ -57,9 +57,9 @@ pub static ALL: &[&Rule] = &[
     &initialiser::RULE,
     &distributed_slice::RULE,
     &only_values::RULE,
-    &value_kept::RULE,
     &unsupported::RULE,
     &copies::RULE,
+    &value_kept::RULE,
 ];
 
 /// The rule with this code.

@@ -21,6 +21,9 @@ fn compare(name: &str, old: &[Vtable], new: &[Vtable]) -> Option<Finding> {
     for (i, (before, after)) in slots.enumerate().filter(|(_, (before, after))| !before.agrees(after)) {
         finding = finding.change(role(i), Some(before.to_string()), Some(after.to_string()));
     }
+    if finding.changes.is_empty() {
+        finding = finding.change("the fixed build has no such table to compare with", None, None);
+    }
     Some(finding)
 }
 
@@ -29,8 +32,9 @@ fn agree(old: &Vtable, new: &Vtable) -> bool {
     old.len == new.len
         && match (&old.slots, &new.slots) {
             (Some(old), Some(new)) => all(old, new),
-            // Removed by the optimiser: no object has it.
-            _ => true,
+            // Removed by the optimiser: no old object has it.
+            (None, _) => true,
+            (Some(_), None) => false,
         }
 }
 
