@@ -4,7 +4,7 @@ use crate::child::Program;
 use crate::fixture::{Expect, Fixture, Side};
 use crate::profile::Profile;
 use crate::project::{self, Created, Project};
-use crate::tools::{self, exit};
+use crate::tools::{self, Ran, exit};
 use crate::{Failed, fail};
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -27,9 +27,20 @@ pub fn run(fixture: &Fixture, profile: Profile) -> Result<(), Failed> {
     match (&fixture.expect, created.ran.code) {
         (Expect::Patched | Expect::PatchedOrRefused, exit::DONE) => {
             functions(fixture, &created.ran.json)?;
-            live.patch(&created.file)?;
+            live.apply(&created.file, exit::DONE)?;
+            live.applied()?;
         }
-        (Expect::Busy, exit::DONE) => live.busy(&created.file)?,
+        (Expect::Busy, exit::DONE) => {
+            let ran = live.apply(&created.file, exit::BUSY)?;
+            live.busy(&ran)?;
+        }
+        (Expect::PatchedOrBusy, exit::DONE) => {
+            let ran = live.run("apply", &created.file)?;
+            match ran.code {
+                exit::BUSY => live.busy(&ran.json)?,
+                _ => ran.expect(exit::DONE, "apply").and_then(|_| live.applied())?,
+            }
+        }
         (Expect::Nothing, exit::NOTHING) => {}
         (Expect::Refused(code), exit::REFUSED) => finding(&created, code.as_deref())?,
         (Expect::PatchedOrRefused, exit::REFUSED) => finding(&created, None)?,
@@ -71,11 +82,10 @@ impl Live<'_> {
         Ok(())
     }
 
-    fn patch(&mut self, file: &Path) -> Result<(), Failed> {
-        let pid = self.program.pid().to_string();
-        tools::livepatch(&["check".as_ref(), pid.as_ref(), file.as_os_str()])?.expect(exit::DONE, "check")?;
-        self.apply(file, exit::DONE)?;
+    /// The new lines, what the tools say about the process, and back.
+    fn applied(&mut self) -> Result<(), Failed> {
         self.rounds(Side::New)?;
+        let pid = self.program.pid().to_string();
         let status = tools::livepatch(&["status", &pid])?.expect(exit::DONE, "status")?;
         if status.json["patches"][0]["state"] != "applied" {
             return fail(format!("status does not say that the patch is applied: {}", status.json));
@@ -84,8 +94,8 @@ impl Live<'_> {
         self.rounds(Side::Old)
     }
 
-    fn busy(&mut self, file: &Path) -> Result<(), Failed> {
-        let ran = self.apply(file, exit::BUSY)?;
+    /// Somebody is named, and nothing changed.
+    fn busy(&mut self, ran: &Value) -> Result<(), Failed> {
         if !ran["inside"].as_array().is_some_and(|inside| !inside.is_empty()) {
             return fail(format!("nobody is named as inside: {ran}"));
         }
@@ -93,10 +103,16 @@ impl Live<'_> {
     }
 
     fn apply(&self, file: &Path, code: i32) -> Result<Value, Failed> {
+        self.run("check", file)?.expect(code, "check")?;
+        Ok(self.run("apply", file)?.expect(code, "apply")?.json)
+    }
+
+    /// `livepatch VERB PID FILE` with the case's arguments.
+    fn run(&self, verb: &str, file: &Path) -> Result<Ran, Failed> {
         let pid = self.program.pid().to_string();
-        let mut args = vec!["apply".as_ref(), OsStr::new(&pid), file.as_os_str()];
+        let mut args = vec![OsStr::new(verb), OsStr::new(&pid), file.as_os_str()];
         args.extend(self.fixture.apply.iter().map(OsStr::new));
-        Ok(tools::livepatch(&args)?.expect(code, "apply")?.json)
+        tools::livepatch(&args)
     }
 }
 
