@@ -411,3 +411,127 @@ fn foreign_bytes_at_an_entry_are_a_mismatch() {
     assert_eq!(target.ask("value"), "1");
     target.end();
 }
+
+/// What is left in the registry and in the entries when the tool is killed in the middle of a switch.
+#[test]
+fn a_killed_switch_is_repaired() {
+    use livepatch_apply::registry::{EntryWrite, Journal, live};
+    use livepatch_process::{Pid, Process};
+    let two = || {
+        let patch = server().patch("two").redirect(server(), "value", &returns(7), vec![]);
+        patch.redirect(server(), "other", &returns(70), vec![]).finish()
+    };
+    for (written, value, other) in [(0, "1", "10"), (1, "1", "10"), (2, "7", "70")] {
+        let mut target = server().run();
+        apply(target.pid(), &two(), &options()).unwrap();
+        roll_back(&target).unwrap();
+        let process = Process::open(Pid(target.pid())).unwrap();
+        let found = live::find_all(&process, &process.maps().unwrap()).unwrap().remove(0);
+        let mut state = found.state.unwrap();
+        let functions = &state.patches[0].functions;
+        let writes: Vec<EntryWrite> =
+            functions.iter().map(|f| EntryWrite { at: f.old, before: f.saved, after: f.jump }).collect();
+        for write in &writes[..written] {
+            process.write(write.at, &write.after.0).unwrap();
+        }
+        state.patches[0].state = PatchState::RolledBack;
+        let (before, after) = (vec![(0, PatchState::RolledBack)], vec![(0, PatchState::Applied)]);
+        state.journal = Some(Journal::Switching { writes, before, after });
+        found.location.commit(&mut &process, &state).unwrap();
+        drop(process);
+
+        assert!(status(target.pid()).unwrap().interrupted);
+        // Rolling back what is, after the repair, applied or not.
+        match roll_back(&target) {
+            Ok(report) => {
+                assert_eq!((written, report.repaired.is_some()), (2, true));
+                apply(target.pid(), &two(), &options()).unwrap();
+            }
+            Err(error) => {
+                assert!(written < 2 && matches!(error, ApplyError::NothingToRollBack(_)), "{error}")
+            }
+        }
+        assert!(!status(target.pid()).unwrap().interrupted);
+        assert_eq!(
+            (target.ask("value"), target.ask("other")),
+            (value.into(), other.into()),
+            "{written} written"
+        );
+        let report = apply(target.pid(), &two(), &options()).unwrap();
+        assert_eq!(report.already_applied, written == 2);
+        assert_eq!((target.ask("value"), target.ask("other")), ("7".into(), "70".into()));
+        target.end();
+    }
+}
+
+#[test]
+fn a_killed_load_is_repaired() {
+    use livepatch_apply::registry::{Journal, Mapping, live};
+    use livepatch_process::{Pid, Process};
+    let mut target = server().run();
+    apply(target.pid(), &value_patch(7), &options()).unwrap();
+    let process = Process::open(Pid(target.pid())).unwrap();
+    let found = live::find_all(&process, &process.maps().unwrap()).unwrap().remove(0);
+    let mut state = found.state.unwrap();
+    // A mapping of the program's stands for the one that was left; the record says that nothing is registered there.
+    let address = u64::from_str_radix(target.ask("spare").trim_start_matches("0x"), 16).unwrap();
+    let mapping = Mapping { base: livepatch_patch::RunAddr(address), text: 4096, rodata: 0, data: 0 };
+    state.journal = Some(Journal::Loading { mapping, eh_frame: None, registering: false });
+    found.location.commit(&mut &process, &state).unwrap();
+    let mapped =
+        |target: &Running| maps(target).iter().any(|line| line.starts_with(&format!("{address:x}-")));
+    assert!(mapped(&target));
+    drop(process);
+    let report = apply(target.pid(), &value_patch(8), &options()).unwrap();
+    assert!(report.repaired.is_some());
+    assert!(!mapped(&target));
+    assert_eq!(target.ask("value"), "8");
+    target.end();
+}
+
+#[test]
+fn a_traced_process_is_left_alone() {
+    use livepatch_process::{Pid, Process, Seized};
+    let mut target = server().run();
+    let pid = target.pid();
+    let process = Process::open(Pid(pid)).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let seized = Seized::seize_all(&process, deadline).unwrap();
+    let attempt = std::thread::spawn(move || apply(pid, &value_patch(7), &options())).join().unwrap();
+    let error = attempt.unwrap_err();
+    assert!(matches!(error, ApplyError::Environment { .. }), "{error}");
+    assert!(error.to_string().contains("already traced"), "{error}");
+    drop(seized);
+    assert_eq!(target.ask("value"), "1");
+    apply(pid, &value_patch(7), &options()).unwrap();
+    assert_eq!(target.ask("value"), "7");
+    target.end();
+}
+
+/// A new `hold`: `sub rsp, 8; call rdi; mov eax, 33; add rsp, 8; ret`, with its tables.
+#[test]
+fn panics_unwind_through_new_code() {
+    let mut target = server().run();
+    let code = [0x48, 0x83, 0xec, 8, 0xff, 0xd7, 0xb8, 33, 0, 0, 0, 0x48, 0x83, 0xc4, 8, 0xc3];
+    // advance 4, CFA = rsp + 16; advance 11, CFA = rsp + 8
+    let unwind = [0x44, 0x0e, 16, 0x4b, 0x0e, 8, 0];
+    let patch = server().patch("unwinding").redirect_with(server(), "hold", &code, vec![], &unwind).finish();
+    apply(target.pid(), &patch, &options()).unwrap();
+    assert_eq!(target.ask("panic"), "caught true");
+    // a thread inside of the patch keeps it from being rolled back, and is told apart by the patch's own tables
+    assert_eq!(target.ask("hold"), "held");
+    let short = RollbackOptions { deadline: Duration::from_millis(200), ..RollbackOptions::default() };
+    let Err(ApplyError::Busy { inside, .. }) = rollback(target.pid(), &Selector::Last, &short) else {
+        panic!()
+    };
+    assert_eq!(inside[0].function.as_deref(), Some("patch unwinding"));
+    assert!(
+        inside[0].backtrace.iter().any(|frame| frame.contains("server::hold (patch")),
+        "{:?}",
+        inside[0].backtrace
+    );
+    assert_eq!(target.ask("release"), "released");
+    roll_back(&target).unwrap();
+    assert_eq!(target.ask("panic"), "caught true");
+    target.end();
+}

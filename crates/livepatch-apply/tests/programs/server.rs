@@ -80,6 +80,7 @@ fn main() {
                 }));
                 say("spinning".into());
             }
+            "spare" => say(format!("{:#x}", spare())),
             "panic" => {
                 let result = std::panic::catch_unwind(|| {
                     hold(throw);
@@ -89,6 +90,15 @@ fn main() {
             other => say(format!("? {other}")),
         }
     }
+}
+
+unsafe extern "C" {
+    fn mmap(addr: usize, len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> usize;
+}
+
+/// A page that nobody uses, apart from all others.
+fn spare() -> usize {
+    unsafe { mmap(0x1234_5000_0000, 4096, 0, 0x22, -1, 0) }
 }
 
 extern "C-unwind" fn throw() {

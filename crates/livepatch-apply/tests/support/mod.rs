@@ -106,7 +106,7 @@ impl Program {
 /// A patch in the making.
 pub struct PatchMaker {
     pub patch: Patch,
-    functions: Vec<(SymbolId, u32)>,
+    functions: Vec<(SymbolId, u32, Vec<u8>)>,
 }
 
 impl PatchMaker {
@@ -129,12 +129,24 @@ impl PatchMaker {
     }
 
     /// Replaces a function by this code (a leaf that leaves the stack alone).
-    pub fn redirect(mut self, program: &Program, name: &str, code: &[u8], relocs: Vec<Reloc>) -> Self {
+    pub fn redirect(self, program: &Program, name: &str, code: &[u8], relocs: Vec<Reloc>) -> Self {
+        self.redirect_with(program, name, code, relocs, &[0; 3])
+    }
+
+    /// Replaces a function by this code with these call frame instructions (3 bytes, or 3 and a multiple of 4).
+    pub fn redirect_with(
+        mut self,
+        program: &Program,
+        name: &str,
+        code: &[u8],
+        relocs: Vec<Reloc>,
+        unwind: &[u8],
+    ) -> Self {
         let section = self.section(&format!(".text.{name}"), SectionKind::Text, code, relocs);
         let place = Place::Section { section, offset: 0, size: code.len() as u64 };
         let symbol = self.symbol(name, place);
         let (old, old_size) = program.symbol(name);
-        self.functions.push((symbol, code.len() as u32));
+        self.functions.push((symbol, code.len() as u32, unwind.to_vec()));
         self.patch.meta.redirects.push(Redirect {
             symbol,
             path: format!("server::{name}"),
@@ -153,9 +165,9 @@ impl PatchMaker {
         let cie =
             [20u8, 0, 0, 0, 0, 0, 0, 0, 1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1, 0, 0];
         let (mut bytes, mut relocs) = (cie.to_vec(), Vec::new());
-        for (symbol, size) in &self.functions {
+        for (symbol, size, unwind) in &self.functions {
             let start = bytes.len() as u32;
-            bytes.extend_from_slice(&16u32.to_le_bytes());
+            bytes.extend_from_slice(&(13 + unwind.len() as u32).to_le_bytes());
             bytes.extend_from_slice(&(start + 4).to_le_bytes());
             relocs.push(Reloc {
                 offset: u64::from(start + 8),
@@ -165,7 +177,8 @@ impl PatchMaker {
             });
             bytes.extend_from_slice(&[0; 4]);
             bytes.extend_from_slice(&size.to_le_bytes());
-            bytes.extend_from_slice(&[0; 4]);
+            bytes.push(0);
+            bytes.extend_from_slice(unwind);
         }
         bytes.extend_from_slice(&[0; 4]);
         self.section(".eh_frame", SectionKind::EhFrame, &bytes, relocs);
