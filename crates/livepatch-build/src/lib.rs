@@ -18,6 +18,7 @@ pub mod linker;
 pub mod linkmap;
 pub mod objects;
 pub mod rebuild;
+pub mod source;
 pub mod store;
 
 pub use build::{Build, Input};

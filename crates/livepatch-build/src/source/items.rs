@@ -99,9 +99,9 @@ fn read(source: &SourceFile, test: bool) -> Sure<File> {
         syn::parse2(raw.clone()).map_err(|e| bad(&format!("line {}: {e}", e.span().start().line)))?;
     let mut reader = Reader { file: File { path: source.path.clone(), ..File::default() }, test, macros_before: 0 };
     reader.file.tokens = flatten(parsed.to_token_stream());
-    let same = |a: &Token, b: &Token| a.text == b.text;
-    let raw = flatten(raw);
-    if raw.len() != reader.file.tokens.len() || !raw.iter().zip(&reader.file.tokens).all(|(a, b)| same(a, b)) {
+    // As one text: `pair.0.1` has a number in it that the parser takes apart.
+    let spelled = |tokens: &[Token]| tokens.iter().map(|token| &*token.text).collect::<String>();
+    if spelled(&flatten(raw)) != spelled(&reader.file.tokens) {
         return Err(bad("not understood as a whole"));
     }
     let attributes: Vec<Token> = parsed.attrs.iter().flat_map(tokens_of).collect();
