@@ -42,7 +42,12 @@ impl Program {
     }
 
     pub fn run(&self) -> Running {
+        self.run_with(&[])
+    }
+
+    pub fn run_with(&self, args: &[&std::ffi::OsStr]) -> Running {
         let mut child = Command::new(&self.path)
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -55,6 +60,16 @@ impl Program {
         };
         assert_eq!(running.line(), "ready");
         running
+    }
+
+    /// Offset of a thread-local in the image's block, by a part of its name.
+    pub fn thread_local(&self, name: &str) -> u64 {
+        let file = object::File::parse(&*self.bytes).unwrap();
+        let is_it = |s: &object::Symbol<'_, '_>| {
+            s.kind() == object::SymbolKind::Tls && s.name().is_ok_and(|n| n.contains(name))
+        };
+        // In a linked image the value of such a symbol is its offset in the segment.
+        file.symbols().find(is_it).unwrap_or_else(|| panic!("no thread-local {name}")).address()
     }
 
     /// Address, size and bytes of a symbol.
