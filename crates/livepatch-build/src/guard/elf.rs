@@ -1,6 +1,6 @@
 //! The ELF side of an image: sections, symbols, and what the loader writes into pointers.
 
-use super::demangle::{demangle, strip_suffix};
+use super::demangle::strip_suffix;
 use super::report::GuardError;
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{
@@ -106,11 +106,6 @@ impl<'a> Elf<'a> {
     /// Addresses of the symbols of exactly this name.
     pub(super) fn addresses(&self, name: &str) -> &[u64] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
-    }
-
-    /// Source paths of the functions at an address; the symbols themselves where they are no Rust symbols.
-    pub(super) fn paths_at(&self, addr: u64) -> BTreeSet<String> {
-        self.functions_at(addr).map(|symbol| demangle(symbol.name)).collect()
     }
 
     /// Symbols (without the optimiser's suffixes) of the functions at an address.

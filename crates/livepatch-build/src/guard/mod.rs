@@ -86,12 +86,14 @@ fn findings(
     new: (&Image<'_>, &Side),
 ) -> Result<Vec<Finding>, GuardError> {
     let damaged = |source| old.0.damaged(source);
+    let renamed: vtable::Renamed<'_> =
+        input.functions.iter().map(|f| (strip_suffix(&f.symbol), strip_suffix(&f.new_symbol))).collect();
     let mut findings = check::functions(old, new, input.functions).map_err(damaged)?;
     findings.extend(check::layouts(old, new).map_err(damaged)?);
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
     findings.extend(check::statics(old.1, new.1, input.statics));
-    findings.extend(check::vtables(&old.1.vtables, &new.1.vtables));
-    findings.extend(check::shared_addresses(old.0, new, input.functions));
+    findings.extend(check::vtables(&old.1.vtables, &new.1.vtables, &renamed));
+    findings.extend(check::shared_addresses(old.0, new, input.functions, &renamed));
     findings.sort_by(|a, b| (a.code, &a.item).cmp(&(b.code, &b.item)));
     Ok(findings)
 }
@@ -101,14 +103,19 @@ fn function_infos(query: &Query<'_>, side: &Side) -> Vec<FunctionInfo> {
     known
         .filter_map(|((symbol, ..), function)| {
             let function = function.as_ref()?;
-            Some(FunctionInfo {
-                symbol: (*symbol).to_owned(),
-                path: function.path.clone(),
-                place: function.place.clone(),
-                inlined: function.inlined.clone(),
-            })
+            Some(function_info(symbol, function, false))
         })
         .collect()
+}
+
+fn function_info(symbol: &str, function: &function::Function, handles_functions: bool) -> FunctionInfo {
+    FunctionInfo {
+        symbol: symbol.to_owned(),
+        path: function.path.clone(),
+        place: function.place.clone(),
+        inlined: function.inlined.clone(),
+        handles_functions,
+    }
 }
 
 fn static_infos(input: &GuardInput<'_>, image: &Image<'_>, side: &Side) -> gimli::Result<Vec<StaticInfo>> {
@@ -168,13 +175,14 @@ pub fn trees(
     let image = Image::open(&loaded)?;
     let types = types::Types::new(&image.debug);
     let tree = |(symbol, addr): &(&str, livepatch_patch::LinkAddr)| {
-        let function = function::find(&types, addr.0, symbol).map_err(|source| image.damaged(source))?;
-        Ok(function.map(|function| FunctionInfo {
-            symbol: (*symbol).to_owned(),
-            path: function.path,
-            place: function.place,
-            inlined: function.inlined,
-        }))
+        let found = function::find(&types, addr.0, symbol).and_then(|function| {
+            let Some(function) = function else { return Ok(None) };
+            let names = function.types.iter().map(|id| types.name(Some(*id)));
+            let handles_functions =
+                names.collect::<gimli::Result<Vec<_>>>()?.iter().any(|name| name.contains("fn("));
+            Ok(Some(function_info(symbol, &function, handles_functions)))
+        });
+        found.map_err(|source| image.damaged(source))
     };
     functions.iter().map(tree).collect()
 }

@@ -39,6 +39,8 @@ pub struct FunctionInfo {
     pub place: Option<Place>,
     /// Functions that are inlined into it, at any depth, each once, in order of first appearance.
     pub inlined: Vec<FunctionRef>,
+    /// Whether it or what is inlined into it handles functions as values. Debug information does not say which ones.
+    pub handles_functions: bool,
 }
 
 /// A function named by debug information.

@@ -1,11 +1,12 @@
 //! Vtables: what debug information calls `<T as Trait>::{vtable}`, read from the image slot by slot.
 
+use super::demangle::demangle;
 use super::dwarf::DieId;
 use super::elf::Word;
 use super::side::Image;
 use super::types::Types;
 use gimli::{AttributeValue, constants as c};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 /// Vtables by name; there is one copy for each unit that makes such objects.
@@ -25,7 +26,8 @@ pub(super) struct Vtable {
 pub(super) enum Slot {
     /// A number: size, alignment, or 0 where there is no function.
     Number(u64),
-    /// A function with these source paths (several where equal code was merged).
+    /// A function with these symbols, less the optimiser's suffixes (several where equal code was merged). Paths would not
+    /// do: a default method and the one that overrides it have the same.
     Code(BTreeSet<String>),
     /// The address of something that is no function: the vtable of a supertrait.
     Data,
@@ -36,23 +38,29 @@ pub(super) enum Slot {
 }
 
 impl Slot {
-    /// Whether an old object's slot still leads where a new one's does.
-    pub(super) fn agrees(&self, other: &Self) -> bool {
+    /// Whether an old object's slot still leads where a new one's does; `renamed` gives the new symbols of functions
+    /// that have another one there.
+    pub(super) fn agrees(&self, other: &Self, renamed: &Renamed<'_>) -> bool {
         match (self, other) {
-            (Self::Code(old), Self::Code(new)) => !old.is_disjoint(new),
+            (Self::Code(old), Self::Code(new)) => old
+                .iter()
+                .any(|name| new.contains(name) || renamed.get(&**name).is_some_and(|now| new.contains(*now))),
             (Self::Unreadable, _) => false,
             _ => self == other,
         }
     }
 }
 
+/// New symbols by old ones, both without the optimiser's suffixes.
+pub(super) type Renamed<'s> = HashMap<&'s str, &'s str>;
+
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(0) => f.write_str("nothing"),
             Self::Number(value) => write!(f, "{value}"),
-            Self::Code(paths) => {
-                let quoted: Vec<String> = paths.iter().map(|path| format!("`{path}`")).collect();
+            Self::Code(names) => {
+                let quoted: Vec<String> = names.iter().map(|name| format!("`{}`", demangle(name))).collect();
                 f.write_str(&quoted.join(" = "))
             }
             Self::Data => f.write_str("a table of a supertrait"),
@@ -93,8 +101,8 @@ fn slot(image: &Image<'_>, word: Word) -> Slot {
         Word::Number(value) => Slot::Number(value),
         Word::Import(name) => Slot::Import(name),
         Word::Address(addr) => {
-            let paths = image.elf.paths_at(addr);
-            if paths.is_empty() { Slot::Data } else { Slot::Code(paths) }
+            let names: BTreeSet<String> = image.elf.names_at(addr).into_iter().map(str::to_owned).collect();
+            if names.is_empty() { Slot::Data } else { Slot::Code(names) }
         }
     }
 }
