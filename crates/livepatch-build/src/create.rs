@@ -1,21 +1,24 @@
 //! Phase 2 from end to end: two builds in, a patch file or a refusal out.
 //!
-//! Order: compare ([`crate::diff`]), select and bind ([`crate::emit`]), judge ([`crate::guard`]), describe
+//! Order: compare ([`crate::diff`]), set aside what the change in the source does not reach
+//! ([`crate::diff::repartition`]), select and bind ([`crate::emit`]), judge ([`crate::guard`]), describe
 //! ([`describe`]), then link for a trial, so that nothing is first found out in production.
 
 mod describe;
-mod reason;
 mod trial;
 
+use crate::baseline::InputKind;
 use crate::build::Build;
-use crate::diff::{self, Diff, DiffError};
+use crate::diff::{self, Diff, DiffError, repartition};
 use crate::emit::{self, EmitError, Emitted};
 use crate::findings::{Finding, Severity, rules};
 use crate::guard::{self, GuardError, GuardReport};
 use crate::image::{Image, ImageError};
 use crate::objects::Inputs;
+use crate::source::{Change, SourceDiff};
 use livepatch_patch::{ContainerError, Patch, Reason};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// What the caller decides.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +45,7 @@ pub struct FunctionReport {
 pub struct Ignored {
     /// Demangled path.
     pub path: String,
-    /// `line-only`: differs only in line numbers of panic messages.
+    /// `line-only`: differs only in line numbers. `re-partitioned`: the compiler divided the crate in another way.
     pub kind: &'static str,
 }
 
@@ -106,13 +109,25 @@ pub enum CreateError {
 
 /// Makes a patch that turns `old` into `new`.
 ///
+/// `source` says what changed in the source; where that is not known, everything that differs is taken for changed.
+///
 /// # Errors
 /// Inputs that cannot be read, or an error of livepatch itself. What speaks against the change is no error but an
 /// [`Outcome::Refused`].
-pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outcome, CreateError> {
+pub fn create(
+    old: &Build,
+    new: &Build,
+    source: &SourceDiff,
+    options: &CreateOptions,
+) -> Result<Outcome, CreateError> {
     let (old_image, new_image) = (Image::open(&old.image)?, Image::open(&new.image)?);
     let (old_inputs, new_inputs) = (Inputs::new(&old.inputs), Inputs::new(&new.inputs));
     let mut diff = diff::diff((old, &old_image, &old_inputs), (new, &new_image, &new_inputs))?;
+    if *source.change() == Change::Nothing && same_inputs(old, new) {
+        diff.line_only.extend(diff.changed.drain(..).map(|change| change.new));
+        diff.unsettled.clear();
+    }
+    repartition::set_aside(&mut diff, (old, new), source)?;
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
     if diff.changed.is_empty() {
@@ -127,7 +142,8 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
         }
     };
     let judged = judge(old, new, &diff, &emitted)?;
-    let meta = describe::meta(old, new, options, &diff, &emitted, &judged, &mut report.findings)?;
+    let build = describe::Builds { old, new, source };
+    let meta = describe::meta(&build, options, &diff, &emitted, &judged, &mut report.findings)?;
     report.findings.extend(judged.findings);
     report.findings.extend(kept_values(&diff));
     report.functions = describe::functions(&meta, &emitted);
@@ -140,6 +156,15 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     report.patch_bytes = bytes.len();
     report.id = Some(Patch::id_of(&bytes)?.to_string());
     Ok(Outcome::Patch(report, bytes))
+}
+
+/// Whether both links have inputs of the same names: no crate in another version or with other features.
+fn same_inputs(old: &Build, new: &Build) -> bool {
+    let names = |build: &Build| {
+        let names = build.inputs.iter().filter(|input| input.kind == InputKind::Archive);
+        names.map(|input| input.path.rsplit('/').next().unwrap_or_default().to_owned()).collect::<BTreeSet<_>>()
+    };
+    names(old) == names(new)
 }
 
 /// No code differs: nothing to do, unless something else does that a patch cannot bring.
@@ -173,8 +198,8 @@ fn structural(diff: &Diff<'_>) -> Vec<Finding> {
     for (section, object) in &diff.monolithic {
         findings.push(Finding::new(&rules::shared_section::RULE, format!("{section} of {object}")));
     }
-    for name in &diff.ambiguous {
-        findings.push(Finding::new(&rules::copies::RULE, guard::demangle(name)));
+    for set in &diff.unsettled {
+        findings.push(Finding::new(&rules::copies::RULE, guard::demangle(&set.name)));
     }
     for change in &diff.changed {
         let others = diff.changed.iter().filter(|other| other.old == change.old && other.new != change.new);

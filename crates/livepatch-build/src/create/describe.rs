@@ -1,22 +1,29 @@
 //! What the patch says about itself, and what the guard has to know about it.
 
-use super::reason::{DebugSections, Lines};
 use super::{CreateError, CreateOptions, FunctionReport, Ignored, reason_text};
 use crate::build::Build;
 use crate::diff::Diff;
 use crate::diff::program::{At, Program};
 use crate::emit::{Emitted, Replaced, name_of};
-use crate::findings::{Finding, rules};
+use crate::findings::{Finding, Place, rules};
 use crate::guard::{self, ChangedFunction, GuardReport, NewFunction, NewStatic, SharedStatic, StaticPlace};
-use livepatch_patch::*;
+use crate::source::{Change, Side, SourceDiff};
+use livepatch_patch::{
+    Arch, Digest, LinkAddr, Meta, NewItem, NewItemKind, Reason, Redirect, SymbolId, Target,
+};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes that a direct jump takes.
 const JUMP: u64 = 5;
 
 pub(super) fn ignored(diff: &Diff<'_>) -> Vec<Ignored> {
-    let code = diff.line_only.iter().filter(|at| diff.new.section(**at).kind == crate::objects::Kind::Text);
-    code.map(|at| Ignored { path: path_of(&diff.new, *at), kind: "line-only" }).collect()
+    let listed = |list: &[At], kind| {
+        let code = list.iter().filter(|at| diff.new.section(**at).kind == crate::objects::Kind::Text);
+        code.map(|at| Ignored { path: path_of(&diff.new, *at), kind }).collect::<Vec<_>>()
+    };
+    let mut all = listed(&diff.line_only, "line-only");
+    all.extend(listed(&diff.repartitioned, "re-partitioned"));
+    all
 }
 
 fn path_of(program: &Program<'_>, at: At) -> String {
@@ -96,21 +103,27 @@ pub(super) fn brought(diff: &Diff<'_>, emitted: &Emitted) -> (Vec<NewFunction>, 
     (functions, statics)
 }
 
+/// The two builds, and what changed in their sources.
+pub(super) struct Builds<'b> {
+    pub old: &'b Build,
+    pub new: &'b Build,
+    pub source: &'b SourceDiff,
+}
+
 /// The header of the patch; functions without room for a jump become findings.
 pub(super) fn meta(
-    old: &Build,
-    new: &Build,
+    builds: &Builds<'_>,
     options: &CreateOptions,
     diff: &Diff<'_>,
     emitted: &Emitted,
     judged: &GuardReport,
     findings: &mut Vec<Finding>,
 ) -> Result<Meta, CreateError> {
+    let functions: Vec<_> =
+        emitted.replaced.iter().filter_map(|r| Some((r, changed_function(diff, r)?))).collect();
+    let reasons = reasons(builds, &functions, judged)?;
     let mut redirects = Vec::new();
-    let debug = DebugSections::read(&new.image);
-    let lines = debug.lines();
-    for replaced in &emitted.replaced {
-        let Some(function) = changed_function(diff, replaced) else { continue };
+    for ((replaced, function), reason) in functions.iter().zip(reasons) {
         let path = path_of(&diff.new, replaced.new);
         let room = diff.old.room(function.old).unwrap_or(function.old_size);
         if room < JUMP {
@@ -125,22 +138,54 @@ pub(super) fn meta(
             old_size: function.old_size,
             room,
             old_digest: Digest::of(bytes),
-            reason: reason(&lines, &function, replaced.first, &path),
+            reason,
             place: info.and_then(|info| info.place.as_ref()).map(ToString::to_string),
             path,
         });
     }
     redirects.sort_by_key(|redirect| redirect.old);
-    let manifest = &old.manifest;
+    let manifest = &builds.old.manifest;
     Ok(Meta {
         name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         rustc: manifest.invocation.rustc.lines().next().unwrap_or_default().to_owned(),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        target: target(old, diff)?,
+        target: target(builds.old, diff)?,
         redirects,
         new_items: new_items(diff, emitted, judged),
     })
+}
+
+/// Why each function is in the patch: the source knows best; where it is not known, the function that the first
+/// changed instruction came from is named.
+fn reasons(
+    builds: &Builds<'_>,
+    functions: &[(&Replaced, ChangedFunction)],
+    judged: &GuardReport,
+) -> Result<Vec<Reason>, CreateError> {
+    let first = |(replaced, function): &(&Replaced, ChangedFunction)| {
+        LinkAddr(function.new.0 + replaced.first.min(function.new_size.saturating_sub(1)))
+    };
+    let places: Vec<_> = functions.iter().map(first).collect();
+    let stacks = guard::inlined_at(&builds.new.image, &places)?;
+    let reason = |((_, function), stack): (&(&Replaced, ChangedFunction), Vec<guard::FunctionRef>)| {
+        let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
+        if let (Some(info), Change::Items(items)) = (info, builds.source.change()) {
+            let changed = |place: &Option<Place>| {
+                let tainted = builds.source.tainted();
+                place.as_ref().is_some_and(|p| tainted.is_in_changed_item(items, &p.file, p.line, Side::New))
+            };
+            if changed(&info.place) {
+                return Reason::Changed;
+            }
+            if let Some(inlined) = info.inlined.iter().find(|inlined| changed(&inlined.place)) {
+                return Reason::Inlines(inlined.path.clone());
+            }
+        }
+        let own = guard::demangle(&function.new_symbol);
+        stack.into_iter().next().map(|f| f.path).filter(|path| *path != own).map_or(Reason::Changed, Reason::Inlines)
+    };
+    Ok(functions.iter().zip(stacks).map(reason).collect())
 }
 
 fn target(old: &Build, diff: &Diff<'_>) -> Result<Target, CreateError> {
@@ -152,15 +197,6 @@ fn target(old: &Build, diff: &Diff<'_>) -> Result<Target, CreateError> {
         kind: image.kind,
         tls: image.tls,
     })
-}
-
-/// The inlined function to which the first changed instruction belongs, if it is not the function itself.
-fn reason(lines: &Lines<'_>, function: &ChangedFunction, first: u64, path: &str) -> Reason {
-    let addr = LinkAddr(function.new.0 + first.min(function.new_size.saturating_sub(1)));
-    match lines.innermost(addr) {
-        Some(inner) if inner != path => Reason::Inlines(inner),
-        _ => Reason::Changed,
-    }
 }
 
 fn new_items(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<NewItem> {

@@ -11,11 +11,13 @@ pub mod compare;
 pub mod names;
 mod pair;
 pub mod program;
+pub mod repartition;
 
 use crate::build::Build;
 use crate::image::Image;
 use crate::objects::{Inputs, Kind, LoadError, changed_inputs};
 use compare::{Comparer, Verdict};
+pub use pair::CopySet;
 use program::{At, Program};
 use std::collections::{HashMap, HashSet};
 
@@ -58,8 +60,10 @@ pub struct Diff<'a> {
     pub special: Vec<String>,
     /// Code sections with several functions that differ: (section, object).
     pub monolithic: Vec<(String, String)>,
-    /// Names with several copies that cannot be told apart.
-    pub ambiguous: Vec<String>,
+    /// Old copies of a function without an equal among the new ones, which differ among themselves.
+    pub unsettled: Vec<CopySet>,
+    /// New code that differs only because the compiler divided the crate in another way.
+    pub repartitioned: Vec<At>,
     /// New section → old section, for everything that lives on.
     pub partners: HashMap<At, At>,
     /// Constants and functions of the new program whose equal twin is in the old image (new → old).
@@ -95,7 +99,7 @@ fn diff_scope<'a>(
     let mut line_only = Vec::new();
     let mut initialisers = Vec::new();
     let mut monolithic = Vec::new();
-    let mut ambiguous = Vec::new();
+    let mut unsettled = Vec::new();
     let mut partners = pairs.partners;
     let mut twins = HashMap::new();
     for (old_at, new_at) in pairs.pairs {
@@ -117,7 +121,7 @@ fn diff_scope<'a>(
         }
     }
     for set in pairs.sets {
-        pair::settle(&mut comparer, set, &mut partners, &mut twins, &mut changed, &mut ambiguous, &new_program);
+        pair::settle(&mut comparer, set, &mut partners, &mut twins, &mut changed, &mut unsettled, &new_program);
     }
     let special = special_differences(&old_program, &new_program, &mut comparer);
     Ok(Diff {
@@ -126,7 +130,8 @@ fn diff_scope<'a>(
         initialisers,
         special,
         monolithic,
-        ambiguous,
+        unsettled,
+        repartitioned: Vec::new(),
         partners,
         twins,
         old: old_program,

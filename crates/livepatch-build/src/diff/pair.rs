@@ -12,10 +12,13 @@ use crate::objects::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Copies of one name that names alone cannot pair.
-#[derive(Debug)]
-pub(super) struct CopySet {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopySet {
+    /// The normalised name.
     pub name: String,
+    /// Copies in the old program.
     pub old: Vec<At>,
+    /// Copies in the new program.
     pub new: Vec<At>,
 }
 
@@ -99,10 +102,11 @@ pub(super) fn settle(
     partners: &mut HashMap<At, At>,
     twins: &mut HashMap<At, At>,
     changed: &mut Vec<Changed>,
-    ambiguous: &mut Vec<String>,
+    unsettled: &mut Vec<CopySet>,
     new: &Program<'_>,
 ) {
     let agree = set.new.len() == 1;
+    let mut left = Vec::new();
     for old_at in set.old {
         let equal = set.new.iter().find(|new_at| comparer.compare(old_at, **new_at).is_equal());
         match equal {
@@ -116,7 +120,10 @@ pub(super) fn settle(
                     changed.push(Changed { old: old_at, new: set.new[0], first });
                 }
             }
-            None => ambiguous.push(set.name.clone()),
+            None => left.push(old_at),
         }
+    }
+    if !left.is_empty() {
+        unsettled.push(CopySet { name: set.name, old: left, new: set.new });
     }
 }

@@ -69,9 +69,16 @@ impl Tainted {
         })
     }
 
-    /// Whether a component of a demangled symbol or type name, generic arguments included, is a tainted name.
-    pub fn mentions_path(&self, demangled: &str) -> bool {
-        self.all || string_words(demangled).iter().any(|word| self.names.contains(*word))
+    /// Whether a demangled symbol or type name, generic arguments included, has a path of one of these crates with a
+    /// tainted name in it.
+    pub fn mentions_path(&self, demangled: &str, crates: &HashSet<String>) -> bool {
+        let is_path = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':' | '{' | '}' | '#');
+        self.all
+            || demangled.split(|c: char| !is_path(c)).any(|path| {
+                let words = string_words(path);
+                words.first().is_some_and(|root| crates.contains(*root))
+                    && words[1..].iter().any(|word| self.names.contains(*word))
+            })
     }
 
     /// Every tainted name; empty if nothing changed, meaningless if everything may have.
@@ -94,6 +101,7 @@ impl Lines {
 /// Whether one path is the end of the other, component by component. A place in a registry, a git checkout or the
 /// standard library is never one of ours.
 fn same_file(ours: &str, theirs: &str) -> bool {
+    let ours = ours.strip_prefix(super::record::TARGET).unwrap_or(ours);
     let foreign = ["/registry/src/", "/git/checkouts/", "/rustc/", "/rustlib/src/"];
     if foreign.iter().any(|part| theirs.contains(part) && !ours.contains(part)) {
         return false;

@@ -59,7 +59,7 @@ pub(crate) fn make(place: &Place, args: &CreateArgs) -> Result<Made, Failure> {
     let new = rebuild::rebuild(&place.store, &baseline, &RebuildOptions { wrapper: place::this_program()?, workspace })?;
     let answer = {
         let _progress = Progress::start("comparing the builds");
-        create::create(&old, &new, &CreateOptions { name: args.name.clone() })?
+        create::create(&old, &new, &livepatch_build::source::SourceDiff::everything("sources are not recorded"), &CreateOptions { name: args.name.clone() })?
     };
     match answer {
         Answer::Nothing(report) => Ok(Made { report, file: None, build_id }),

@@ -1,0 +1,219 @@
+//! Functions whose code differs, but not because of the change.
+//!
+//! rustc divides a crate into code units by estimated size, so one more statement somewhere can move the borders, and
+//! with them what is inlined where: dozens of functions get other code that does the same. Replacing those is correct
+//! but useless, and harmful where one of them is never idle.
+//!
+//! A function is left out only if all of this holds, in both programs:
+//!
+//! 1. The source says which items changed ([`SourceDiff`]), and neither it nor anything inlined into it is among them.
+//! 2. A changed function that was inlined and then computed away leaves no trace in the debug information, but it leaves
+//!    another number. So a function whose source, or that of anything inlined into it, mentions something changed must
+//!    have the same immediate operands in both programs.
+//! 3. The one way for a change to get into code that does not mention it is a function passed as a generic argument, of
+//!    which neither symbol nor debug information says which one it is. So where functions are handled as values, other
+//!    operands count as a change unless inlining explains them.
+//! 4. If its calling convention is the optimiser's to alter (a local symbol), no replaced function is called by it: such
+//!    a caller and its callee were compiled for each other.
+//!
+//! The running code of a function left out is what the compiler made of the same source, so it does what the new code
+//! would do. Where the patch calls it, and its calling convention may have been altered, the patch carries a copy of
+//! the new code for its own use.
+
+use super::compare::{Ref, reference};
+use super::program::{At, Program};
+use super::{Changed, CopySet, Diff};
+use crate::build::{Build, Input};
+use crate::findings::Place;
+use crate::guard::{FunctionInfo, GuardError, trees};
+use crate::objects::changed_inputs;
+use crate::source::{Change, Side, SourceDiff};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+
+/// How near a change in the source comes to a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    /// Nothing in it was changed or mentions something changed.
+    No,
+    /// Something in it mentions something changed, which may have been folded into it without a trace.
+    Mentioned,
+    /// It, or something inlined into it, was changed; or nothing is known.
+    Changed,
+}
+
+fn reach(
+    source: &SourceDiff,
+    crates: &HashSet<String>,
+    function: Option<&FunctionInfo>,
+    side: Side,
+) -> Reach {
+    let (Some(function), Change::Items(items)) = (function, source.change()) else { return Reach::Changed };
+    let tainted = source.tainted();
+    let place = |path: &str, place: Option<&Place>| {
+        let Some(place) = place else { return Reach::Changed };
+        if tainted.is_in_changed_item(items, &place.file, place.line, side) {
+            return Reach::Changed;
+        }
+        match tainted.is_function_tainted(&place.file, place.line, side) {
+            Some(false) => Reach::No,
+            Some(true) => Reach::Mentioned,
+            None if tainted.mentions_path(path, crates) => Reach::Mentioned,
+            None => Reach::No,
+        }
+    };
+    let inlined = function.inlined.iter().map(|f| place(&f.path, f.place.as_ref()));
+    let symbol = crate::guard::demangle(&function.symbol);
+    let named = if tainted.mentions_path(&symbol, crates) { Reach::Mentioned } else { Reach::No };
+    inlined.fold(place(&function.path, own_place(function)).max(named), Reach::max)
+}
+
+/// Where a function is declared; glue that the compiler makes is declared nowhere and holds nobody's code but its types'.
+fn own_place(function: &FunctionInfo) -> Option<&Place> {
+    static GLUE: Place = Place { file: String::new(), line: 0 };
+    function.place.as_ref().or_else(|| function.path.starts_with("core::ptr::drop_in_place").then_some(&GLUE))
+}
+
+/// Takes functions that the change does not reach out of `diff.changed` and `diff.unsettled`.
+///
+/// # Errors
+/// Debug information that cannot be read.
+pub fn set_aside(
+    diff: &mut Diff<'_>,
+    (old_build, new_build): (&Build, &Build),
+    source: &SourceDiff,
+) -> Result<(), GuardError> {
+    if !matches!(source.change(), Change::Items(_)) {
+        return Ok(());
+    }
+    let old_at: Vec<At> = diff.changed.iter().map(|c| c.old).chain(sets(diff, |set| &set.old)).collect();
+    let new_at: Vec<At> = diff.changed.iter().map(|c| c.new).chain(sets(diff, |set| &set.new)).collect();
+    let old = describe(&diff.old, &old_build.image, &old_at)?;
+    let new = describe(&diff.new, &new_build.image, &new_at)?;
+    let crates = changed_crates(old_build, new_build);
+    let reach_old = |at: &At| reach(source, &crates, old.get(at), Side::Old);
+    let reach_new = |at: &At| reach(source, &crates, new.get(at), Side::New);
+    let is_real = |change: &Changed| match reach_old(&change.old).max(reach_new(&change.new)) {
+        Reach::Changed => true,
+        Reach::Mentioned => numbers_differ(diff, change),
+        Reach::No => {
+            let (old, new) = (&old[&change.old], &new[&change.new]);
+            (old.handles_functions || new.handles_functions)
+                && numbers_differ(diff, change)
+                && is_of_one_shape(diff, change, old, new)
+        }
+    };
+    let (mut real, mut aside): (Vec<_>, Vec<_>) = diff.changed.iter().copied().partition(is_real);
+    take_back_callers(diff, &mut real, &mut aside);
+    let is_reached = |set: &CopySet| {
+        set.old.iter().map(reach_old).chain(set.new.iter().map(reach_new)).any(|reach| reach != Reach::No)
+    };
+    diff.unsettled.retain(is_reached);
+    for change in &aside {
+        if is_global(&diff.old, change.old) && is_global(&diff.new, change.new) {
+            diff.twins.insert(change.new, change.old);
+        }
+        diff.repartitioned.push(change.new);
+    }
+    diff.changed = real;
+    Ok(())
+}
+
+/// Names of the crates whose objects differ, as paths begin with them.
+fn changed_crates(old: &Build, new: &Build) -> HashSet<String> {
+    let (old, new) = changed_inputs(old, new);
+    let file = |input: &&Input| input.path.rsplit('/').next().unwrap_or_default().to_owned();
+    let names = old.iter().chain(&new).map(file);
+    names
+        .filter_map(|file| {
+            let name = file.strip_prefix("lib").filter(|_| file.ends_with(".rlib")).unwrap_or(&file);
+            Some(name.split_once('-')?.0.to_owned())
+        })
+        .collect()
+}
+
+fn sets<'d>(diff: &'d Diff<'_>, side: impl Fn(&'d CopySet) -> &'d Vec<At> + 'd) -> impl Iterator<Item = At> + 'd {
+    diff.unsettled.iter().flat_map(move |set| side(set).iter().copied())
+}
+
+fn describe(program: &Program<'_>, image: &Path, list: &[At]) -> Result<HashMap<At, FunctionInfo>, GuardError> {
+    let placed: Vec<_> = list.iter().filter_map(|at| Some((*at, program.addr(*at)?))).collect();
+    let queries: Vec<_> = placed.iter().map(|(at, addr)| (crate::emit::name_of(program, *at), *addr)).collect();
+    let infos = trees(image, &queries)?;
+    Ok(placed.iter().zip(infos).filter_map(|((at, _), info)| Some((*at, info?))).collect())
+}
+
+/// Whether the old and the new code inline and call the same.
+fn is_of_one_shape(diff: &Diff<'_>, change: &Changed, old: &FunctionInfo, new: &FunctionInfo) -> bool {
+    let inlined = |info: &FunctionInfo| info.inlined.iter().map(|f| f.path.clone()).collect::<BTreeSet<_>>();
+    inlined(old) == inlined(new) && names(&diff.old, change.old) == names(&diff.new, change.new)
+}
+
+fn numbers_differ(diff: &Diff<'_>, change: &Changed) -> bool {
+    numbers(diff.old.section(change.old).bytes) != numbers(diff.new.section(change.new).bytes)
+}
+
+/// Names that a piece of code refers to.
+fn names<'a>(program: &Program<'a>, at: At) -> BTreeSet<&'a str> {
+    let relocs = program.section(at).relocs.iter();
+    relocs
+        .filter_map(|reloc| match reference(program, at.unit, reloc) {
+            Ref::Named { name, .. } => Some(name),
+            Ref::Constant { .. } => None,
+        })
+        .collect()
+}
+
+/// Immediate operands, but for adjustments of the stack pointer.
+fn numbers(code: &[u8]) -> BTreeSet<u64> {
+    use iced_x86::{Decoder, DecoderOptions, OpKind, Register};
+    let mut found = BTreeSet::new();
+    for instruction in Decoder::new(64, code, DecoderOptions::NONE) {
+        if instruction.op_count() > 0 && instruction.op_kind(0) == OpKind::Register && instruction.op_register(0) == Register::RSP {
+            continue;
+        }
+        for i in 0..instruction.op_count() {
+            if matches!(
+                instruction.op_kind(i),
+                OpKind::Immediate8
+                    | OpKind::Immediate16
+                    | OpKind::Immediate32
+                    | OpKind::Immediate64
+                    | OpKind::Immediate8to16
+                    | OpKind::Immediate8to32
+                    | OpKind::Immediate8to64
+                    | OpKind::Immediate32to64
+            ) {
+                found.insert(instruction.immediate(i));
+            }
+        }
+    }
+    found
+}
+
+fn is_global(program: &Program<'_>, at: At) -> bool {
+    let unit = program.unit(at);
+    program.section(at).symbols.iter().any(|ix| unit.symbol(*ix).global)
+}
+
+/// Callers that were set aside come back if they call a replaced function whose calling convention may differ.
+fn take_back_callers(diff: &Diff<'_>, real: &mut Vec<Changed>, aside: &mut Vec<Changed>) {
+    loop {
+        let local: HashSet<At> = real
+            .iter()
+            .filter(|c| !(is_global(&diff.old, c.old) && is_global(&diff.new, c.new)))
+            .map(|c| c.old)
+            .collect();
+        let calls_one = |change: &Changed| {
+            diff.old.section(change.old).relocs.iter().any(|reloc| {
+                matches!(reference(&diff.old, change.old.unit, reloc), Ref::Named { at: Some(at), .. } if local.contains(&at))
+            })
+        };
+        let (back, rest): (Vec<_>, Vec<_>) = aside.iter().copied().partition(calls_one);
+        *aside = rest;
+        if back.is_empty() {
+            return;
+        }
+        real.extend(back);
+    }
+}
