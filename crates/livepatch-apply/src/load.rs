@@ -281,6 +281,7 @@ impl Loader<'_> {
             }
             Ok(())
         })?;
+        self.check_protection(mapping)?;
         for (at, size, _, bytes) in parts.iter().filter(|part| part.1 > 0) {
             // Pages that stay zero need not become resident.
             let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
@@ -291,6 +292,20 @@ impl Loader<'_> {
                     source: None,
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// No page of the patch may be writable and executable, and its code must be executable.
+    fn check_protection(&self, mapping: &Mapping) -> Result<(), ApplyError> {
+        let end = mapping.base.offset(mapping.total() as i64);
+        let maps = self.process.maps()?;
+        let mut ours = maps.iter().filter(|m| m.range.start < end && mapping.base < m.range.end);
+        let text = maps.iter().find(|m| m.contains(mapping.base)).is_some_and(|m| m.perms.execute);
+        if ours.any(|m| m.perms.write && m.perms.execute) || mapping.text > 0 && !text {
+            return Err(ApplyError::refused(
+                "the system does not give the patch's memory the protection asked for",
+            ));
         }
         Ok(())
     }

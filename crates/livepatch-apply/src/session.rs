@@ -56,10 +56,6 @@ impl View {
     pub(crate) fn seize(&self, deadline: Instant) -> Result<Option<Seized>, ApplyError> {
         let limit = deadline.max(Instant::now() + Duration::from_secs(1));
         let seized = Seized::seize_all(&self.process, limit)?;
-        let sharers = self.process.address_space_sharers().unwrap_or_default();
-        if let Some(sharer) = sharers.first() {
-            tracing::debug!(%sharer, "another process runs in the same memory");
-        }
         let current = live::find_all(&self.process, &self.process.maps()?)?;
         Ok((current == self.registries).then_some(seized))
     }
@@ -94,7 +90,7 @@ pub(crate) enum Why {
 
 impl Switch<'_> {
     /// Notes the intention, switches, notes the result.
-    pub(crate) fn run(&self, seized: Seized, state: &mut State) -> Result<(Seized, Holds), NotDone> {
+    pub(crate) fn run(&self, seized: Seized, state: &mut State) -> Result<(Seized, Holds), Box<NotDone>> {
         let journal = Journal::Switching {
             writes: self.writes.clone(),
             after: self.after.clone(),
@@ -103,7 +99,7 @@ impl Switch<'_> {
         state.journal = Some(journal);
         if let Err(error) = self.location.commit(&mut &*self.process, state) {
             state.settle(&self.before);
-            return Err(NotDone { seized: Some(seized), why: Why::Error(error.into()) });
+            return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error.into()) }));
         }
         let quiesced = transition::quiesce(seized, self.tables, &self.guard, self.policy, self.deadline);
         let quiesced = match quiesced {
@@ -120,24 +116,25 @@ impl Switch<'_> {
                 match self.location.commit(&mut &*self.process, state) {
                     Ok(()) => Ok((switched.seized, switched.progress.holds())),
                     // The journal stays and says what was intended; the next run finds it done.
-                    Err(error) => {
-                        Err(NotDone { seized: Some(switched.seized), why: Why::Error(error.into()) })
-                    }
+                    Err(error) => Err(Box::new(NotDone {
+                        seized: Some(switched.seized),
+                        why: Why::Error(error.into()),
+                    })),
                 }
             }
             Err(failed) if matches!(failed.error, ApplyError::NotUndone { .. }) => {
-                Err(NotDone { seized: failed.seized, why: Why::Error(failed.error) })
+                Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(failed.error) }))
             }
             Err(failed) => Err(self.give_up(failed.seized, state, Why::Error(failed.error))),
         }
     }
 
-    fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> NotDone {
+    fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> Box<NotDone> {
         state.settle(&self.before);
         if let Err(error) = self.location.commit(&mut &*self.process, state) {
             tracing::warn!(%error, "the registry still holds the journal; the next run settles it");
         }
-        NotDone { seized, why }
+        Box::new(NotDone { seized, why })
     }
 }
 

@@ -92,6 +92,6 @@ fn registers(regs: &Regs) -> Registers {
 impl ThreadStack {
     /// Addresses in active functions, innermost first.
     pub fn active(&self) -> impl Iterator<Item = RunAddr> + '_ {
-        self.walk.frames.iter().map(unwind::Frame::lookup)
+        self.walk.frames.iter().map(Frame::lookup)
     }
 }

@@ -116,6 +116,9 @@ fn attempt(
     guard: &Guard,
     progress: &mut Progress,
 ) -> Result<Attempt, Failed> {
+    if let Some(text) = sharers(&seized) {
+        return Ok(Attempt::Stuck(seized, text));
+    }
     let stopped = match seized.interrupt_all(Instant::now() + STOP_LIMIT) {
         Ok(stopped) => stopped,
         Err((seized, error @ InterruptError::Stuck { .. })) => {
@@ -133,6 +136,21 @@ fn attempt(
     let seized = stopped.resume_all()?;
     progress.held(seized.last_stop());
     Ok(Attempt::Occupied(seized, inside))
+}
+
+/// Processes that run in the same memory without being threads of the process, as text. The parent of a `vfork` child shows
+/// besides as a thread that does not stop, so that one born after this look is noticed. A kernel without `kcmp` leaves only
+/// that.
+fn sharers(seized: &Seized) -> Option<String> {
+    let found = match seized.process().address_space_sharers() {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::debug!(%error, "cannot look for processes in the same memory");
+            return None;
+        }
+    };
+    let list: Vec<String> = found.iter().map(ToString::to_string).collect();
+    (!list.is_empty()).then(|| format!("shares its memory with process {} (vfork or clone)", list.join(", ")))
 }
 
 /// A pause that does not fall into step with a periodic program.

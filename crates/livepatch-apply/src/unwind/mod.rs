@@ -224,3 +224,6 @@ fn caller(
     }
     Ok(next)
 }
+
+#[cfg(test)]
+mod tests;
