@@ -4,7 +4,7 @@ mod manifest;
 
 pub use manifest::{
     Artifact, ArtifactKind, BlobRef, InputKind, InputRecord, Invocation, LinkRecord, MANIFEST_VERSION,
-    Manifest,
+    Manifest, SourceRecord,
 };
 
 use crate::build::{Build, Input};
@@ -176,13 +176,16 @@ pub(crate) fn assemble(manifest: &Manifest, stores: &[BlobStore]) -> Result<Buil
         let blob = locate(&input.blob)?;
         inputs.push(Input { path: input.path.clone(), kind: input.kind, digest: input.blob.digest, blob });
     }
-    Ok(Build { image: locate(&manifest.link.image)?, map, inputs, manifest: manifest.clone() })
+    let locate_source = |source: &SourceRecord| Ok((source.path.clone(), locate(&source.blob)?));
+    let sources = manifest.sources.iter().map(locate_source).collect::<Result<_>>()?;
+    Ok(Build { image: locate(&manifest.link.image)?, map, inputs, sources, manifest: manifest.clone() })
 }
 
 /// All contents that a manifest refers to.
 pub(crate) fn blobs(manifest: &Manifest) -> impl Iterator<Item = BlobRef> {
     let link = &manifest.link;
-    link.inputs.iter().map(|input| input.blob).chain([link.image, link.map])
+    let sources = manifest.sources.iter().map(|source| source.blob);
+    link.inputs.iter().map(|input| input.blob).chain([link.image, link.map]).chain(sources)
 }
 
 fn ids(store: &Store) -> Result<Vec<BuildId>> {

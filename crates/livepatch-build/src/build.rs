@@ -14,6 +14,8 @@ pub struct Build {
     pub map: LinkMap,
     /// The inputs in link order.
     pub inputs: Vec<Input>,
+    /// The local source files by path, and where their bytes are; empty if they are not known for sure.
+    pub sources: Vec<(String, PathBuf)>,
     /// How it was made.
     pub manifest: Manifest,
 }

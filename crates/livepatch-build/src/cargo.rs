@@ -10,7 +10,8 @@ use crate::baseline::{ArtifactKind, Baseline, LinkRecord, Manifest, now};
 use crate::config::{BuildArgs, Environment, Setup};
 use crate::error::{Error, Result};
 use crate::linker::{Mode, read_records};
-use crate::store::Store;
+use crate::source::record::{Finished, Roots};
+use crate::store::{BlobStore, Store};
 pub(crate) use artifacts::{Linked, remove_output};
 pub(crate) use session::{Candidate, Session, SessionPlan};
 use std::path::{Path, PathBuf};
@@ -69,7 +70,7 @@ pub fn build(store: &Store, options: &BuildOptions) -> Result<Vec<Built>> {
         linked = session.run(&plan, None)?;
     }
     let records = read_records(session.records())?;
-    linked.into_iter().map(|linked| finish(store, &setup, &args, &env, &records, linked)).collect()
+    linked.into_iter().map(|linked| finish(&plan, &session, &env, &records, linked)).collect()
 }
 
 fn without_baseline(store: &Store, linked: &[Linked], records: &[LinkRecord]) -> Result<Vec<Linked>> {
@@ -88,18 +89,19 @@ fn without_baseline(store: &Store, linked: &[Linked], records: &[LinkRecord]) ->
 }
 
 fn finish(
-    store: &Store,
-    setup: &Setup,
-    args: &BuildArgs,
+    plan: &SessionPlan<'_>,
+    session: &Session,
     env: &Environment,
     records: &[LinkRecord],
     linked: Linked,
 ) -> Result<Built> {
+    let SessionPlan { store, setup, args, .. } = *plan;
     let lost = || not_recorded(&linked.output, setup, args);
     let id = linked.build_id()?.ok_or_else(lost)?;
     let manifest = match records.iter().find(|record| record.build_id == id) {
         Some(record) => {
-            let manifest = manifest(setup, args, env, record, &linked);
+            let mut manifest = manifest(setup, args, env, record, &linked);
+            add_sources(&mut manifest, &Roots::new(setup), setup, session, &linked, &store.blobs())?;
             Baseline::save(store, &manifest)?;
             manifest
         }
@@ -110,6 +112,25 @@ fn finish(
     let stripped = PathBuf::from(stripped);
     strip(&linked.output, &stripped)?;
     Ok(Built { manifest, output: linked.output, stripped, fresh: linked.fresh })
+}
+
+/// Puts the sources of the session's build on record.
+pub(crate) fn add_sources(
+    manifest: &mut Manifest,
+    roots: &Roots,
+    setup: &Setup,
+    session: &Session,
+    linked: &Linked,
+    into: &BlobStore,
+) -> Result<()> {
+    let scripts = session.scripts();
+    let started = session.started();
+    let finished = Finished { setup, roots, linked, link: &manifest.link, scripts: &scripts, started };
+    if let Some(recorded) = crate::source::record::record(&finished, into)? {
+        manifest.sources = recorded.sources;
+        manifest.surroundings = Some(recorded.surroundings);
+    }
+    Ok(())
 }
 
 /// The manifest of a link whose artifact is known.
@@ -128,6 +149,8 @@ pub(crate) fn manifest(
         link: record.clone(),
         created: now(),
         lockfile: lockfile.map(|bytes| livepatch_patch::Digest::of(&bytes)),
+        sources: Vec::new(),
+        surroundings: None,
     }
 }
 

@@ -11,10 +11,11 @@ mod seed;
 
 use crate::baseline::{Artifact, Baseline, Invocation, LinkRecord, assemble};
 use crate::build::Build;
-use crate::cargo::{Candidate, Linked, Session, SessionPlan, manifest, remove_output};
+use crate::cargo::{Candidate, Linked, Session, SessionPlan, add_sources, manifest, remove_output};
 use crate::config::{BuildArgs, Environment, Setup};
 use crate::error::{Error, IoContext, Result, utf8};
 use crate::linker::{Mode, RustcWrapper, read_records};
+use crate::source::record::Roots;
 use crate::store::{BlobStore, Store};
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -71,7 +72,16 @@ pub fn rebuild(store: &Store, baseline: &Baseline, options: &RebuildOptions) -> 
     folder.prune()?;
     match found {
         Some(Found::Stored(baseline)) => baseline.build(),
-        Some(Found::Candidate(record)) => assemble(&manifest(&setup, &args, &env, &record, &linked), &stores),
+        Some(Found::Candidate(record)) => {
+            let mut manifest = manifest(&setup, &args, &env, &record, &linked);
+            let roots = Roots::new(&setup)
+                .target(&folder.target)
+                .target(&recorded.build_dir)
+                .target(&recorded.target_dir)
+                .others(&recorded.workspace_root, &recorded.cargo_home);
+            add_sources(&mut manifest, &roots, &setup, &session, &linked, &stores[1])?;
+            assemble(&manifest, &stores)
+        }
         None => Err(crate::cargo::not_recorded(&linked.output, &setup, &args)),
     }
 }

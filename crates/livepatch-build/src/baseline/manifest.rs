@@ -24,6 +24,12 @@ pub struct Manifest {
     pub created: u64,
     /// Digest of `Cargo.lock`, if there is one.
     pub lockfile: Option<Digest>,
+    /// The local source files that it was made from; empty if they are not known for sure.
+    #[serde(default)]
+    pub sources: Vec<SourceRecord>,
+    /// Digest of what else decides what the sources mean: dependencies, settings, variables read at compile time.
+    #[serde(default)]
+    pub surroundings: Option<Digest>,
 }
 
 impl Manifest {
@@ -135,6 +141,16 @@ pub struct InputRecord {
     pub path: String,
     /// What it is.
     pub kind: InputKind,
+    /// Its contents.
+    #[serde(flatten)]
+    pub blob: BlobRef,
+}
+
+/// One source file of a build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// Its path: relative to the workspace root if it is inside, after `<target>/` if it is generated.
+    pub path: String,
     /// Its contents.
     #[serde(flatten)]
     pub blob: BlobRef,

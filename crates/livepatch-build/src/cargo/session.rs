@@ -6,9 +6,12 @@ use crate::config::{BuildArgs, Environment, Setup, env_name};
 use crate::error::{Error, IoContext, Result};
 use crate::linker::{Entry, Mode, RustcWrapper, STATE_VAR, State};
 use crate::store::Store;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::SystemTime;
 use tempfile::TempDir;
 
 /// What a session is for.
@@ -34,6 +37,8 @@ pub(crate) struct Candidate {
 pub(crate) struct Session {
     env: Environment,
     records: PathBuf,
+    scripts: RefCell<BTreeSet<String>>,
+    started: SystemTime,
     _folder: TempDir,
 }
 
@@ -80,12 +85,22 @@ impl Session {
         let path = folder.path().join("state.json");
         state.write(&path)?;
         env.set(STATE_VAR, path);
-        Ok(Self { env, records, _folder: folder })
+        Ok(Self { env, records, scripts: RefCell::default(), started: SystemTime::now(), _folder: folder })
     }
 
     /// Where the wrappers write link records.
     pub(crate) fn records(&self) -> &Path {
         &self.records
+    }
+
+    /// What the build scripts of the last run told cargo that gets into code.
+    pub(crate) fn scripts(&self) -> BTreeSet<String> {
+        self.scripts.borrow().clone()
+    }
+
+    /// A time before the first run.
+    pub(crate) fn started(&self) -> SystemTime {
+        self.started
     }
 
     /// Runs cargo and returns what it linked or found up to date. `target_dir` replaces the user's.
@@ -101,6 +116,7 @@ impl Session {
         let spawn = |source| Error::Spawn { program: "cargo".into(), source };
         let mut child = command.spawn().map_err(spawn)?;
         let mut linked = Vec::new();
+        self.scripts.borrow_mut().clear();
         if let Some(stdout) = child.stdout.take() {
             let mut user = std::io::stdout().lock();
             for line in BufReader::new(stdout).lines() {
@@ -110,8 +126,15 @@ impl Session {
                 if message.is_none() || plan.args.wants_json() {
                     let _ = writeln!(user, "{line}");
                 }
-                if let Some(cargo_metadata::Message::CompilerArtifact(artifact)) = message {
-                    linked.extend(artifacts::linked(artifact, plan.setup)?);
+                match message {
+                    Some(cargo_metadata::Message::CompilerArtifact(artifact)) => {
+                        linked.extend(artifacts::linked(artifact, plan.setup)?);
+                    }
+                    Some(cargo_metadata::Message::BuildScriptExecuted(script)) => {
+                        let told = format!("{} {:?} {:?}", script.package_id, script.cfgs, script.env);
+                        self.scripts.borrow_mut().insert(told);
+                    }
+                    _ => {}
                 }
             }
         }

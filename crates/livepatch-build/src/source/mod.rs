@@ -24,11 +24,15 @@ mod compare;
 mod items;
 mod lookup;
 mod mentions;
+pub(crate) mod record;
 mod set;
 mod tokens;
 
 #[cfg(test)]
 mod tests;
+
+use crate::build::Build;
+use crate::error::Result;
 
 pub use lookup::Tainted;
 pub use set::{SourceFile, SourceSet};
@@ -106,6 +110,18 @@ impl SourceDiff {
         compare::between(old, new).unwrap_or_else(|doubt| Self::everything(doubt.0))
     }
 
+    /// Compares the sources that two builds were made from.
+    ///
+    /// # Errors
+    /// Recorded contents cannot be read.
+    pub fn of_builds(old: &Build, new: &Build) -> Result<Self> {
+        Ok(match (SourceSet::of_build(old)?, SourceSet::of_build(new)?) {
+            (Some(old), Some(new)) => Self::between(&old, &new),
+            (None, _) => Self::everything("the baseline has no record of its sources"),
+            (_, None) => Self::everything("the sources of the rebuild are not known for sure"),
+        })
+    }
+
     /// The answer where sources are not known.
     pub fn everything(reason: impl Into<String>) -> Self {
         Self { change: Change::Everything { reason: reason.into() }, tainted: Tainted::everything() }
@@ -125,4 +141,4 @@ impl SourceDiff {
 /// A reason for [`Change::Everything`].
 struct Doubt(String);
 
-type Sure<T> = Result<T, Doubt>;
+type Sure<T> = std::result::Result<T, Doubt>;

@@ -1,6 +1,9 @@
 //! The files that a build read.
 
+use crate::build::Build;
+use crate::error::{IoContext as _, Result};
 use livepatch_patch::Digest;
+use std::fs;
 
 /// The source files of one build.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +51,22 @@ impl SourceSet {
         }
         let differ = self.surroundings != other.surroundings;
         differ.then(|| "dependencies, settings or environment variables of the build differ".into())
+    }
+
+    /// The sources of a baseline or a rebuild, if they are known for sure.
+    ///
+    /// # Errors
+    /// Contents cannot be read.
+    pub fn of_build(build: &Build) -> Result<Option<Self>> {
+        let Some(surroundings) = build.manifest.surroundings else { return Ok(None) };
+        if build.sources.is_empty() {
+            return Ok(None);
+        }
+        let mut files = Vec::with_capacity(build.sources.len());
+        for (path, blob) in &build.sources {
+            files.push(SourceFile::new(path, fs::read(blob).at("read", blob)?));
+        }
+        Ok(Some(Self::new(files).for_tests(build.manifest.artifact.test).within(surroundings)))
     }
 
     /// The files, sorted by path.

@@ -11,6 +11,7 @@ mod linkers;
 mod maps;
 mod project;
 mod rebuilds;
+mod sources;
 mod tool;
 
 use libtest_mimic::{Arguments, Trial};
@@ -24,7 +25,14 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|word| word == tool::WORD) {
         return tool::run(&args[2..]);
     }
-    let modules = [builds::tests(), linkers::tests(), rebuilds::tests(), archives::tests(), maps::tests()];
+    let modules = [
+        builds::tests(),
+        linkers::tests(),
+        rebuilds::tests(),
+        sources::tests(),
+        archives::tests(),
+        maps::tests(),
+    ];
     libtest_mimic::run(&Arguments::from_args(), modules.into_iter().flatten().collect()).exit_code()
 }
 

@@ -4,6 +4,7 @@ use livepatch_build::Build;
 use livepatch_build::baseline::{Baseline, Manifest};
 use livepatch_build::cargo::{BuildOptions, build};
 use livepatch_build::rebuild::{RebuildOptions, rebuild};
+use livepatch_build::source::{Change, SourceDiff};
 use livepatch_build::store::Store;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -30,12 +31,20 @@ pub struct Rebuilt {
     /// Path, digest and place of the contents of each input.
     pub inputs: Vec<(String, String, PathBuf)>,
     pub sections: usize,
+    /// What changed in the sources since the baseline.
+    pub change: String,
 }
 
-impl From<Build> for Rebuilt {
-    fn from(build: Build) -> Self {
+impl Rebuilt {
+    fn new(build: Build, change: &Change) -> Self {
         let inputs = build.inputs.into_iter().map(|i| (i.path, i.digest.to_string(), i.blob)).collect();
-        Self { image: build.image, manifest: build.manifest, inputs, sections: build.map.sections().len() }
+        let change = match change {
+            Change::Nothing => "nothing".into(),
+            Change::Everything { reason } => format!("everything: {reason}"),
+            Change::Items(items) => items.iter().map(|item| item.path.as_str()).collect::<Vec<_>>().join(" "),
+        };
+        let sections = build.map.sections().len();
+        Self { image: build.image, manifest: build.manifest, inputs, sections, change }
     }
 }
 
@@ -73,7 +82,8 @@ fn answer(args: &[String]) -> Result<String, Box<dyn Error>> {
         [word, id] if word == "rebuild" => {
             let baseline = Baseline::open(&store, id)?;
             let build = rebuild(&store, &baseline, &RebuildOptions { wrapper, workspace: cwd })?;
-            Ok(serde_json::to_string(&Rebuilt::from(build))?)
+            let diff = SourceDiff::of_builds(&baseline.build()?, &build)?;
+            Ok(serde_json::to_string(&Rebuilt::new(build, diff.change()))?)
         }
         _ => Err("unknown command".into()),
     }
