@@ -65,7 +65,7 @@ fn kind(target: &Target, test: bool) -> Option<ArtifactKind> {
 }
 
 /// From a package id (`path+file:///a/name#0.1.0`, `registry+https://…#name@1.0.0`).
-fn name_and_version(id: &str) -> (String, String) {
+pub(super) fn name_and_version(id: &str) -> (String, String) {
     let (url, fragment) = id.rsplit_once('#').unwrap_or((id, ""));
     match fragment.split_once('@') {
         Some((name, version)) => (name.to_owned(), version.to_owned()),

@@ -131,7 +131,9 @@ impl Session {
                         linked.extend(artifacts::linked(artifact, plan.setup)?);
                     }
                     Some(cargo_metadata::Message::BuildScriptExecuted(script)) => {
-                        let told = format!("{} {:?} {:?}", script.package_id, script.cfgs, script.env);
+                        // Not the id, which holds the place.
+                        let package = artifacts::name_and_version(&script.package_id.repr);
+                        let told = format!("{package:?} {:?} {:?}", script.cfgs, script.env);
                         self.scripts.borrow_mut().insert(told);
                     }
                     _ => {}

@@ -69,7 +69,9 @@ fn included_as_text(old: &SourceSet, new: &SourceSet, files: &[File]) -> Sure<()
     let Some(file) = files.iter().find(|file| may_include_text(&file.tokens)) else { return Ok(()) };
     let changed = old.files.iter().zip(&new.files).find(|(old, new)| old.bytes != new.bytes);
     match changed {
-        Some((old, _)) => Err(Doubt(format!("{}: changed, and {} may include it as text", old.path, file.path))),
+        Some((old, _)) => {
+            Err(Doubt(format!("{}: changed, and {} may include it as text", old.path, file.path)))
+        }
         None => Ok(()),
     }
 }
@@ -78,7 +80,10 @@ fn included_as_text(old: &SourceSet, new: &SourceSet, files: &[File]) -> Sure<()
 fn runs_at_compile_time(old: &[File], new: &[File]) -> Sure<()> {
     let all = || old.iter().chain(new);
     if let Some(file) = all().find(|file| file.defines_proc_macro) {
-        return Err(Doubt(format!("{}: a procedural macro, which a changed function may be part of", file.path)));
+        return Err(Doubt(format!(
+            "{}: a procedural macro, which a changed function may be part of",
+            file.path
+        )));
     }
     let script = |path: &str| path.rsplit('/').next() == Some("build.rs");
     let pairs = old.iter().zip(new);
@@ -134,9 +139,10 @@ fn same_frame(old: &File, new: &File) -> Sure<()> {
     let line = match differs {
         Some((_, token)) => token.first_line,
         None if old.frame.len() == new.frame.len() => return Ok(()),
-        None => [&old.frame, &new.frame].into_iter().max_by_key(|frame| frame.len()).map_or(0, |longer| {
-            longer[old.frame.len().min(new.frame.len())].first_line
-        }),
+        None => [&old.frame, &new.frame]
+            .into_iter()
+            .max_by_key(|frame| frame.len())
+            .map_or(0, |longer| longer[old.frame.len().min(new.frame.len())].first_line),
     };
     Err(Doubt(format!("{}:{line}: more than bodies of functions changed", new.path)))
 }
@@ -174,8 +180,12 @@ fn pair<'a>(old: &[&'a Entity], new: &[&'a Entity]) -> Sure<Vec<Pair<'a>>> {
             .collect();
     }
     match (old, new) {
-        ([one], []) | ([], [one]) if !one.movable => Err(at("was added or removed, and has an effect without being named")),
-        ([one], []) | ([], [one]) if !one.local_items.is_empty() => Err(at("was added or removed with items in its body")),
+        ([one], []) | ([], [one]) if !one.movable => {
+            Err(at("was added or removed, and has an effect without being named"))
+        }
+        ([one], []) | ([], [one]) if !one.local_items.is_empty() => {
+            Err(at("was added or removed with items in its body"))
+        }
         ([one], []) => Ok(vec![Pair { old: Some(one), new: None }]),
         ([], [one]) => Ok(vec![Pair { old: None, new: Some(one) }]),
         ([_], [_]) => Err(at("has another signature, type or attributes")),

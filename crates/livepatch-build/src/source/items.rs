@@ -97,7 +97,8 @@ fn read(source: &SourceFile, test: bool) -> Sure<File> {
     let raw: TokenStream = code.parse().map_err(|e| bad(&format!("{e}")))?;
     let parsed: syn::File =
         syn::parse2(raw.clone()).map_err(|e| bad(&format!("line {}: {e}", e.span().start().line)))?;
-    let mut reader = Reader { file: File { path: source.path.clone(), ..File::default() }, test, macros_before: 0 };
+    let mut reader =
+        Reader { file: File { path: source.path.clone(), ..File::default() }, test, macros_before: 0 };
     reader.file.tokens = flatten(parsed.to_token_stream());
     // As one text: `pair.0.1` has a number in it that the parser takes apart.
     let spelled = |tokens: &[Token]| tokens.iter().map(|token| &*token.text).collect::<String>();
@@ -221,8 +222,13 @@ impl Reader {
         self.shape(&header);
         self.file.frame.extend(header.iter().cloned());
         let module = format!("{module}{}::", def.ident);
-        let place =
-            Place { module: &module, container: module.clone(), owner: Owner::Name, nested: false, movable: false };
+        let place = Place {
+            module: &module,
+            container: module.clone(),
+            owner: Owner::Name,
+            nested: false,
+            movable: false,
+        };
         for item in &def.items {
             match item {
                 TraitItem::Fn(method) if method.default.is_some() => self.entity(item, &place),
@@ -321,8 +327,10 @@ impl Reader {
         let whole = tokens_of(node);
         let (first_line, last_line) = lines(&whole);
         let name = parts.name.clone();
-        self.file.defines_proc_macro |=
-            parts.attrs.iter().any(|attr| attr.path().segments.iter().any(|s| s.ident.to_string().starts_with("proc_macro")));
+        self.file.defines_proc_macro |= parts
+            .attrs
+            .iter()
+            .any(|attr| attr.path().segments.iter().any(|s| s.ident.to_string().starts_with("proc_macro")));
         let mut nested = Nested::default();
         parts.walk(&mut nested);
         if !place.nested {
@@ -475,9 +483,11 @@ impl Parts for Item {
             Item::Const(item) => value!(item, ItemKind::Const, &*item.expr, |empty: &mut syn::ItemConst| {
                 *empty.expr = no_value();
             }),
-            Item::Static(item) => value!(item, ItemKind::Static, &*item.expr, |empty: &mut syn::ItemStatic| {
-                *empty.expr = no_value();
-            }),
+            Item::Static(item) => {
+                value!(item, ItemKind::Static, &*item.expr, |empty: &mut syn::ItemStatic| {
+                    *empty.expr = no_value();
+                })
+            }
             _ => unreachable!("only items with a body or a value are taken apart"),
         }
     }
@@ -490,9 +500,11 @@ impl Parts for ImplItem {
                 let block = &item.block;
                 function!(item, block, |empty: &mut syn::ImplItemFn| empty.block.stmts.clear())
             }
-            ImplItem::Const(item) => value!(item, ItemKind::Const, &item.expr, |empty: &mut syn::ImplItemConst| {
-                empty.expr = no_value();
-            }),
+            ImplItem::Const(item) => {
+                value!(item, ItemKind::Const, &item.expr, |empty: &mut syn::ImplItemConst| {
+                    empty.expr = no_value();
+                })
+            }
             _ => unreachable!("only items with a body or a value are taken apart"),
         }
     }
@@ -556,10 +568,22 @@ fn is_for_tests(attr: &Attribute) -> bool {
 /// Attributes that neither generate code nor register the item anywhere.
 fn is_harmless(attr: &Attribute) -> bool {
     let known = [
-        "doc", "inline", "cold", "allow", "warn", "deny", "forbid", "expect", "must_use", "track_caller", "cfg",
-        "deprecated", "non_exhaustive",
+        "doc",
+        "inline",
+        "cold",
+        "allow",
+        "warn",
+        "deny",
+        "forbid",
+        "expect",
+        "must_use",
+        "track_caller",
+        "cfg",
+        "deprecated",
+        "non_exhaustive",
     ];
-    known.iter().any(|name| attr.path().is_ident(name)) || attr.path().segments.first().is_some_and(|s| s.ident == "clippy" || s.ident == "rustfmt")
+    known.iter().any(|name| attr.path().is_ident(name))
+        || attr.path().segments.first().is_some_and(|s| s.ident == "clippy" || s.ident == "rustfmt")
 }
 
 /// The tokens without the place where the item is given its name.
@@ -591,6 +615,8 @@ pub(super) fn may_include_text(tokens: &[Token]) -> bool {
         }
         let args = tokens[at + 1..].iter().take_while(|token| !matches!(&*token.text, ")" | "]" | "}" | ";"));
         let literals: Vec<&Token> = args.filter(|token| token.text.ends_with('"')).collect();
-        literals.last().is_none_or(|literal| string_words(&literal.text).last().is_some_and(|word| *word == "rs"))
+        literals
+            .last()
+            .is_none_or(|literal| string_words(&literal.text).last().is_some_and(|word| *word == "rs"))
     })
 }

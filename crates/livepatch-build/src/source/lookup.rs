@@ -1,7 +1,7 @@
 //! Answers about single functions.
 
-use super::{ChangedItem, Side};
 use super::mentions::string_words;
+use super::{ChangedItem, Side};
 use std::collections::HashSet;
 
 /// What a difference can have an effect on.

@@ -55,7 +55,8 @@ impl Mentions {
         let assigned = at >= 2 && tokens[at - 1].is_punct("=");
         match tokens[at].context {
             Context::Attribute if assigned => {
-                let text_only = ["rename", "rename_all", "alias", "name", "feature", "reason", "note", "expected"];
+                let text_only =
+                    ["rename", "rename_all", "alias", "name", "feature", "reason", "note", "expected"];
                 if !text_only.contains(&tokens[at - 2].name()) {
                     self.names.extend(string_words(text).iter().map(|word| (*word).to_owned()));
                 }
@@ -88,7 +89,8 @@ fn can_name_value(tokens: &[Token], at: usize) -> bool {
         Context::Macro | Context::Attribute => return true,
         Context::Code => {}
     }
-    let punct = |at: Option<usize>, c: &str| at.and_then(|at| tokens.get(at)).is_some_and(|token| token.is_punct(c));
+    let punct =
+        |at: Option<usize>, c: &str| at.and_then(|at| tokens.get(at)).is_some_and(|token| token.is_punct(c));
     let double_colon = punct(Some(at + 1), ":") && tokens[at + 1].is_joint() && punct(Some(at + 2), ":");
     if double_colon {
         return punct(Some(at + 3), "<");
@@ -147,7 +149,10 @@ impl Closure<'_> {
 
     fn through(&self, file: &File, names: &mut HashSet<String>) -> Sure<()> {
         let doubt = |what: &str, name: &str| {
-            Err(Doubt(format!("{}: {what} depends on `{name}`, which changed or depends on a change", file.path)))
+            Err(Doubt(format!(
+                "{}: {what} depends on `{name}`, which changed or depends on a change",
+                file.path
+            )))
         };
         if let Some(name) = file.shape.meet(names) {
             return doubt("a type, an impl header or a signature", name);
@@ -186,12 +191,15 @@ impl Closure<'_> {
             return Err(Doubt(format!("`{}` has impls in its body", entity.path)));
         }
         match &entity.owner {
-            Owner::Name if entity.name == "_" => Err(Doubt(format!("`{}` is an unnamed constant", entity.path))),
+            Owner::Name if entity.name == "_" => {
+                Err(Doubt(format!("`{}` is an unnamed constant", entity.path)))
+            }
             Owner::Name => Ok(()),
             Owner::Trait { first, last } if self.traits.contains(first.as_deref(), last) => Ok(()),
-            Owner::Trait { last, .. } => {
-                Err(Doubt(format!("`{}` is of the trait `{last}`, which can be used without a name", entity.path)))
-            }
+            Owner::Trait { last, .. } => Err(Doubt(format!(
+                "`{}` is of the trait `{last}`, which can be used without a name",
+                entity.path
+            ))),
         }
     }
 }
@@ -241,8 +249,40 @@ impl LocalTraits {
 
 /// Traits that are in scope without an import, or that the language calls.
 const PRELUDE: &[&str] = &[
-    "Send", "Sync", "Sized", "Unpin", "Copy", "Clone", "Drop", "Fn", "FnMut", "FnOnce", "AsyncFn", "AsyncFnMut",
-    "AsyncFnOnce", "Iterator", "IntoIterator", "Extend", "FromIterator", "DoubleEndedIterator", "ExactSizeIterator",
-    "Default", "Eq", "PartialEq", "Ord", "PartialOrd", "AsRef", "AsMut", "Into", "From", "TryFrom", "TryInto",
-    "ToString", "ToOwned", "Future", "IntoFuture", "Hash", "Debug",
+    "Send",
+    "Sync",
+    "Sized",
+    "Unpin",
+    "Copy",
+    "Clone",
+    "Drop",
+    "Fn",
+    "FnMut",
+    "FnOnce",
+    "AsyncFn",
+    "AsyncFnMut",
+    "AsyncFnOnce",
+    "Iterator",
+    "IntoIterator",
+    "Extend",
+    "FromIterator",
+    "DoubleEndedIterator",
+    "ExactSizeIterator",
+    "Default",
+    "Eq",
+    "PartialEq",
+    "Ord",
+    "PartialOrd",
+    "AsRef",
+    "AsMut",
+    "Into",
+    "From",
+    "TryFrom",
+    "TryInto",
+    "ToString",
+    "ToOwned",
+    "Future",
+    "IntoFuture",
+    "Hash",
+    "Debug",
 ];

@@ -28,7 +28,10 @@ pub(crate) struct Roots(Vec<(PathBuf, &'static str)>);
 
 impl Roots {
     pub(crate) fn new(setup: &Setup) -> Self {
-        Self::default().target(&setup.build_dir).target(&setup.target_dir).others(&setup.workspace_root, &setup.cargo_home)
+        Self::default()
+            .target(&setup.build_dir)
+            .target(&setup.target_dir)
+            .others(&setup.workspace_root, &setup.cargo_home)
     }
 
     fn default() -> Self {
@@ -65,7 +68,9 @@ impl Roots {
     }
 
     fn scrub(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (folder, name)| text.replace(&*folder.to_string_lossy(), name))
+        self.0
+            .iter()
+            .fold(text.to_owned(), |text, (folder, name)| text.replace(&*folder.to_string_lossy(), name))
     }
 
     fn is_generated(&self, path: &Path) -> bool {
@@ -106,7 +111,8 @@ pub(crate) fn record(build: &Finished<'_>, into: &BlobStore) -> Result<Option<Re
         let Some(name) = build.roots.name(&path) else { return Ok(None) };
         let blob = into.put_file(&path)?;
         // Looked at after the copy: what was compiled is what lay there before cargo started.
-        let changed = fs::metadata(&path).and_then(|meta| meta.modified()).is_ok_and(|time| time <= build.started);
+        let changed =
+            fs::metadata(&path).and_then(|meta| meta.modified()).is_ok_and(|time| time <= build.started);
         if !changed && !build.roots.is_generated(&path) {
             tracing::info!(path = %path.display(), "changed during the build, so its sources are not recorded");
             return Ok(None);
@@ -237,8 +243,14 @@ mod tests {
         let name = |path: &str| roots.name(Path::new(path)).unwrap();
         assert_eq!(name("/w/src/main.rs"), "src/main.rs");
         assert_eq!(name("/w/target/release/build/a-1/out/x.rs"), "<target>/release/build/a-1/out/x.rs");
-        assert_eq!(name("/w/target/livepatch/release/build/a-1/out/x.rs"), "<target>/release/build/a-1/out/x.rs");
+        assert_eq!(
+            name("/w/target/livepatch/release/build/a-1/out/x.rs"),
+            "<target>/release/build/a-1/out/x.rs"
+        );
         assert_eq!(name("/w2/src/lib.rs"), "/w2/src/lib.rs");
-        assert_eq!(roots.scrub("OUT=/w/target/livepatch/release/x /w/a"), "OUT=<target>/release/x <workspace>/a");
+        assert_eq!(
+            roots.scrub("OUT=/w/target/livepatch/release/x /w/a"),
+            "OUT=<target>/release/x <workspace>/a"
+        );
     }
 }

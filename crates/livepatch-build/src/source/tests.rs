@@ -58,8 +58,11 @@ fn bodies_and_values_are_items() {
         ("mod m { fn a() { b() } }", "mod m { fn a() { c() } }", "m::a"),
         ("impl A { fn a(&self) { 1; } }", "impl A { fn a(&self) { 2; } }", "A::a"),
         ("trait T { fn a(&self) { 1; } }", "trait T { fn a(&self) { 2; } }", "T::a"),
-        ("trait T { fn a(&self); } impl T for u8 { fn a(&self) { 1; } }",
-         "trait T { fn a(&self); } impl T for u8 { fn a(&self) { 2; } }", "u8::a"),
+        (
+            "trait T { fn a(&self); } impl T for u8 { fn a(&self) { 1; } }",
+            "trait T { fn a(&self); } impl T for u8 { fn a(&self) { 2; } }",
+            "u8::a",
+        ),
         ("const A: u8 = 1;", "const A: u8 = 2;", "A"),
         ("static A: u8 = 1;", "static A: u8 = 2;", "A"),
         ("async fn a() { b().await }", "async fn a() { c().await }", "a"),
@@ -70,8 +73,11 @@ fn bodies_and_values_are_items() {
         ("fn a() {} fn b() {}", "fn a() {}", "b"),
         ("impl A { fn a() {} }", "impl A { fn a() {} fn b() {} }", "A::b"),
         ("fn a() {}", "fn a() {} static N: u8 = 0;", "N"),
-        ("#[cfg(x)] fn a() { 1; } #[cfg(not(x))] fn a() { 2; }",
-         "#[cfg(x)] fn a() { 1; } #[cfg(not(x))] fn a() { 3; }", "a"),
+        (
+            "#[cfg(x)] fn a() { 1; } #[cfg(not(x))] fn a() { 2; }",
+            "#[cfg(x)] fn a() { 1; } #[cfg(not(x))] fn a() { 3; }",
+            "a",
+        ),
         ("#[tokio::main] async fn main() { 1; }", "#[tokio::main] async fn main() { 2; }", "main"),
     ]);
 }
@@ -103,8 +109,14 @@ fn what_reaches_further_is_everything() {
         ("impl A { m!(1); }", "impl A { m!(2); }"),
         ("extern \"C\" { fn a(); }", "extern \"C\" { fn b(); }"),
         ("impl Drop for A { fn drop(&mut self) { 1; } }", "impl Drop for A { fn drop(&mut self) { 2; } }"),
-        ("impl std::ops::Add for A { fn add(self) { 1; } }", "impl std::ops::Add for A { fn add(self) { 2; } }"),
-        ("impl fmt::Display for A { fn fmt(&self) { 1; } }", "impl fmt::Display for A { fn fmt(&self) { 2; } }"),
+        (
+            "impl std::ops::Add for A { fn add(self) { 1; } }",
+            "impl std::ops::Add for A { fn add(self) { 2; } }",
+        ),
+        (
+            "impl fmt::Display for A { fn fmt(&self) { 1; } }",
+            "impl fmt::Display for A { fn fmt(&self) { 2; } }",
+        ),
         ("impl Handler for A { const K: u8 = 1; }", "impl Handler for A { const K: u8 = 2; }"),
         ("trait T {} impl T for A { fn a() {} }", "trait T {} impl T for A { fn a() {} fn b() {} }"),
         ("#[no_mangle] extern \"C\" fn a() {}", ""),
@@ -115,15 +127,28 @@ fn what_reaches_further_is_everything() {
         ("fn a() { 1; impl Drop for A {} }", "fn a() { 2; impl Drop for A {} }"),
         ("fn a() {} fn a(x: u8) {}", "fn a() {}"),
         ("const N: usize = 1; struct A([u8; N]);", "const N: usize = 2; struct A([u8; N]);"),
-        ("const fn n() -> usize { 1 } type A = [u8; n()];", "const fn n() -> usize { 2 } type A = [u8; n()];"),
-        ("fn d() { 1; } #[derive(D)] struct A { #[serde(default = \"d\")] x: u8 }",
-         "fn d() { 2; } #[derive(D)] struct A { #[serde(default = \"d\")] x: u8 }"),
-        ("fn d() { 1; } impl Display for A { fn fmt() { d() } }", "fn d() { 2; } impl Display for A { fn fmt() { d() } }"),
+        (
+            "const fn n() -> usize { 1 } type A = [u8; n()];",
+            "const fn n() -> usize { 2 } type A = [u8; n()];",
+        ),
+        (
+            "fn d() { 1; } #[derive(D)] struct A { #[serde(default = \"d\")] x: u8 }",
+            "fn d() { 2; } #[derive(D)] struct A { #[serde(default = \"d\")] x: u8 }",
+        ),
+        (
+            "fn d() { 1; } impl Display for A { fn fmt() { d() } }",
+            "fn d() { 2; } impl Display for A { fn fmt() { d() } }",
+        ),
         ("fn d() { 1; } other! { d }", "fn d() { 2; } other! { d }"),
         ("#[proc_macro] pub fn p() {} fn a() { 1; }", "#[proc_macro] pub fn p() {} fn a() { 2; }"),
-        ("const S: &str = include_str!(\"main.rs\"); // a", "const S: &str = include_str!(\"main.rs\"); // b"),
-        ("use std::io::Read; mod x { trait Read {} } impl Read for A { fn read() { 1; } }",
-         "use std::io::Read; mod x { trait Read {} } impl Read for A { fn read() { 2; } }"),
+        (
+            "const S: &str = include_str!(\"main.rs\"); // a",
+            "const S: &str = include_str!(\"main.rs\"); // b",
+        ),
+        (
+            "use std::io::Read; mod x { trait Read {} } impl Read for A { fn read() { 1; } }",
+            "use std::io::Read; mod x { trait Read {} } impl Read for A { fn read() { 2; } }",
+        ),
         ("fn a( {", "fn a() {}"),
     ];
     for (old, new) in pairs {
@@ -142,11 +167,22 @@ fn lookalikes_of_what_reaches_further() {
         ("const N: usize = 1; struct A { n: [u8; 2] }", "const N: usize = 2; struct A { n: [u8; 2] }", "N"),
         ("fn n() { 1; } struct A { n: u8 }", "fn n() { 2; } struct A { n: u8 }", "n"),
         ("fn n() { 1; } fn f(n: n::B) {}", "fn n() { 2; } fn f(n: n::B) {}", "n"),
-        ("fn d() { 1; } #[derive(D)] struct A { #[serde(rename = \"d\")] x: u8 }",
-         "fn d() { 2; } #[derive(D)] struct A { #[serde(rename = \"d\")] x: u8 }", "d"),
+        (
+            "fn d() { 1; } #[derive(D)] struct A { #[serde(rename = \"d\")] x: u8 }",
+            "fn d() { 2; } #[derive(D)] struct A { #[serde(rename = \"d\")] x: u8 }",
+            "d",
+        ),
         ("fn d() { 1; } /// d\nstruct A;", "fn d() { 2; } /// d\nstruct A;", "d"),
-        ("const S: &str = include_str!(\"a.txt\"); // a", "const S: &str = include_str!(\"a.txt\"); // b", "nothing"),
-        ("fn d() { 1; } impl Display for A { fn fmt() { e.d } }", "fn d() { 2; } impl Display for A { fn fmt() { e.d } }", "d"),
+        (
+            "const S: &str = include_str!(\"a.txt\"); // a",
+            "const S: &str = include_str!(\"a.txt\"); // b",
+            "nothing",
+        ),
+        (
+            "fn d() { 1; } impl Display for A { fn fmt() { e.d } }",
+            "fn d() { 2; } impl Display for A { fn fmt() { e.d } }",
+            "d",
+        ),
     ]);
 }
 
@@ -161,8 +197,14 @@ fn files() {
     assert_eq!(against(&[base[0], base[1], ("src/new.rs", "")]), "everything");
     assert_eq!(against(&[("src/other.rs", "fn main() {}"), ("src/a.txt", "x")]), "everything");
     let script = |body: &str| set(&[("build.rs", body), base[0]]);
-    assert_eq!(answer(&SourceDiff::between(&script("fn main() {}"), &script("fn main() { a() }"))), "everything");
-    assert_eq!(answer(&SourceDiff::between(&script("fn main() {}"), &script("fn main() { } // a"))), "nothing");
+    assert_eq!(
+        answer(&SourceDiff::between(&script("fn main() {}"), &script("fn main() { a() }"))),
+        "everything"
+    );
+    assert_eq!(
+        answer(&SourceDiff::between(&script("fn main() {}"), &script("fn main() { } // a"))),
+        "nothing"
+    );
 }
 
 #[test]
@@ -174,7 +216,10 @@ fn surroundings_and_tests() {
     assert_eq!(compare(one("").within(digest("a")), one("").within(digest("b"))), "everything");
     assert_eq!(compare(one("").within(digest("a")), one("")), "everything");
     let test = |text: &str| one(text).for_tests(true);
-    assert_eq!(compare(test("#[cfg(test)] mod t { fn a() { 1; } }"), test("#[cfg(test)] mod t { fn a() { 2; } }")), "t::a");
+    assert_eq!(
+        compare(test("#[cfg(test)] mod t { fn a() { 1; } }"), test("#[cfg(test)] mod t { fn a() { 2; } }")),
+        "t::a"
+    );
 }
 
 const PROGRAM: &str = "\
@@ -206,7 +251,8 @@ fn tainted_functions(change: (&str, &str)) -> Vec<u32> {
     (1..=PROGRAM.lines().count() as u32)
         .filter(|line| {
             let sides = [Side::Old, Side::New];
-            let both = sides.map(|side| diff.tainted().is_function_tainted("src/main.rs", *line, side).unwrap());
+            let both =
+                sides.map(|side| diff.tainted().is_function_tainted("src/main.rs", *line, side).unwrap());
             assert_eq!(both[0], both[1]);
             both[0]
         })
@@ -231,8 +277,16 @@ fn the_closure_follows_names() {
 #[test]
 fn paths_of_debug_information() {
     let diff = SourceDiff::between(
-        &set(&[("a/src/lib.rs", "fn x() { 1; }"), ("b/src/lib.rs", "fn y() {}"), ("c/src/m.rs", "fn z() {}")]),
-        &set(&[("a/src/lib.rs", "fn x() { 2; }"), ("b/src/lib.rs", "fn y() {}"), ("c/src/m.rs", "fn z() {}")]),
+        &set(&[
+            ("a/src/lib.rs", "fn x() { 1; }"),
+            ("b/src/lib.rs", "fn y() {}"),
+            ("c/src/m.rs", "fn z() {}"),
+        ]),
+        &set(&[
+            ("a/src/lib.rs", "fn x() { 2; }"),
+            ("b/src/lib.rs", "fn y() {}"),
+            ("c/src/m.rs", "fn z() {}"),
+        ]),
     );
     let at = |file| diff.tainted().is_function_tainted(file, 1, Side::New);
     assert_eq!(at("a/src/lib.rs"), Some(true));
@@ -252,7 +306,8 @@ fn paths_of_debug_information() {
 
 #[test]
 fn places_of_items() {
-    let diff = diff("fn a() {}\n\n#[inline]\nfn b() {\n    1;\n}", "#[inline]\nfn b() {\n    2;\n}\nfn a() {}");
+    let diff =
+        diff("fn a() {}\n\n#[inline]\nfn b() {\n    1;\n}", "#[inline]\nfn b() {\n    2;\n}\nfn a() {}");
     let Change::Items(items) = diff.change() else { panic!("{:?}", diff.change()) };
     let lines = |span: &Option<super::Span>| span.as_ref().map(|span| (span.first_line, span.last_line));
     assert_eq!((lines(&items[0].old), lines(&items[0].new)), (Some((3, 6)), Some((1, 4))));
@@ -284,7 +339,8 @@ fn this_repository_against_itself() {
         let text = text.strip_prefix("#!").map_or(text.as_str(), |_| "");
         let diff = diff(text, if text.is_empty() { "" } else { &shifted });
         // Comments in macro definitions are none in string literals, which may hold `{` and a line's end.
-        let in_string = text.contains("\\\n") || text.contains("r#\"") || text.contains("r\"") || text.contains("\"\n");
+        let in_string =
+            text.contains("\\\n") || text.contains("r#\"") || text.contains("r\"") || text.contains("\"\n");
         if !in_string {
             assert!(
                 matches!(diff.change(), Change::Nothing) || may_be_text(&diff),

@@ -99,7 +99,9 @@ impl Flat {
                     self.stream(group.stream(), inner);
                     self.push(close, TokenKind::Close, context, group.span_close());
                 }
-                TokenTree::Ident(ident) => self.push(&ident.to_string(), TokenKind::Ident, context, ident.span()),
+                TokenTree::Ident(ident) => {
+                    self.push(&ident.to_string(), TokenKind::Ident, context, ident.span())
+                }
                 TokenTree::Punct(punct) => {
                     let joint = punct.spacing() == Spacing::Joint;
                     self.push(&punct.as_char().to_string(), TokenKind::Punct(joint), context, punct.span());

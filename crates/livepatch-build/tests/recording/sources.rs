@@ -19,7 +19,14 @@ fn sources_are_recorded() {
     let project = Project::workspace();
     let built = project.build_one(&["--release"]);
     let paths: Vec<_> = built.manifest.sources.iter().map(|source| source.path.as_str()).collect();
-    for path in ["Cargo.toml", "app/Cargo.toml", "app/src/main.rs", "lib/Cargo.toml", "lib/build.rs", "lib/src/lib.rs"] {
+    for path in [
+        "Cargo.toml",
+        "app/Cargo.toml",
+        "app/src/main.rs",
+        "lib/Cargo.toml",
+        "lib/build.rs",
+        "lib/src/lib.rs",
+    ] {
         assert!(paths.contains(&path), "{path} in {paths:?}");
     }
     assert!(paths.iter().any(|path| path.starts_with("<target>/") && path.ends_with(".rs")), "{paths:?}");
