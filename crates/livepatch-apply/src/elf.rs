@@ -73,8 +73,8 @@ pub struct Image {
     pub eh_frame_hdr: Option<Range<RunAddr>>,
     /// The dynamic section, tag by tag.
     pub dynamic: Option<Dynamic>,
-    /// Whether the file type is `ET_EXEC` (not relocatable).
-    pub fixed: bool,
+    /// Where an executable starts.
+    pub entry: RunAddr,
 }
 
 /// The dynamic section.
@@ -180,7 +180,7 @@ impl Image {
             }),
             eh_frame_hdr: find(elf::PT_GNU_EH_FRAME.0).map(range),
             dynamic,
-            fixed: half(&ehdr, 16) == elf::ET_EXEC.0,
+            entry: LinkAddr(quad(&ehdr, 24)).at(bias),
         }))
     }
 

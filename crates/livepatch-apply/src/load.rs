@@ -99,7 +99,12 @@ pub fn unwinder(
             return Ok(Unwinder::Known { register, deregister });
         }
     }
-    let mut mentioned = module.image.dynamic.is_none();
+    // A static program needs nothing; whether an unwinder is in it does not show.
+    let needs_nothing = |module: &Module| {
+        let dynamic = module.image.dynamic.as_ref();
+        module.executable && dynamic.is_none_or(|dynamic| dynamic.get(object::elf::DT_NEEDED.0).is_none())
+    };
+    let mut mentioned = needs_nothing(module);
     for module in &modules.list {
         mentioned |= crate::dynsym::mentions(process, &module.image, "_Unwind_RaiseException")?;
     }

@@ -535,3 +535,42 @@ fn panics_unwind_through_new_code() {
     assert_eq!(target.ask("panic"), "caught true");
     target.end();
 }
+
+#[test]
+fn programs_built_in_other_ways_are_patched_alike() {
+    for flags in [
+        &["-Crelocation-model=static"][..],
+        &["-Cpanic=abort"],
+        &["-Cpanic=abort", "-Crelocation-model=static"],
+        &["-Copt-level=0"],
+        &["-Copt-level=z", "-Clto=fat"],
+        &["-Clink-arg=-fuse-ld=bfd"],
+        &["-Clink-arg=-Wl,-z,lazy"],
+        &["-Cforce-frame-pointers=yes"],
+    ] {
+        let program = Program::build("server", flags);
+        let mut target = program.run();
+        let mut patch = program.patch("variant");
+        let (addr, size) = program.symbol("COUNTER");
+        let counter = patch.symbol("COUNTER", Place::Image { addr, size });
+        let (code, at) = count_and_return(8);
+        let bytes = patch.redirect(&program, "value", &code, vec![got(at, counter)]).finish();
+        apply(target.pid(), &bytes, &options()).unwrap_or_else(|error| panic!("{flags:?}: {error}"));
+        assert_eq!((target.ask("value"), target.ask("counter")), ("8".into(), "7".into()), "{flags:?}");
+        roll_back(&target).unwrap();
+        assert_eq!(target.ask("value"), "1");
+        target.end();
+    }
+}
+
+/// Nothing in this program can be called or unwound from outside: it has no dynamic symbols.
+#[test]
+fn a_static_program_is_refused_when_panics_could_not_unwind() {
+    let program = Program::build("server", &["-Ctarget-feature=+crt-static"]);
+    let mut target = program.run();
+    let patch = program.patch("static").redirect(&program, "value", &returns(7), vec![]).finish();
+    let error = apply(target.pid(), &patch, &options()).unwrap_err();
+    assert!(matches!(&error, ApplyError::Refused { reason } if reason.contains("unwind")), "{error}");
+    assert_eq!(target.ask("value"), "1");
+    target.end();
+}

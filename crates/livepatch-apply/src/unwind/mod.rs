@@ -17,6 +17,7 @@
 //! The canonical frame address grows from frame to frame; only a signal frame may lead to another stack
 //! (`sigaltstack`). Known limit: a coroutine stack that is suspended is on no thread's stack and is not seen.
 
+pub mod entry;
 mod expr;
 pub mod memory;
 pub mod modules;

@@ -1,5 +1,6 @@
 //! The unwind tables of a process, gathered while it runs.
 
+use super::entry::main_of;
 use super::table::{Table, TableError, Tables};
 use crate::elf::Peek;
 use crate::registry::State;
@@ -31,7 +32,8 @@ pub fn gather(memory: &dyn Peek, modules: &Modules, states: &[&State]) -> Result
             Err(error) => tracing::debug!(%error, "patch left out"),
         }
     }
-    Ok(Tables::new(tables))
+    let main = modules.executable().and_then(|module| main_of(memory, &module.image));
+    Ok(Tables::new(tables).with_main(main))
 }
 
 fn module_table(

@@ -1,5 +1,6 @@
 //! Unwind tables of the modules of a process: found once while the target runs, looked up while it is stopped.
 
+use super::entry::StraightCode;
 use super::{Unverified, dwarf};
 use gimli::{
     BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EhFrameOffset, EndianArcSlice, Expression,
@@ -236,6 +237,7 @@ fn scan(section: &EhFrame<CfiReader>, bases: &BaseAddresses) -> gimli::Result<Ve
 #[derive(Debug, Default)]
 pub struct Tables {
     tables: Vec<Table>,
+    main: Option<StraightCode>,
     cache: Mutex<Cache>,
 }
 
@@ -255,7 +257,12 @@ impl Tables {
     /// Tables of all modules. Their text ranges must not overlap; of overlapping ones the lower wins.
     pub fn new(mut tables: Vec<Table>) -> Self {
         tables.sort_by_key(|table| table.text.start);
-        Self { tables, cache: Mutex::default() }
+        Self { tables, main: None, cache: Mutex::default() }
+    }
+
+    /// Also proves frames of the executable's `main` if the tables leave it out.
+    pub fn with_main(self, main: Option<StraightCode>) -> Self {
+        Self { main, ..self }
     }
 
     /// The table that speaks for an address.
@@ -275,7 +282,12 @@ impl Tables {
         rows.entry(pc.0)
             .or_insert_with(|| {
                 let table = self.find(pc).ok_or(Unverified::NoCfi(pc))?;
-                table.row(pc.0, context).map(Arc::new)
+                let main = || self.main.as_ref().and_then(|main| main.row(pc));
+                match table.row(pc.0, context) {
+                    Err(Unverified::NoCfi(_)) => main().ok_or(Unverified::NoCfi(pc)),
+                    row => row,
+                }
+                .map(Arc::new)
             })
             .clone()
     }

@@ -2,7 +2,7 @@
 use std::hint::black_box;
 use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Condvar, Mutex};
 
 #[unsafe(no_mangle)]
 pub static COUNTER: AtomicU64 = AtomicU64::new(5);
@@ -29,7 +29,12 @@ pub extern "C-unwind" fn hold(inner: extern "C-unwind" fn()) -> u64 {
     black_box(3)
 }
 
+/// How many threads have come to wait, and the news of it.
+static WAITING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
 extern "C-unwind" fn wait_for_stop() {
+    *WAITING.0.lock().unwrap() += 1;
+    WAITING.1.notify_all();
     while !STOP.load(Ordering::Relaxed) {
         std::thread::park();
     }
@@ -54,12 +59,12 @@ fn main() {
             "other" => say(black_box(other as extern "C" fn() -> u64)().to_string()),
             "counter" => say(COUNTER.load(Ordering::Relaxed).to_string()),
             "hold" => {
-                let (tell, told) = mpsc::channel();
-                held.push(std::thread::Builder::new().name("holder".into()).spawn(move || {
-                    tell.send(()).unwrap();
-                    hold(wait_for_stop)
-                }).unwrap());
-                told.recv().unwrap();
+                let before = *WAITING.0.lock().unwrap();
+                held.push(
+                    std::thread::Builder::new().name("holder".into()).spawn(|| hold(wait_for_stop)).unwrap(),
+                );
+                let waiting = WAITING.0.lock().unwrap();
+                drop(WAITING.1.wait_while(waiting, |waiting| *waiting == before).unwrap());
                 say("held".into());
             }
             "release" => {

@@ -21,7 +21,7 @@ impl Program {
         let path = folder.path().join(name);
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(format!("{name}.rs"));
         let status = Command::new("rustc")
-            .args(["--edition=2024", "-O", "-Clink-arg=-Wl,--build-id=sha1", "-o"])
+            .args(["--edition=2024", "-Copt-level=3", "-Clink-arg=-Wl,--build-id=sha1", "-o"])
             .args([&path, &source])
             .args(flags)
             .status()
