@@ -120,11 +120,11 @@ impl<'a> Pair<'a> {
 fn compare<'a>(old: &'a File, new: &'a File) -> Sure<Vec<Pair<'a>>> {
     same_frame(old, new)?;
     let (mut olds, mut news) = (by_place(old), by_place(new));
-    let places: Vec<_> = olds.keys().chain(news.keys()).cloned().collect();
+    let places: Vec<_> = olds.keys().chain(news.keys()).copied().collect();
     let mut changed = Vec::new();
     let mut seen = HashSet::new();
     for place in places {
-        if !seen.insert(place.clone()) {
+        if !seen.insert(place) {
             continue;
         }
         let old_items = olds.remove(&place).unwrap_or_default();

@@ -1,13 +1,13 @@
 //! A source file taken apart: its frame, and the bodies and values that hang in it.
 
 use super::mentions::{Mentions, defined_names, string_words};
+use super::parts::{Nested, Parts, plain};
 use super::tokens::{Context, Token, flatten};
 use super::{Doubt, ItemKind, SourceFile, Span, Sure};
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use std::collections::HashSet;
-use syn::visit::{self, Visit};
-use syn::{Attribute, Expr, ImplItem, Item, TraitItem, UseTree};
+use syn::{Attribute, ImplItem, Item, TraitItem, UseTree};
 
 /// A parsed file.
 #[derive(Default)]
@@ -381,165 +381,11 @@ impl ToTokens for End {
     }
 }
 
-/// Items in a body.
-#[derive(Default)]
-struct Nested {
-    entities: Vec<Item>,
-    imports: Vec<UseTree>,
-    other: Vec<Token>,
-    leaks: bool,
-}
-
-impl<'ast> Visit<'ast> for Nested {
-    fn visit_item(&mut self, item: &'ast Item) {
-        match item {
-            Item::Fn(_) | Item::Const(_) | Item::Static(_) => return self.entities.push(item.clone()),
-            Item::Use(import) => self.imports.push(import.tree.clone()),
-            Item::Impl(_) | Item::Trait(_) | Item::Mod(_) | Item::ForeignMod(_) => self.leaks = true,
-            _ => {}
-        }
-        self.other.extend(tokens_of(item));
-    }
-}
-
-/// The parts of an item that has a body or a value.
-struct PartsOf<'a> {
-    name: String,
-    kind: ItemKind,
-    attrs: &'a [Attribute],
-    /// All of the item but its body or value.
-    header: TokenStream,
-    /// The same without documentation.
-    undocumented: TokenStream,
-    body: TokenStream,
-    inner: Inner<'a>,
-}
-
-enum Inner<'a> {
-    Block(&'a syn::Block),
-    Value(&'a Expr),
-}
-
-impl PartsOf<'_> {
-    fn walk(&self, nested: &mut Nested) {
-        match self.inner {
-            Inner::Block(block) => visit::visit_block(nested, block),
-            Inner::Value(value) => nested.visit_expr(value),
-        }
-    }
-}
-
-trait Parts: ToTokens {
-    fn parts(&self) -> PartsOf<'_>;
-}
-
-fn no_value() -> Expr {
-    Expr::Verbatim(TokenStream::new())
-}
-
-macro_rules! function {
-    ($item:expr, $block:ident, $set:expr) => {{
-        let mut empty = $item.clone();
-        $set(&mut empty);
-        let header = empty.to_token_stream();
-        empty.attrs.retain(|attr| !attr.path().is_ident("doc"));
-        PartsOf {
-            name: plain(&$item.sig.ident),
-            kind: ItemKind::Fn,
-            attrs: &$item.attrs,
-            header,
-            undocumented: empty.to_token_stream(),
-            body: $block.to_token_stream(),
-            inner: Inner::Block($block),
-        }
-    }};
-}
-
-macro_rules! value {
-    ($item:expr, $kind:expr, $value:expr, $set:expr) => {{
-        let mut empty = $item.clone();
-        $set(&mut empty);
-        let header = empty.to_token_stream();
-        empty.attrs.retain(|attr| !attr.path().is_ident("doc"));
-        PartsOf {
-            name: plain(&$item.ident),
-            kind: $kind,
-            attrs: &$item.attrs,
-            header,
-            undocumented: empty.to_token_stream(),
-            body: $value.to_token_stream(),
-            inner: Inner::Value($value),
-        }
-    }};
-}
-
-impl Parts for Item {
-    fn parts(&self) -> PartsOf<'_> {
-        match self {
-            Item::Fn(item) => {
-                let block = &*item.block;
-                function!(item, block, |empty: &mut syn::ItemFn| empty.block.stmts.clear())
-            }
-            Item::Const(item) => value!(item, ItemKind::Const, &*item.expr, |empty: &mut syn::ItemConst| {
-                *empty.expr = no_value();
-            }),
-            Item::Static(item) => {
-                value!(item, ItemKind::Static, &*item.expr, |empty: &mut syn::ItemStatic| {
-                    *empty.expr = no_value();
-                })
-            }
-            _ => unreachable!("only items with a body or a value are taken apart"),
-        }
-    }
-}
-
-impl Parts for ImplItem {
-    fn parts(&self) -> PartsOf<'_> {
-        match self {
-            ImplItem::Fn(item) => {
-                let block = &item.block;
-                function!(item, block, |empty: &mut syn::ImplItemFn| empty.block.stmts.clear())
-            }
-            ImplItem::Const(item) => {
-                value!(item, ItemKind::Const, &item.expr, |empty: &mut syn::ImplItemConst| {
-                    empty.expr = no_value();
-                })
-            }
-            _ => unreachable!("only items with a body or a value are taken apart"),
-        }
-    }
-}
-
-impl Parts for TraitItem {
-    fn parts(&self) -> PartsOf<'_> {
-        match self {
-            TraitItem::Fn(syn::TraitItemFn { default: Some(block), .. }) => {
-                let TraitItem::Fn(item) = self else { unreachable!("it was one") };
-                function!(item, block, |empty: &mut syn::TraitItemFn| {
-                    empty.default.iter_mut().for_each(|block| block.stmts.clear());
-                })
-            }
-            TraitItem::Const(syn::TraitItemConst { default: Some((_, value)), .. }) => {
-                let TraitItem::Const(item) = self else { unreachable!("it was one") };
-                value!(item, ItemKind::Const, value, |empty: &mut syn::TraitItemConst| {
-                    empty.default.iter_mut().for_each(|(_, value)| *value = no_value());
-                })
-            }
-            _ => unreachable!("only items with a body or a value are taken apart"),
-        }
-    }
-}
-
 fn trait_owner(path: &syn::Path) -> Owner {
     let mut segments = path.segments.iter().map(|segment| plain(&segment.ident));
     let first = if path.segments.len() > 1 { segments.next() } else { None };
     let last = segments.last().unwrap_or_default();
     Owner::Trait { first, last }
-}
-
-fn plain(ident: &syn::Ident) -> String {
-    let text = ident.to_string();
-    text.strip_prefix("r#").map(str::to_owned).unwrap_or(text)
 }
 
 fn attrs(item: &Item) -> &[Attribute] {

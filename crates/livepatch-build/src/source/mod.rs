@@ -24,6 +24,7 @@ mod compare;
 mod items;
 mod lookup;
 mod mentions;
+mod parts;
 pub(crate) mod record;
 mod set;
 mod tokens;
