@@ -34,7 +34,8 @@ int main(int argc, char **argv) {
     puts("ready");
     fflush(stdout);
     while (fgets(line, sizeof line, stdin)) {
-        printf("%llu %u\n.\n", (unsigned long long)total(450), calls());
+        unsigned long long price = total(450);
+        printf("%llu %u\n.\n", price, calls());
         fflush(stdout);
     }
     return 0;
