@@ -3,7 +3,7 @@
 
 use super::dwarf::{Debug, DieId, Slice, UnitInfo, Value, is_scope};
 use super::input::StaticPlace;
-use gimli::{AttributeValue, EntriesRaw, constants as c};
+use gimli::{AttributeValue, EntriesRaw, Section, constants as c};
 use livepatch_patch::LinkAddr;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -130,10 +130,12 @@ impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
             }
             return Ok(());
         }
+        let closures = !self.wanted.parents.is_empty() && self.begins_with_brace(found.name);
+        if !closures && self.wanted.types.is_empty() {
+            return Ok(());
+        }
         let Some(name) = self.text(found.name) else { return Ok(()) };
-        if !self.wanted.parents.is_empty()
-            && let Some(label) = closure_label(name)
-        {
+        if closures && let Some(label) = closure_label(name) {
             let parent = self.scope();
             if self.wanted.parents.contains(&parent) {
                 if tag == c::DW_TAG_structure_type {
@@ -154,6 +156,16 @@ impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
 
     fn text(&self, value: Option<Value<'a>>) -> Option<&'a [u8]> {
         self.debug.dwarf.attr_string(&self.unit.unit, value?).ok().map(|text| text.slice())
+    }
+
+    /// Whether a name may be that of a closure, told without reading all of it.
+    fn begins_with_brace(&self, name: Option<Value<'a>>) -> bool {
+        match name {
+            Some(AttributeValue::DebugStrRef(offset)) => {
+                self.debug.dwarf.debug_str.reader().slice().get(offset.0) == Some(&b'{')
+            }
+            other => self.text(other).is_some_and(|name| name.starts_with(b"{")),
+        }
     }
 
     fn scope(&self) -> String {

@@ -2,9 +2,10 @@
 
 use crate::findings::{Finding, rules};
 use crate::guard::demangle::{demangle, is_rust};
-use crate::guard::function::{Function, Signature};
+use crate::guard::function::{Function, Signature, linkage_name};
 use crate::guard::input::ChangedFunction;
 use crate::guard::side::{Image, Side};
+use livepatch_patch::LinkAddr;
 
 /// Judges each redirected function by itself.
 pub(in crate::guard) fn functions(
@@ -24,19 +25,17 @@ pub(in crate::guard) fn functions(
                 let known = before.as_ref().or(after.as_ref());
                 let foreign = known.is_some_and(|f| !f.rust)
                     || (known.is_none() && !is_rust(&function.symbol))
-                    || foreign(old_image, function.old.0)?
-                    || foreign(new_image, function.new.0)?;
+                    || foreign(old_image, function.old)?
+                    || foreign(new_image, function.new)?;
                 let rule = if foreign { &rules::not_rust::RULE } else { &rules::no_debug_info::RULE };
                 let mut finding =
                     Finding::new(rule, demangle(&function.symbol)).at(known.and_then(|f| f.place.clone()));
-                for (build, side) in [("running program", before), ("fixed build", after)] {
-                    if side.is_none() {
-                        finding = finding.change(
-                            format!("the {build} has no debug information for `{}`", function.symbol),
-                            None,
-                            None,
-                        );
-                    }
+                if before.is_none() {
+                    finding =
+                        finding.change(unknown("running program", old_image, function.old)?, None, None);
+                }
+                if after.is_none() {
+                    finding = finding.change(unknown("fixed build", new_image, function.new)?, None, None);
                 }
                 findings.push(finding);
             }
@@ -45,9 +44,21 @@ pub(in crate::guard) fn functions(
     Ok(findings)
 }
 
+/// Says why nothing is known: where equal functions were merged, only one of them is described.
+fn unknown(build: &str, image: &Image<'_>, addr: LinkAddr) -> gimli::Result<String> {
+    let mut others = Vec::new();
+    for id in image.debug.functions_at(addr.0)? {
+        others.extend(linkage_name(&image.debug, id)?.map(|name| format!("`{}`", demangle(&name))));
+    }
+    Ok(match others.is_empty() {
+        true => format!("the {build} has no debug information for it"),
+        false => format!("the {build} merged it with {}, which is the only one described", others.join(", ")),
+    })
+}
+
 /// Whether the entry at an address, whatever its name, was made by another compiler than rustc.
-fn foreign(image: &Image<'_>, addr: u64) -> gimli::Result<bool> {
-    for id in image.debug.functions_at(addr)? {
+fn foreign(image: &Image<'_>, addr: LinkAddr) -> gimli::Result<bool> {
+    for id in image.debug.functions_at(addr.0)? {
         if !image.debug.units[image.debug.unit_index(id)?].rust {
             return Ok(true);
         }
