@@ -162,7 +162,9 @@ pub fn create(
 fn same_inputs(old: &Build, new: &Build) -> bool {
     let names = |build: &Build| {
         let names = build.inputs.iter().filter(|input| input.kind == InputKind::Archive);
-        names.map(|input| input.path.rsplit('/').next().unwrap_or_default().to_owned()).collect::<BTreeSet<_>>()
+        names
+            .map(|input| input.path.rsplit('/').next().unwrap_or_default().to_owned())
+            .collect::<BTreeSet<_>>()
     };
     names(old) == names(new)
 }
@@ -181,7 +183,8 @@ fn without_code(mut report: CreateReport, diff: &Diff<'_>) -> Outcome {
 }
 
 fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {
-    let name = |(_, new): &(diff::program::At, diff::program::At)| guard::demangle(emit::name_of(&diff.new, *new));
+    let name =
+        |(_, new): &(diff::program::At, diff::program::At)| guard::demangle(emit::name_of(&diff.new, *new));
     diff.initialisers.iter().map(|pair| Finding::new(&rules::value_kept::RULE, name(pair))).collect()
 }
 
@@ -189,9 +192,10 @@ fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {
 fn structural(diff: &Diff<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for name in &diff.special {
-        let is_initialiser = [".init_array", ".fini_array", ".ctors", ".dtors", ".init", ".fini", ".preinit_array"]
-            .iter()
-            .any(|known| name.starts_with(known));
+        let is_initialiser =
+            [".init_array", ".fini_array", ".ctors", ".dtors", ".init", ".fini", ".preinit_array"]
+                .iter()
+                .any(|known| name.starts_with(known));
         let rule = if is_initialiser { &rules::initialiser::RULE } else { &rules::distributed_slice::RULE };
         findings.push(Finding::new(rule, name));
     }
@@ -207,14 +211,19 @@ fn structural(diff: &Diff<'_>) -> Vec<Finding> {
         if let Some(other) = others.map(|other| other.new).chain(twins).find(|other| *other != change.new) {
             let name = guard::demangle(emit::name_of(&diff.new, change.new));
             let other = guard::demangle(emit::name_of(&diff.new, other));
-            findings.push(Finding::new(&rules::shared_address::RULE, name).change("shares its code with", Some(other), None));
+            findings.push(Finding::new(&rules::shared_address::RULE, name).change(
+                "shares its code with",
+                Some(other),
+                None,
+            ));
         }
     }
     findings
 }
 
 fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result<GuardReport, CreateError> {
-    let functions: Vec<_> = emitted.replaced.iter().filter_map(|r| describe::changed_function(diff, r)).collect();
+    let functions: Vec<_> =
+        emitted.replaced.iter().filter_map(|r| describe::changed_function(diff, r)).collect();
     let statics = describe::shared_statics(diff, emitted);
     let (new_functions, new_statics) = describe::brought(diff, emitted);
     Ok(guard::check(&guard::GuardInput {

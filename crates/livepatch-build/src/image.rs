@@ -193,10 +193,10 @@ impl Image {
 
     /// The bytes at an address, as far as they are stored in the file.
     pub fn bytes(&self, addr: LinkAddr, size: u64) -> Option<&[u8]> {
-        let segment = self
-            .segments
-            .iter()
-            .find(|s| addr.0 >= s.addr && addr.0.checked_add(size).is_some_and(|end| end - s.addr <= s.file.len() as u64))?;
+        let segment = self.segments.iter().find(|s| {
+            addr.0 >= s.addr
+                && addr.0.checked_add(size).is_some_and(|end| end - s.addr <= s.file.len() as u64)
+        })?;
         let start = segment.file.start + (addr.0 - segment.addr) as usize;
         self.data.get(start..start + size as usize)
     }
@@ -204,5 +204,5 @@ impl Image {
 
 /// Source: ELF gABI, `DT_FLAGS_1`; set by linkers for position-independent executables, static ones too.
 fn is_pie(entries: &[elf::Dyn64<LE>]) -> bool {
-    entries.iter().any(|entry| entry.d_tag(LE) == elf::DT_FLAGS_1 && entry.d_val(LE) & u64::from(elf::DF_1_PIE.0) != 0)
+    entries.iter().any(|entry| entry.d_tag(LE) == elf::DT_FLAGS_1 && entry.d_val(LE) & elf::DF_1_PIE.0 != 0)
 }

@@ -150,13 +150,20 @@ impl From<livepatch_build::Error> for Failure {
     fn from(error: livepatch_build::Error) -> Self {
         use livepatch_build::Error as E;
         let exit = match &error {
-            E::Io { .. } | E::Spawn { .. } | E::Failed { .. } | E::Cargo { .. } | E::Config(_) | E::NoHome => Exit::Error,
+            E::Io { .. }
+            | E::Spawn { .. }
+            | E::Failed { .. }
+            | E::Cargo { .. }
+            | E::Config(_)
+            | E::NoHome => Exit::Error,
             E::NotRecorded { .. } | E::NoArtifact | E::Map { .. } | E::Image { .. } => Exit::Error,
             E::NotUtf8 { .. } | E::Target(_) => Exit::Error,
             // The user has to name another baseline.
             E::NoBaseline { .. } | E::Ambiguous { .. } | E::SeveralArtifacts { .. } => Exit::Usage,
             // What is there does not fit: a broken archive, another format, another compiler, a renamed program.
-            E::Damaged { .. } | E::Version { .. } | E::Toolchain { .. } | E::ArtifactGone { .. } => Exit::Mismatch,
+            E::Damaged { .. } | E::Version { .. } | E::Toolchain { .. } | E::ArtifactGone { .. } => {
+                Exit::Mismatch
+            }
         };
         Self::new(exit, chain(&error))
     }
@@ -168,7 +175,9 @@ impl From<livepatch_build::create::CreateError> for Failure {
     fn from(error: livepatch_build::create::CreateError) -> Self {
         use livepatch_build::create::CreateError as E;
         let exit = match &error {
-            E::Image(_) | E::Diff(_) | E::Guard(_) | E::Container(_) | E::Link(_) | E::NoBuildId => Exit::Error,
+            E::Image(_) | E::Diff(_) | E::Guard(_) | E::Container(_) | E::Link(_) | E::NoBuildId => {
+                Exit::Error
+            }
         };
         Self::new(exit, chain(&error))
     }

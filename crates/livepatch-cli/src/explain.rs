@@ -20,5 +20,9 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<Outcome, Failure> {
             .help(format!("known are {}", known.join(", "))));
     };
     let code = args.code.to_ascii_uppercase();
-    Ok(Outcome { exit: Exit::Done, json: json!({"code": code, "text": text}), human: format!("{code}\n\n{}", text.trim()) })
+    Ok(Outcome {
+        exit: Exit::Done,
+        json: json!({"code": code, "text": text}),
+        human: format!("{code}\n\n{}", text.trim()),
+    })
 }

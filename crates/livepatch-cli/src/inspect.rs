@@ -59,7 +59,8 @@ pub fn reason(reason: &Reason) -> String {
 fn describe(file: &PatchFile) -> Value {
     let patch = &file.patch;
     let meta = &patch.meta;
-    let symbol = |id: livepatch_patch::SymbolId| patch.symbols.get(id.0 as usize).map(|symbol| symbol.name.as_str());
+    let symbol =
+        |id: livepatch_patch::SymbolId| patch.symbols.get(id.0 as usize).map(|symbol| symbol.name.as_str());
     let functions = meta.redirects.iter().map(|redirect| {
         json!({
             "path": redirect.path,
@@ -70,9 +71,10 @@ fn describe(file: &PatchFile) -> Value {
             "old_size": redirect.old_size,
         })
     });
-    let items = meta.new_items.iter().map(|item| {
-        json!({"path": item.path, "symbol": symbol(item.symbol), "kind": item.kind})
-    });
+    let items = meta
+        .new_items
+        .iter()
+        .map(|item| json!({"path": item.path, "symbol": symbol(item.symbol), "kind": item.kind}));
     json!({
         "name": meta.name,
         "id": file.id,
@@ -118,7 +120,10 @@ fn text(file: &PatchFile) -> String {
     };
     line("patch", &meta.name);
     line("id", &file.id.short());
-    line("for", &format!("{} ({}, build-id {})", meta.target.file_name, meta.target.arch, meta.target.build_id));
+    line(
+        "for",
+        &format!("{} ({}, build-id {})", meta.target.file_name, meta.target.arch, meta.target.build_id),
+    );
     line("made by", &format!("livepatch {}, {}", meta.tool, meta.rustc));
     line("size", &bytes(file.data.len() as u64));
     let _ = writeln!(text, "\nreplaces {}:", count(meta.redirects.len(), "function"));

@@ -22,8 +22,9 @@ impl Outcome {
     /// # Errors
     /// [`Exit::Error`] if the report cannot be put into JSON.
     pub fn done(report: &impl Serialize, human: String) -> Result<Self, Failure> {
-        let json = serde_json::to_value(report)
-            .map_err(|error| Failure::new(Exit::Error, format!("cannot write the report as JSON: {error}")))?;
+        let json = serde_json::to_value(report).map_err(|error| {
+            Failure::new(Exit::Error, format!("cannot write the report as JSON: {error}"))
+        })?;
         Ok(Self { exit: Exit::Done, json, human })
     }
 
@@ -120,7 +121,10 @@ mod tests {
     fn people_read_findings_first_and_the_verdict_last() {
         let mut failure = Failure::new(Exit::Refused, "refused").help("split the change");
         failure.findings.push(Rendered { json: json!({}), human: "finding one\n".into() });
-        assert_eq!(failure_text("cargo livepatch", &failure), "finding one\n\ncargo livepatch: refused\n  help: split the change");
+        assert_eq!(
+            failure_text("cargo livepatch", &failure),
+            "finding one\n\ncargo livepatch: refused\n  help: split the change"
+        );
     }
 
     #[test]

@@ -48,7 +48,9 @@ pub enum ContainerError {
     #[error("not a livepatch patch file: {0}")]
     NotAPatch(String),
     /// Written by a version of the format that this tool cannot read.
-    #[error("patch format version {found}, but this tool reads version {VERSION}; use the livepatch that made it")]
+    #[error(
+        "patch format version {found}, but this tool reads version {VERSION}; use the livepatch that made it"
+    )]
     Version {
         /// Version in the file.
         found: u32,
@@ -111,9 +113,13 @@ impl Patch {
         );
         let meta = object.add_section(Vec::new(), META.into(), object::SectionKind::Other);
         object.set_section_data(meta, prelude(&json), 16);
-        let sections: Vec<_> = self.sections.iter().map(|section| add_section(&mut object, section)).collect();
-        let symbols: Vec<_> =
-            self.symbols.iter().map(|symbol| object.add_symbol(elf_symbol(self, symbol, &sections))).collect();
+        let sections: Vec<_> =
+            self.sections.iter().map(|section| add_section(&mut object, section)).collect();
+        let symbols: Vec<_> = self
+            .symbols
+            .iter()
+            .map(|symbol| object.add_symbol(elf_symbol(self, symbol, &sections)))
+            .collect();
         for (section, id) in self.sections.iter().zip(&sections) {
             for reloc in &section.relocs {
                 let r_type = elf::RelocationType(reloc.kind as u32);

@@ -15,6 +15,6 @@ pub mod reloc;
 pub use addr::{Bias, LinkAddr, RunAddr};
 pub use container::ContainerError;
 pub use ident::{Arch, BuildId, Digest};
-pub use patch::*;
 pub use link::{Binding, LinkError, Linked, Plan, TlsPlace, TlsPlan, link, plan, tls_image};
+pub use patch::*;
 pub use reloc::RelocKind;

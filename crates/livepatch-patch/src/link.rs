@@ -234,7 +234,8 @@ pub fn plan(patch: &Patch) -> Result<Plan, LinkError> {
         let slot = Slot::of(formula, symbol)
             .or((formula == Formula::Branch && is_import).then_some(Slot::Address(symbol)));
         if let Some(slot) = slot {
-            got.entry(slot).or_insert_with(|| bump(&mut cursors[Part::ReadOnly as usize], slot.words() * WORD));
+            got.entry(slot)
+                .or_insert_with(|| bump(&mut cursors[Part::ReadOnly as usize], slot.words() * WORD));
         }
         if formula == Formula::Branch && is_import {
             veneers.entry(symbol).or_insert_with(|| bump(&mut cursors[Part::Text as usize], VENEER));
@@ -256,7 +257,11 @@ fn bump(cursor: &mut u64, size: u64) -> u64 {
 }
 
 fn references(patch: &Patch) -> impl Iterator<Item = (SymbolId, Formula)> + '_ {
-    patch.sections.iter().flat_map(|section| &section.relocs).map(|reloc| (reloc.symbol, reloc.kind.formula()))
+    patch
+        .sections
+        .iter()
+        .flat_map(|section| &section.relocs)
+        .map(|reloc| (reloc.symbol, reloc.kind.formula()))
 }
 
 fn tls_plan(patch: &Patch, sections: &[(Part, u64)], size: u64, align: u64) -> Option<TlsPlan> {
@@ -265,7 +270,8 @@ fn tls_plan(patch: &Patch, sections: &[(Part, u64)], size: u64, align: u64) -> O
         size,
         align,
         needs_static: references(patch).any(|(symbol, formula)| {
-            matches!(formula, Formula::TpOff | Formula::GotTpOff) && offsets.iter().any(|(id, _)| *id == symbol)
+            matches!(formula, Formula::TpOff | Formula::GotTpOff)
+                && offsets.iter().any(|(id, _)| *id == symbol)
         }),
         offsets,
     })
@@ -426,9 +432,7 @@ impl<'a> Linker<'a> {
                     _ => Ok(direct),
                 }
             }
-            Formula::DtpOff => {
-                Ok(i128::from(self.tls(symbol).ok_or(NOT_TLS)?.offset) + i128::from(addend))
-            }
+            Formula::DtpOff => Ok(i128::from(self.tls(symbol).ok_or(NOT_TLS)?.offset) + i128::from(addend)),
             Formula::TpOff => {
                 let tls = self.tls(symbol).ok_or(NOT_TLS)?;
                 Ok(i128::from(tls.tp_offset.ok_or(NOT_STATIC)?) + i128::from(addend))

@@ -39,7 +39,8 @@ fn extent(program: &Program<'_>, at: At) -> Option<(LinkAddr, u64)> {
 }
 
 pub(super) fn changed_function(diff: &Diff<'_>, replaced: &Replaced) -> Option<ChangedFunction> {
-    let ((old, old_size), (new, new_size)) = (extent(&diff.old, replaced.old)?, extent(&diff.new, replaced.new)?);
+    let ((old, old_size), (new, new_size)) =
+        (extent(&diff.old, replaced.old)?, extent(&diff.new, replaced.new)?);
     Some(ChangedFunction {
         symbol: name_of(&diff.old, replaced.old).to_owned(),
         new_symbol: name_of(&diff.new, replaced.new).to_owned(),
@@ -71,7 +72,9 @@ pub(super) fn shared_statics(diff: &Diff<'_>, emitted: &Emitted) -> Vec<SharedSt
         })
     });
     let external = emitted.shared_external.iter().filter_map(|name| {
-        let ([old], [new]) = (diff.old.image.symbols(name), diff.new.image.symbols(name)) else { return None };
+        let ([old], [new]) = (diff.old.image.symbols(name), diff.new.image.symbols(name)) else {
+            return None;
+        };
         let place = |s: &crate::image::ImageSymbol| {
             if s.tls { StaticPlace::Tls(s.value) } else { StaticPlace::Data(LinkAddr(s.value)) }
         };
@@ -183,7 +186,12 @@ fn reasons(
             }
         }
         let own = guard::demangle(&function.new_symbol);
-        stack.into_iter().next().map(|f| f.path).filter(|path| *path != own).map_or(Reason::Changed, Reason::Inlines)
+        stack
+            .into_iter()
+            .next()
+            .map(|f| f.path)
+            .filter(|path| *path != own)
+            .map_or(Reason::Changed, Reason::Inlines)
     };
     Ok(functions.iter().zip(stacks).map(reason).collect())
 }
@@ -221,11 +229,12 @@ pub(super) fn functions(meta: &Meta, emitted: &Emitted) -> Vec<FunctionReport> {
         reason: reason_text(&redirect.reason),
         place: redirect.place.clone(),
     });
-    let new = meta.new_items.iter().filter(|item| item.kind == NewItemKind::Function).map(|item| FunctionReport {
-        path: item.path.clone(),
-        symbol: name(item.symbol),
-        reason: reason_text(&Reason::New),
-        place: None,
-    });
+    let new =
+        meta.new_items.iter().filter(|item| item.kind == NewItemKind::Function).map(|item| FunctionReport {
+            path: item.path.clone(),
+            symbol: name(item.symbol),
+            reason: reason_text(&Reason::New),
+            place: None,
+        });
     replaced.chain(new).collect()
 }

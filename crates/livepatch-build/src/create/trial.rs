@@ -1,6 +1,8 @@
 //! Linking a fresh patch at a made-up address.
 
-use livepatch_patch::{Binding, LinkAddr, LinkError, Patch, Place, RunAddr, SectionKind, TlsPlace, plan, tls_image};
+use livepatch_patch::{
+    Binding, LinkAddr, LinkError, Patch, Place, RunAddr, SectionKind, TlsPlace, plan, tls_image,
+};
 
 /// A load bias as the kernel chooses them for position-independent programs.
 const BIAS: livepatch_patch::Bias = livepatch_patch::Bias(0x5555_5555_4000);
@@ -34,7 +36,8 @@ fn link_at(
 }
 
 fn binding(patch: &Patch, place: Place) -> Binding {
-    let tls = |offset: u64| Binding::Tls(TlsPlace { module: 1, offset, tp_offset: Some(-4096 + offset as i64) });
+    let tls =
+        |offset: u64| Binding::Tls(TlsPlace { module: 1, offset, tp_offset: Some(-4096 + offset as i64) });
     match place {
         Place::Section { section, offset, .. } => match patch.sections[section.0 as usize].kind {
             SectionKind::TlsData | SectionKind::TlsBss => tls(offset),

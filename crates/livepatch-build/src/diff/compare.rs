@@ -75,7 +75,15 @@ impl<'p, 'a> Comparer<'p, 'a> {
         ambiguous: HashSet<&'a str>,
         partners: HashMap<At, At>,
     ) -> Self {
-        Self { old, new, memo: HashMap::new(), assumed: HashSet::new(), ends: HashMap::new(), ambiguous, partners }
+        Self {
+            old,
+            new,
+            memo: HashMap::new(),
+            assumed: HashSet::new(),
+            ends: HashMap::new(),
+            ambiguous,
+            partners,
+        }
     }
 
     /// Compares two sections.
@@ -181,7 +189,10 @@ impl<'p, 'a> Comparer<'p, 'a> {
         for (old_frame, new_frame) in old.1.iter().zip(new.1) {
             for ((old_bytes, old_relocs), (new_bytes, new_relocs)) in [
                 ((old_frame.body, &old_frame.relocs[1..]), (new_frame.body, &new_frame.relocs[1..])),
-                ((old_frame.cie.body, &old_frame.cie.relocs[..]), (new_frame.cie.body, &new_frame.cie.relocs[..])),
+                (
+                    (old_frame.cie.body, &old_frame.cie.relocs[..]),
+                    (new_frame.cie.body, &new_frame.cie.relocs[..]),
+                ),
             ] {
                 let fields = |relocs: &[Reloc]| relocs.iter().map(|r| (r.offset, r.kind)).collect::<Vec<_>>();
                 if old_frame.start != new_frame.start
@@ -229,11 +240,18 @@ pub fn reference<'a>(program: &Program<'a>, unit: u32, reloc: &Reloc) -> Ref<'a>
     };
     let unit = program.unit(at);
     let section = unit.section(at.section);
-    if section.kind == Kind::ReadOnly && section.symbols.iter().all(|ix| is_anonymous(unit.symbol(*ix).name, unit.symbol(*ix).global)) {
+    if section.kind == Kind::ReadOnly
+        && section.symbols.iter().all(|ix| is_anonymous(unit.symbol(*ix).name, unit.symbol(*ix).global))
+    {
         return Ref::Constant { at, offset };
     }
     let seen = offset + if section.kind == Kind::Text && is_relative(reloc.kind) { 4 } else { 0 };
-    let covering = section.symbols.iter().filter(|ix| unit.offset_of(**ix) as i64 <= seen).map(|ix| unit.offset_of(*ix)).max();
+    let covering = section
+        .symbols
+        .iter()
+        .filter(|ix| unit.offset_of(**ix) as i64 <= seen)
+        .map(|ix| unit.offset_of(*ix))
+        .max();
     let start = covering.or_else(|| section.symbols.first().map(|ix| unit.offset_of(*ix))).unwrap_or(0);
     let canonical = || {
         let at_start = section.symbols.iter().filter(|ix| unit.offset_of(**ix) == start);
@@ -282,7 +300,8 @@ fn class(kind: u32) -> u32 {
 /// Whether the place's own address is subtracted.
 pub fn is_relative(kind: u32) -> bool {
     use livepatch_patch::reloc::Formula;
-    RelocKind::from_elf(kind).is_some_and(|kind| !matches!(kind.formula(), Formula::Absolute | Formula::TpOff | Formula::DtpOff))
+    RelocKind::from_elf(kind)
+        .is_some_and(|kind| !matches!(kind.formula(), Formula::Absolute | Formula::TpOff | Formula::DtpOff))
 }
 
 /// Instruction ends by code section: relocation offset → end of its instruction.

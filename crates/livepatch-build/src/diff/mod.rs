@@ -121,7 +121,15 @@ fn diff_scope<'a>(
         }
     }
     for set in pairs.sets {
-        pair::settle(&mut comparer, set, &mut partners, &mut twins, &mut changed, &mut unsettled, &new_program);
+        pair::settle(
+            &mut comparer,
+            set,
+            &mut partners,
+            &mut twins,
+            &mut changed,
+            &mut unsettled,
+            &new_program,
+        );
     }
     let special = special_differences(&old_program, &new_program, &mut comparer);
     Ok(Diff {
@@ -147,7 +155,8 @@ fn load<'a>(
     everything: bool,
 ) -> Result<Programs<'a>, DiffError> {
     let (old_changed, new_changed) = changed_inputs(old, new);
-    let paths = |inputs: Vec<&'a crate::build::Input>| inputs.iter().map(|i| i.path.as_str()).collect::<HashSet<_>>();
+    let paths =
+        |inputs: Vec<&'a crate::build::Input>| inputs.iter().map(|i| i.path.as_str()).collect::<HashSet<_>>();
     let (old_paths, new_paths) = (paths(old_changed), paths(new_changed));
     let in_old = |input: &crate::build::Input| everything || old_paths.contains(input.path.as_str());
     let in_new = |input: &crate::build::Input| everything || new_paths.contains(input.path.as_str());
@@ -173,12 +182,16 @@ pub fn is_monolithic(program: &Program<'_>, at: At) -> bool {
 
 fn special_differences(old: &Program<'_>, new: &Program<'_>, comparer: &mut Comparer<'_, '_>) -> Vec<String> {
     let special = |program: &Program<'_>| {
-        let all = program.all().filter(|(at, s)| s.kind == Kind::Special && s.size > 0 && program.addr(*at).is_some());
+        let all = program
+            .all()
+            .filter(|(at, s)| s.kind == Kind::Special && s.size > 0 && program.addr(*at).is_some());
         all.map(|(at, s)| (s.name.to_owned(), at)).collect::<Vec<_>>()
     };
     let (mut olds, mut names) = (special(old), Vec::new());
     for (name, new_at) in special(new) {
-        let twin = olds.iter().position(|(old_name, old_at)| *old_name == name && comparer.compare(*old_at, new_at).is_equal());
+        let twin = olds
+            .iter()
+            .position(|(old_name, old_at)| *old_name == name && comparer.compare(*old_at, new_at).is_equal());
         match twin {
             Some(index) => drop(olds.swap_remove(index)),
             None => names.push(name),

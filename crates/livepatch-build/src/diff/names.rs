@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn parts_of_names_are_kept() {
-        for name in ["helper.isra.0", "counter.3", ".Lanon.abc.3", "_ZN1aE.cold", "main", ".llvm.5", "_RNv.x"] {
+        for name in ["helper.isra.0", "counter.3", ".Lanon.abc.3", "_ZN1aE.cold", "main", ".llvm.5", "_RNv.x"]
+        {
             assert_eq!(normalise(name), name);
         }
     }

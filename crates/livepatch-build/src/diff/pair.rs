@@ -4,10 +4,10 @@
 //! instantiates a generic function in every code unit that uses it. Copies of the same object belong together; what
 //! is left over is a set that contents must settle.
 
+use super::Changed;
 use super::compare::{Comparer, Verdict};
 use super::names::{is_anonymous, normalise};
 use super::program::{At, Program};
-use super::Changed;
 use crate::objects::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
 

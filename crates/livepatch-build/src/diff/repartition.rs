@@ -132,13 +132,21 @@ fn changed_crates(old: &Build, new: &Build) -> HashSet<String> {
         .collect()
 }
 
-fn sets<'d>(diff: &'d Diff<'_>, side: impl Fn(&'d CopySet) -> &'d Vec<At> + 'd) -> impl Iterator<Item = At> + 'd {
+fn sets<'d>(
+    diff: &'d Diff<'_>,
+    side: impl Fn(&'d CopySet) -> &'d Vec<At> + 'd,
+) -> impl Iterator<Item = At> + 'd {
     diff.unsettled.iter().flat_map(move |set| side(set).iter().copied())
 }
 
-fn describe(program: &Program<'_>, image: &Path, list: &[At]) -> Result<HashMap<At, FunctionInfo>, GuardError> {
+fn describe(
+    program: &Program<'_>,
+    image: &Path,
+    list: &[At],
+) -> Result<HashMap<At, FunctionInfo>, GuardError> {
     let placed: Vec<_> = list.iter().filter_map(|at| Some((*at, program.addr(*at)?))).collect();
-    let queries: Vec<_> = placed.iter().map(|(at, addr)| (crate::emit::name_of(program, *at), *addr)).collect();
+    let queries: Vec<_> =
+        placed.iter().map(|(at, addr)| (crate::emit::name_of(program, *at), *addr)).collect();
     let infos = trees(image, &queries)?;
     Ok(placed.iter().zip(infos).filter_map(|((at, _), info)| Some((*at, info?))).collect())
 }
@@ -169,7 +177,10 @@ fn numbers(code: &[u8]) -> BTreeSet<u64> {
     use iced_x86::{Decoder, DecoderOptions, OpKind, Register};
     let mut found = BTreeSet::new();
     for instruction in Decoder::new(64, code, DecoderOptions::NONE) {
-        if instruction.op_count() > 0 && instruction.op_kind(0) == OpKind::Register && instruction.op_register(0) == Register::RSP {
+        if instruction.op_count() > 0
+            && instruction.op_kind(0) == OpKind::Register
+            && instruction.op_register(0) == Register::RSP
+        {
             continue;
         }
         for i in 0..instruction.op_count() {

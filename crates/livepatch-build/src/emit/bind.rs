@@ -72,12 +72,7 @@ pub(super) fn addr_in_old(diff: &Diff<'_>, at: At) -> Option<LinkAddr> {
     diff.old.addr_of_equal(diff.new.unit(at), at.section)
 }
 
-fn external(
-    diff: &mut Diff<'_>,
-    changed: &HashSet<At>,
-    name: &str,
-    call: bool,
-) -> Result<Bound, String> {
+fn external(diff: &mut Diff<'_>, changed: &HashSet<At>, name: &str, call: bool) -> Result<Bound, String> {
     if let ([symbol], [] | [_]) = (diff.old.image.symbols(name), diff.new.image.symbols(name)) {
         return Ok(Bound::Image { place: place(*symbol), shared: None });
     }

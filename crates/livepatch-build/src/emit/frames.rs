@@ -10,8 +10,15 @@ use livepatch_patch::{Reloc, Section, SectionKind, SymbolId};
 struct Table {
     bytes: Vec<u8>,
     relocs: Vec<Reloc>,
-    /// Entries that several functions share: contents, relocations against, offset.
-    common: Vec<(Vec<u8>, Vec<(SymbolId, i64)>, usize)>,
+    common: Vec<Common>,
+}
+
+/// An entry that several functions share.
+struct Common {
+    body: Vec<u8>,
+    /// What its relocations refer to.
+    against: Vec<(SymbolId, i64)>,
+    offset: usize,
 }
 
 /// Padding to eight bytes: `DW_CFA_nop`.
@@ -64,7 +71,9 @@ impl Emitter<'_, '_> {
             .numbers
             .iter()
             .filter_map(|(key, id)| match key {
-                Key::Own(Item::Section(at)) if self.diff.new.section(*at).kind == Kind::Text => Some((*at, *id)),
+                Key::Own(Item::Section(at)) if self.diff.new.section(*at).kind == Kind::Text => {
+                    Some((*at, *id))
+                }
                 _ => None,
             })
             .collect();
@@ -80,12 +89,13 @@ impl Emitter<'_, '_> {
                 cie_relocs.push(self.reloc(at, reloc, false)?);
             }
             let against: Vec<_> = cie_relocs.iter().map(|r| (r.symbol, r.addend)).collect();
-            let known = table.common.iter().find(|(body, refs, _)| body == frame.cie.body && *refs == against);
+            let known =
+                table.common.iter().find(|(body, refs, _)| body == frame.cie.body && *refs == against);
             let cie = match known {
-                Some((_, _, offset)) => *offset,
+                Some(common) => common.offset,
                 None => {
                     let offset = table.entry(|_| 0, frame.cie.body, cie_relocs);
-                    table.common.push((frame.cie.body.to_vec(), against, offset));
+                    table.common.push(Common { body: frame.cie.body.to_vec(), against, offset });
                     offset
                 }
             };
@@ -103,4 +113,3 @@ impl Emitter<'_, '_> {
         Ok(())
     }
 }
-

@@ -372,7 +372,8 @@ fn is_call(bytes: &[u8], reloc: &ObjReloc) -> bool {
         Some(RelocKind::Plt32) => true,
         // e8 call, e9 jmp, 0f 8x jcc
         Some(RelocKind::Pc32) => {
-            matches!(before(1), Some(0xe8 | 0xe9)) || (before(2) == Some(0x0f) && matches!(before(1), Some(0x80..=0x8f)))
+            matches!(before(1), Some(0xe8 | 0xe9))
+                || (before(2) == Some(0x0f) && matches!(before(1), Some(0x80..=0x8f)))
         }
         // ff /2 call, ff /4 jmp, through memory at rip+disp32
         Some(RelocKind::GotPcRel | RelocKind::GotPcRelX) => {

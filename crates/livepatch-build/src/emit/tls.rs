@@ -76,13 +76,16 @@ pub(super) fn check_local_dynamic(
     relocs: &[livepatch_patch::Reloc],
     symbols: &[Symbol],
 ) -> Result<(), String> {
-    let is_image = |id: livepatch_patch::SymbolId| matches!(symbols[id.0 as usize].place, Place::ImageTls { .. });
+    let is_image =
+        |id: livepatch_patch::SymbolId| matches!(symbols[id.0 as usize].place, Place::ImageTls { .. });
     let local = relocs.iter().filter(|r| matches!(r.kind, RelocKind::TlsLd | RelocKind::DtpOff32));
     let modules: std::collections::HashSet<bool> = local.map(|r| is_image(r.symbol)).collect();
     if modules.len() > 1 {
-        return Err("it uses new and existing thread-locals of a shared library together; use the new one in a \
+        return Err(
+            "it uses new and existing thread-locals of a shared library together; use the new one in a \
                     function of its own (`#[inline(never)]`)"
-            .into());
+                .into(),
+        );
     }
     Ok(())
 }

@@ -31,7 +31,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 fn relocs_in(relocs: &[Reloc], from: usize, to: usize) -> Vec<Reloc> {
-    let range = relocs.partition_point(|r| r.offset < from as u64)..relocs.partition_point(|r| r.offset < to as u64);
+    let range =
+        relocs.partition_point(|r| r.offset < from as u64)..relocs.partition_point(|r| r.offset < to as u64);
     relocs[range].iter().map(|r| Reloc { offset: r.offset - from as u64, ..*r }).collect()
 }
 

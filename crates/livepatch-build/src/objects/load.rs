@@ -1,7 +1,7 @@
 //! Which inputs of two links differ, and their objects.
 
-use super::parse::{self, ParseError};
 use super::Unit;
+use super::parse::{self, ParseError};
 use crate::baseline::InputKind;
 use crate::build::{Build, Input};
 use livepatch_patch::Digest;
@@ -15,7 +15,9 @@ use std::sync::OnceLock;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The kept copy of an input is gone or unreadable.
-    #[error("cannot read the kept copy of {input} at {path}; the store is incomplete: build the baseline again or import it")]
+    #[error(
+        "cannot read the kept copy of {input} at {path}; the store is incomplete: build the baseline again or import it"
+    )]
     Read {
         /// The input.
         input: String,
@@ -109,8 +111,10 @@ impl Inputs {
         known: &HashSet<Digest>,
     ) -> Result<Vec<Unit<'_>>, LoadError> {
         let objects = self.objects(wanted)?;
-        let units = objects.par_iter().filter(|(_, _, data)| known.is_empty() || !known.contains(&Digest::of(data)));
-        let units = units.map(|(input, member, data)| Ok(parse::parse(&input.path, member.as_deref(), data)?));
+        let units =
+            objects.par_iter().filter(|(_, _, data)| known.is_empty() || !known.contains(&Digest::of(data)));
+        let units =
+            units.map(|(input, member, data)| Ok(parse::parse(&input.path, member.as_deref(), data)?));
         Ok(units.collect::<Result<Vec<_>, LoadError>>()?.into_iter().flatten().collect())
     }
 
@@ -142,7 +146,10 @@ fn members<'a>(input: &Input, bytes: &'a [u8]) -> Result<Vec<(String, &'a [u8])>
     let fail = |e: object::Error| LoadError::Archive(input.path.clone(), e.to_string());
     let archive = ArchiveFile::parse(bytes).map_err(fail)?;
     if archive.is_thin() {
-        return Err(LoadError::Archive(input.path.clone(), "thin archives keep their members elsewhere".into()));
+        return Err(LoadError::Archive(
+            input.path.clone(),
+            "thin archives keep their members elsewhere".into(),
+        ));
     }
     let mut out = Vec::new();
     for member in archive.members() {

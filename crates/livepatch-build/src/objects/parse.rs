@@ -123,15 +123,13 @@ fn is_unwind(table: &SectionTable<'_, Elf>, header: &elf::SectionHeader64<LE>) -
 
 /// The names that compilers give by default; anything else was asked for in the source, to be found by that name.
 fn kind(name: &str, sh_type: elf::SectionType, flags: u64) -> Kind {
-    let known = [".text", ".rodata", ".data", ".bss", ".tdata", ".tbss", ".gcc_except_table", ".note", ".comment"];
+    let known =
+        [".text", ".rodata", ".data", ".bss", ".tdata", ".tbss", ".gcc_except_table", ".note", ".comment"];
     let is_known = known
         .iter()
         .any(|known| name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
-    let (write, exec, tls) = (
-        flags & elf::SHF_WRITE.0 != 0,
-        flags & elf::SHF_EXECINSTR.0 != 0,
-        flags & elf::SHF_TLS.0 != 0,
-    );
+    let (write, exec, tls) =
+        (flags & elf::SHF_WRITE.0 != 0, flags & elf::SHF_EXECINSTR.0 != 0, flags & elf::SHF_TLS.0 != 0);
     let zero = sh_type == elf::SHT_NOBITS;
     match () {
         () if !is_known && !exec => Kind::Special,
@@ -170,13 +168,16 @@ fn symbols<'a>(table: &SymbolTable<'a, Elf>, map: &Map) -> Result<Vec<Symbol<'a>
     Ok(out)
 }
 
+/// Contents and relocations of an unwind table.
+type Unwind<'a> = (&'a [u8], Vec<Reloc>);
+
 /// Distributes relocations over the sections; returns those of the unwind tables with their contents.
 fn relocs<'a>(
     table: &SectionTable<'a, Elf>,
     data: &'a [u8],
     map: &Map,
     sections: &mut [Section<'a>],
-) -> Result<Vec<(&'a [u8], Vec<Reloc>)>, String> {
+) -> Result<Vec<Unwind<'a>>, String> {
     let mut unwind = Vec::new();
     for header in table.iter() {
         let target = header.sh_info(LE) as usize;

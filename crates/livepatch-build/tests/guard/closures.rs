@@ -60,7 +60,8 @@ fn a_closure_that_may_be_another_one_is_refused() {
         (&["-O", "-Csymbol-mangling-version=v0"], "app::hooks::{closure#0}"),
     ] {
         let old = "Box::new(|x| x + 1)";
-        let pair = Pair::varied(flags, source, &[("$HOOKS", old, "Box::new(|x| x * 7), Box::new(|x| x + 1)")]);
+        let pair =
+            Pair::varied(flags, source, &[("$HOOKS", old, "Box::new(|x| x * 7), Box::new(|x| x + 1)")]);
         let text = assert_found(&pair.check(&[closure], &[]), 4, "app::hooks");
         assert!(text.contains("closures: {closure#0} -> {closure#0}, {closure#1}"), "{text}");
         let pair = Pair::varied(flags, source, &[("$HOOKS", old, "Box::new(|x| x + 2)")]);

@@ -55,7 +55,8 @@ const BUILDS: [(&[&str], &str); 3] =
 
 #[test]
 fn code_between_await_points_may_change() {
-    let changed = "let a = read(limit).await;\n\n let b = Later(false).await;\n a * 2 + b + name.len() as u64";
+    let changed =
+        "let a = read(limit).await;\n\n let b = Later(false).await;\n a * 2 + b + name.len() as u64";
     for (flags, poll) in BUILDS {
         assert_safe(&handler(flags, "\n\n\n", changed).check(&[poll], &[]));
     }
@@ -73,14 +74,20 @@ fn await_points_and_saved_state_may_not() {
             // One less.
             ("let a = read(limit).await; a + name.len() as u64", "variant `Suspend1`: "),
             // Another order.
-            ("let b = Later(false).await; let a = read(limit).await; a + b + name.len() as u64", "field `__awaitee`"),
+            (
+                "let b = Later(false).await; let a = read(limit).await; a + b + name.len() as u64",
+                "field `__awaitee`",
+            ),
             // Another variable is kept.
             (
                 "let a = read(limit).await; let k = [a; 4]; let b = Later(false).await; a + b + k[1] + name.len() as u64",
                 "field `k`",
             ),
             // Another future in the same place.
-            ("let a = read(limit).await; let b = Yield(false).await; a + b + name.len() as u64", "`app::Later` at"),
+            (
+                "let a = read(limit).await; let b = Yield(false).await; a + b + name.len() as u64",
+                "`app::Later` at",
+            ),
         ] {
             let report = handler(flags, "", body).check(&[poll], &[]);
             let text = assert_found(&report, 2, "app::handler::{async_fn_env#0}");

@@ -31,13 +31,28 @@ fn signatures_are_compared_under_an_unchanged_symbol() {
         (&["-Copt-level=0", "-Csymbol-mangling-version=v0"], "", "app::price"),
         (FAST, "#[unsafe(no_mangle)] pub", "price"),
     ] {
-        assert_safe(&called(flags, attribute, OLD, [OLD[0], "b: u64, a: u64", OLD[2], OLD[3], "a * b + 1", OLD[5]]).check(&[path], &[]));
+        assert_safe(
+            &called(flags, attribute, OLD, [OLD[0], "b: u64, a: u64", OLD[2], OLD[3], "a * b + 1", OLD[5]])
+                .check(&[path], &[]),
+        );
         for (new, part) in [
             (["", "net: u64", "u64", "u64", "net * 7", "n"], "parameters: (u64, u64) -> (u64)"),
-            (["", "net: u64, rate: u32", "u64, u32", "u64", "net * rate as u64", "n, 2"], "(u64, u64) -> (u64, u32)"),
-            (["", "net: u32, rate: u64", "u32, u64", "u64", "net as u64 * rate", "n, 2"], "(u64, u64) -> (u32, u64)"),
-            (["", "net: u64, rate: u64", "u64, u64", "i64", "(net * rate) as i64", "n, 2"], "result: u64 -> i64"),
-            (["", "net: u64, _: u8, rate: u64", "u64, u8, u64", "u64", "net * rate", "n, 1, 2"], "(u64, u8, u64)"),
+            (
+                ["", "net: u64, rate: u32", "u64, u32", "u64", "net * rate as u64", "n, 2"],
+                "(u64, u64) -> (u64, u32)",
+            ),
+            (
+                ["", "net: u32, rate: u64", "u32, u64", "u64", "net as u64 * rate", "n, 2"],
+                "(u64, u64) -> (u32, u64)",
+            ),
+            (
+                ["", "net: u64, rate: u64", "u64, u64", "i64", "(net * rate) as i64", "n, 2"],
+                "result: u64 -> i64",
+            ),
+            (
+                ["", "net: u64, _: u8, rate: u64", "u64, u8, u64", "u64", "net * rate", "n, 1, 2"],
+                "(u64, u8, u64)",
+            ),
         ] {
             let text = assert_found(&called(flags, attribute, OLD, new).check(&[path], &[]), 5, path);
             assert!(text.contains(part), "{part} is missing in\n{text}");
@@ -66,10 +81,13 @@ fn unknown_functions_are_refused() {
     assert_safe(&Pair::with(&full, &full, &old, &new).check(&["app::f"], &[]));
     for level in ["-Cdebuginfo=0", "-Cdebuginfo=1", "-Cdebuginfo=line-tables-only"] {
         let poor = [FAST, &[level]].concat();
-        for (before, after, build) in
-            [(&poor, &full, "the running program"), (&full, &poor, "the fixed build"), (&poor, &poor, "the running program")]
-        {
-            let text = assert_found(&Pair::with(before, after, &old, &new).check(&["app::f"], &[]), 10, "app::f");
+        for (before, after, build) in [
+            (&poor, &full, "the running program"),
+            (&full, &poor, "the fixed build"),
+            (&poor, &poor, "the running program"),
+        ] {
+            let text =
+                assert_found(&Pair::with(before, after, &old, &new).check(&["app::f"], &[]), 10, "app::f");
             assert!(text.contains(build), "{text}");
         }
     }
@@ -127,7 +145,9 @@ fn inlined_functions_are_listed() {
     for path in ["app::middle", "app::inner"] {
         assert!(info.inlined.iter().any(|f| f.path == path && f.place.is_some()), "{:?}", info.inlined);
     }
-    let [ChangedFunction { symbol, old, old_size, .. }] = &pair.changed("app::outer")[..] else { panic!("one") };
+    let [ChangedFunction { symbol, old, old_size, .. }] = &pair.changed("app::outer")[..] else {
+        panic!("one")
+    };
     let listed = inlined_into(&pair.old, symbol, *old).expect("sound");
     assert_eq!(listed, info.inlined);
     let addrs: Vec<LinkAddr> = (0..*old_size).map(|i| LinkAddr(old.0 + i)).collect();

@@ -40,11 +40,17 @@ pub(crate) fn run(command: &BaselineCommand) -> Result<Outcome, Failure> {
         BaselineCommand::Export { id, output } => export(&store, id, output.clone()),
         BaselineCommand::Import { file } => {
             let manifest = Baseline::import(&store, file)?;
-            Outcome::done(&json!({"baselines": [describe(&manifest)]}), format!("imported {}", text(&manifest)))
+            Outcome::done(
+                &json!({"baselines": [describe(&manifest)]}),
+                format!("imported {}", text(&manifest)),
+            )
         }
         BaselineCommand::Remove { id } => {
             let removed = Baseline::remove(&store, id)?;
-            Outcome::done(&json!({"removed": id, "freed_bytes": removed.freed}), format!("freed {}", bytes(removed.freed)))
+            Outcome::done(
+                &json!({"removed": id, "freed_bytes": removed.freed}),
+                format!("freed {}", bytes(removed.freed)),
+            )
         }
     }
 }

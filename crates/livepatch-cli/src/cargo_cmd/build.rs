@@ -53,7 +53,12 @@ fn describe(built: &Built) -> Value {
 fn text(built: &Built) -> String {
     let artifact = &built.manifest.artifact;
     let id = built.manifest.build_id().to_string();
-    format!("{} `{}`: baseline {id}\n  ship {}", artifact.kind, artifact.name, relative(&built.stripped).display())
+    format!(
+        "{} `{}`: baseline {id}\n  ship {}",
+        artifact.kind,
+        artifact.name,
+        relative(&built.stripped).display()
+    )
 }
 
 /// The path as a person in the current folder would write it.

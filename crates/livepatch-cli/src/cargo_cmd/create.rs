@@ -9,6 +9,7 @@ use livepatch_build::baseline::Baseline;
 use livepatch_build::create::{self, CreateOptions, CreateReport, Outcome as Answer};
 use livepatch_build::findings::{self, Finding, Severity};
 use livepatch_build::rebuild::{self, RebuildOptions};
+use livepatch_build::source::SourceDiff;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -56,10 +57,15 @@ pub(crate) fn make(place: &Place, args: &CreateArgs) -> Result<Made, Failure> {
     };
     let build_id = baseline.manifest.build_id().to_string();
     let old = baseline.build()?;
-    let new = rebuild::rebuild(&place.store, &baseline, &RebuildOptions { wrapper: place::this_program()?, workspace })?;
+    let new = rebuild::rebuild(
+        &place.store,
+        &baseline,
+        &RebuildOptions { wrapper: place::this_program()?, workspace },
+    )?;
     let answer = {
         let _progress = Progress::start("comparing the builds");
-        create::create(&old, &new, &livepatch_build::source::SourceDiff::everything("sources are not recorded"), &CreateOptions { name: args.name.clone() })?
+        let source = SourceDiff::of_builds(&old, &new)?;
+        create::create(&old, &new, &source, &CreateOptions { name: args.name.clone() })?
     };
     match answer {
         Answer::Nothing(report) => Ok(Made { report, file: None, build_id }),
@@ -75,7 +81,9 @@ pub(crate) fn make(place: &Place, args: &CreateArgs) -> Result<Made, Failure> {
 
 /// Writes beside the file first, so that a name never stands for half a patch.
 fn write(file: &Path, data: &[u8]) -> Result<(), Failure> {
-    let cannot = |error: std::io::Error| Failure::new(Exit::Error, format!("cannot write {}: {error}", file.display()));
+    let cannot = |error: std::io::Error| {
+        Failure::new(Exit::Error, format!("cannot write {}: {error}", file.display()))
+    };
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut part = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
     std::io::Write::write_all(&mut part, data).map_err(cannot)?;
@@ -103,10 +111,7 @@ fn rendered(finding: &Finding) -> Rendered {
 fn text(made: &Made) -> String {
     let report = &made.report;
     let mut lines: Vec<String> = report.findings.iter().map(findings::render).collect();
-    let ignored = match report.ignored.len() {
-        0 => String::new(),
-        number => format!(" ({} differ only in line numbers)", count(number, "function")),
-    };
+    let ignored = left_out(report);
     let Some(file) = &made.file else {
         lines.push(format!("nothing to patch: the rebuild equals the baseline{ignored}"));
         return lines.join("\n");
@@ -119,6 +124,23 @@ fn text(made: &Made) -> String {
         lines.push(format!("  {} ({}){place}", function.path, function.reason));
     }
     lines.join("\n")
+}
+
+/// What differs and needs no patch, by kind.
+fn left_out(report: &CreateReport) -> String {
+    let kinds = [
+        ("line-only", "only in line numbers"),
+        ("re-partitioned", "only in what the compiler inlined where"),
+    ];
+    let parts: Vec<_> = kinds
+        .iter()
+        .filter_map(|(kind, words)| {
+            let number = report.ignored.iter().filter(|ignored| ignored.kind == *kind).count();
+            let verb = if number == 1 { "differs" } else { "differ" };
+            (number > 0).then(|| format!("{} {verb} {words}", count(number, "function")))
+        })
+        .collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use crate::exit::Failure;
 use crate::inspect;
 use crate::output::Outcome;
 use crate::progress::Progress;
-use livepatch_apply::report::ApplyReport;
 use livepatch_apply::registry::PatchState;
+use livepatch_apply::report::ApplyReport;
 use std::path::PathBuf;
 
 /// Arguments of `apply`.

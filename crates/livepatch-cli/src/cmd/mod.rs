@@ -14,9 +14,9 @@ mod rollback;
 mod status;
 
 use crate::exit::{Exit, Failure};
-use crate::output::{Outcome, finish};
 #[cfg(feature = "build")]
 use crate::explain;
+use crate::output::{Outcome, finish};
 use crate::{inspect, logging, usage};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;

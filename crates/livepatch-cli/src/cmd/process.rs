@@ -74,8 +74,12 @@ pub(crate) fn state(state: PatchState) -> &'static str {
 /// A patch with its functions, several lines.
 pub(crate) fn patch_text(patch: &PatchReport) -> String {
     let short = patch.id.get(..16).unwrap_or(&patch.id);
-    let mut text =
-        format!("  {} {short}: {}, {}", patch.name, state(patch.state), count(patch.functions.len(), "function"));
+    let mut text = format!(
+        "  {} {short}: {}, {}",
+        patch.name,
+        state(patch.state),
+        count(patch.functions.len(), "function")
+    );
     for function in &patch.functions {
         // Writing to a string does not fail.
         let _ = write!(text, "\n    {} {} -> {}", function.path, function.address, function.new_address);

@@ -20,13 +20,15 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
 }
 
 pub(super) fn text(status: &Status) -> String {
-    let mut lines = vec![format!("process {}: {} (build-id {})", status.pid, status.executable, status.build_id)];
+    let mut lines =
+        vec![format!("process {}: {} (build-id {})", status.pid, status.executable, status.build_id)];
     if status.patches.is_empty() {
         lines.push("  no patches".into());
     }
     lines.extend(status.patches.iter().map(patch_text));
     if status.interrupted {
-        lines.push("  an interrupted run left something behind; the next apply or rollback repairs it".into());
+        lines
+            .push("  an interrupted run left something behind; the next apply or rollback repairs it".into());
     }
     lines.join("\n")
 }

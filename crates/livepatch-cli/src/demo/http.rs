@@ -123,7 +123,9 @@ mod tests {
 
     #[test]
     fn a_short_body_and_a_closed_connection_are_errors() {
-        for text in ["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", "", "HTTP/1.1 200 OK\r\n\r\n", "junk\r\n\r\n"] {
+        for text in
+            ["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", "", "HTTP/1.1 200 OK\r\n\r\n", "junk\r\n\r\n"]
+        {
             assert!(Connection::open(answer(text)).unwrap().get("/").is_err(), "{text:?}");
         }
     }

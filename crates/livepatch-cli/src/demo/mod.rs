@@ -62,7 +62,8 @@ pub fn run(args: &DemoArgs) -> Result<Outcome, Failure> {
     let shipped = steps::build(&dir)?;
     let build_s = begin.elapsed().as_secs_f64();
 
-    let server = Server::start(&shipped, args.workers.into()).map_err(|error| io("start the service", &error))?;
+    let server =
+        Server::start(&shipped, args.workers.into()).map_err(|error| io("start the service", &error))?;
     say(&format!("pid {} serves {} with {} worker threads", server.pid(), server.address, args.workers));
     let ticks = Ticks::start(server.address).map_err(|error| io("open the event stream", &error))?;
     let load = Load::start(server.address, args.connections.into(), app::question());

@@ -65,7 +65,9 @@ impl Spread {
         match self.values.len() {
             0 => "not measured".into(),
             1 => format!("{:.1} {unit}", self.max),
-            number => format!("{:.1} {unit} (median of {number}; longest {:.1} {unit})", self.median, self.max),
+            number => {
+                format!("{:.1} {unit} (median of {number}; longest {:.1} {unit})", self.median, self.max)
+            }
         }
     }
 }

@@ -29,7 +29,10 @@ impl Server {
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(io::Error::other(format!("the service did not say where it listens but `{}`", line.trim())))
+                Err(io::Error::other(format!(
+                    "the service did not say where it listens but `{}`",
+                    line.trim()
+                )))
             }
         }
     }

@@ -74,7 +74,11 @@ fn check_digest(bytes: &[u8], at: usize) -> Result<(), ContainerError> {
     let stored: [u8; 32] = bytes[at..at + 32].try_into().expect("32 bytes");
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes[..at]).update(&[0; 32]).update(&bytes[at + 32..]);
-    if Digest(*hasher.finalize().as_bytes()) == Digest(stored) { Ok(()) } else { Err(ContainerError::Damaged) }
+    if Digest(*hasher.finalize().as_bytes()) == Digest(stored) {
+        Ok(())
+    } else {
+        Err(ContainerError::Damaged)
+    }
 }
 
 /// The allocated sections, and for each ELF section index which of them it is.

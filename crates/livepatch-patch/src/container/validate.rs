@@ -47,7 +47,8 @@ pub(super) fn check(patch: &Patch) -> Result<(), Invalid> {
         return Err(Invalid::TooMany("one section of unwind tables"));
     }
     for section in &patch.sections {
-        check_section(patch, section).map_err(|what| Invalid::Section { section: section.name.clone(), what })?;
+        check_section(patch, section)
+            .map_err(|what| Invalid::Section { section: section.name.clone(), what })?;
     }
     for symbol in &patch.symbols {
         check_symbol(patch, symbol).map_err(|what| Invalid::Symbol { symbol: symbol.name.clone(), what })?;
@@ -60,7 +61,10 @@ pub(super) fn check(patch: &Patch) -> Result<(), Invalid> {
             NewItemKind::ThreadLocal => matches!(kind, SectionKind::TlsData | SectionKind::TlsBss),
         });
         if !fits {
-            return Err(Invalid::Symbol { symbol: item.path.clone(), what: "is listed as new but defined elsewhere" });
+            return Err(Invalid::Symbol {
+                symbol: item.path.clone(),
+                what: "is listed as new but defined elsewhere",
+            });
         }
     }
     Ok(())
@@ -108,7 +112,8 @@ fn check_symbol(patch: &Patch, symbol: &Symbol) -> Result<(), &'static str> {
     }
     match symbol.place {
         Place::Section { section, offset, size } => {
-            let section = patch.sections.get(section.0 as usize).ok_or("lies in a section that does not exist")?;
+            let section =
+                patch.sections.get(section.0 as usize).ok_or("lies in a section that does not exist")?;
             let end = offset.checked_add(size).ok_or("lies outside its section")?;
             if end > section.size { Err("lies outside its section") } else { Ok(()) }
         }
@@ -119,7 +124,9 @@ fn check_symbol(patch: &Patch, symbol: &Symbol) -> Result<(), &'static str> {
 
 fn defined_in(patch: &Patch, id: SymbolId) -> Option<SectionKind> {
     match patch.symbols.get(id.0 as usize)?.place {
-        Place::Section { section: SectionId(section), .. } => Some(patch.sections.get(section as usize)?.kind),
+        Place::Section { section: SectionId(section), .. } => {
+            Some(patch.sections.get(section as usize)?.kind)
+        }
         _ => None,
     }
 }
@@ -146,7 +153,10 @@ fn check_redirects(patch: &Patch) -> Result<(), Invalid> {
     ranges.sort();
     for pair in ranges.windows(2) {
         if pair[1].0 < pair[0].1 {
-            return Err(Invalid::Redirect { path: pair[1].2.clone(), what: "overlaps another replaced function" });
+            return Err(Invalid::Redirect {
+                path: pair[1].2.clone(),
+                what: "overlaps another replaced function",
+            });
         }
     }
     Ok(())

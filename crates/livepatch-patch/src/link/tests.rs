@@ -68,7 +68,9 @@ fn got_data_and_thread_locals() {
 #[test]
 fn the_parts_are_apart_and_aligned() {
     let (plan, linked) = linked(FAR);
-    assert!([plan.text_size, plan.rodata_size, plan.data_size].iter().all(|size| size % PAGE == 0 && *size > 0));
+    assert!(
+        [plan.text_size, plan.rodata_size, plan.data_size].iter().all(|size| size % PAGE == 0 && *size > 0)
+    );
     assert_eq!(linked.symbols[5].unwrap().distance_from(NEAR) as u64, plan.text_size + plan.rodata_size + 16);
     let tls = plan.tls.unwrap();
     assert_eq!((tls.size, tls.align, tls.needs_static), (16 + 24, 16, false));
