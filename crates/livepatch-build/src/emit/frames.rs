@@ -89,8 +89,7 @@ impl Emitter<'_, '_> {
                 cie_relocs.push(self.reloc(at, reloc, false)?);
             }
             let against: Vec<_> = cie_relocs.iter().map(|r| (r.symbol, r.addend)).collect();
-            let known =
-                table.common.iter().find(|(body, refs, _)| body == frame.cie.body && *refs == against);
+            let known = table.common.iter().find(|c| c.body == frame.cie.body && c.against == against);
             let cie = match known {
                 Some(common) => common.offset,
                 None => {
