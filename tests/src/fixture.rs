@@ -108,7 +108,8 @@ impl Fixture {
             files,
         };
         for line in directives.lines().filter_map(|line| line.strip_prefix("//@")) {
-            let (key, value) = line.split_once(':').ok_or_else(|| format!("directive `{line}` has no colon"))?;
+            let (key, value) =
+                line.split_once(':').ok_or_else(|| format!("directive `{line}` has no colon"))?;
             fixture.directive(key.trim(), value.trim())?;
         }
         Ok(fixture)
@@ -117,11 +118,14 @@ impl Fixture {
     fn directive(&mut self, key: &str, value: &str) -> Result<(), Failed> {
         match key {
             "expect" => self.expect = expect(value)?,
-            "profiles" => self.profiles = value.split_whitespace().map(str::parse).collect::<Result<_, _>>()?,
+            "profiles" => {
+                self.profiles = value.split_whitespace().map(str::parse).collect::<Result<_, _>>()?
+            }
             "old" => self.old.push(value.to_owned()),
             "new" => self.new.push(value.to_owned()),
             "functions" => {
-                let mut functions: Vec<String> = value.split(',').map(|path| path.trim().to_owned()).collect();
+                let mut functions: Vec<String> =
+                    value.split(',').map(|path| path.trim().to_owned()).collect();
                 functions.sort();
                 self.functions = Some(functions);
             }

@@ -103,7 +103,8 @@ impl Project {
     /// If the build fails or keeps more than a stripped program.
     pub fn ship(&self) -> Result<PathBuf, Failed> {
         let report = self.build()?;
-        let stripped = report.json["artifacts"][0]["stripped"].as_str().ok_or("no stripped file in the report")?;
+        let stripped =
+            report.json["artifacts"][0]["stripped"].as_str().ok_or("no stripped file in the report")?;
         let host = self.path().join("host");
         fs::create_dir_all(&host)?;
         let program = host.join(Path::new(stripped).file_name().ok_or("a stripped file without a name")?);
@@ -121,7 +122,10 @@ impl Project {
         command.args(["create", "--json", "-o"]).arg(&file);
         let ran = Ran::of(&mut command)?;
         if file.exists() != (ran.code == exit::DONE) {
-            return fail(format!("create ended with {} but the file's existence says otherwise\n{}", ran.code, ran.text));
+            return fail(format!(
+                "create ended with {} but the file's existence says otherwise\n{}",
+                ran.code, ran.text
+            ));
         }
         Ok(Created { ran, file })
     }

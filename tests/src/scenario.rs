@@ -20,7 +20,8 @@ const ROUNDS: u32 = 3;
 pub fn run(fixture: &Fixture, profile: Profile) -> Result<(), Failed> {
     let project = Project::new(fixture, profile)?;
     let program = project.ship()?;
-    let mut live = Live { fixture, program: Program::start(project::command(&program))?, round: 0, patched: 0 };
+    let mut live =
+        Live { fixture, program: Program::start(project::command(&program))?, round: 0, patched: 0 };
     live.rounds(Side::Old)?;
     project.write(Side::New)?;
     let created = project.create("fix")?;
@@ -46,7 +47,10 @@ pub fn run(fixture: &Fixture, profile: Profile) -> Result<(), Failed> {
         (Expect::PatchedOrRefused, exit::REFUSED) => finding(&created, None)?,
         (expect, code) => {
             let Created { ran, .. } = created;
-            return fail(format!("create: exit {code} where {expect:?} was expected\n{}\n{}", ran.json, ran.text));
+            return fail(format!(
+                "create: exit {code} where {expect:?} was expected\n{}\n{}",
+                ran.json, ran.text
+            ));
         }
     }
     live.program.finish()
@@ -76,7 +80,9 @@ impl Live<'_> {
             let found = self.program.round()?;
             if found != expected {
                 let round = self.round;
-                return fail(format!("round {round}, {side:?} code: expected {expected:#?}, found {found:#?}"));
+                return fail(format!(
+                    "round {round}, {side:?} code: expected {expected:#?}, found {found:#?}"
+                ));
             }
         }
         Ok(())
@@ -96,7 +102,7 @@ impl Live<'_> {
 
     /// Somebody is named, and nothing changed.
     fn busy(&mut self, ran: &Value) -> Result<(), Failed> {
-        if !ran["inside"].as_array().is_some_and(|inside| !inside.is_empty()) {
+        if ran["inside"].as_array().is_none_or(Vec::is_empty) {
             return fail(format!("nobody is named as inside: {ran}"));
         }
         self.rounds(Side::Old)
@@ -122,7 +128,11 @@ fn functions(fixture: &Fixture, report: &Value) -> Result<(), Failed> {
     let redirected = list.iter().filter(|function| function["reason"] != "new");
     let mut found: Vec<&str> = redirected.filter_map(|function| function["path"].as_str()).collect();
     found.sort_unstable();
-    if found == *expected { Ok(()) } else { fail(format!("functions in the patch: expected {expected:?}, found {found:?}")) }
+    if found == *expected {
+        Ok(())
+    } else {
+        fail(format!("functions in the patch: expected {expected:?}, found {found:?}"))
+    }
 }
 
 /// A refusal has to say what and where.

@@ -108,7 +108,9 @@ pub fn cargo_livepatch(dir: &Path) -> Command {
     command.arg("livepatch").current_dir(dir).env("LIVEPATCH_HOME", dir.join("store"));
     // What cargo sets for tests must not reach the build under test.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST") {
+        if name.to_string_lossy().starts_with("CARGO_PKG_")
+            || name.to_string_lossy().starts_with("CARGO_MANIFEST")
+        {
             command.env_remove(name);
         }
     }

@@ -1,10 +1,10 @@
 //! `cargo livepatch build` and the baselines that it keeps.
 
+use livepatch_tests::Failed;
 use livepatch_tests::fixture::{Fixture, Side};
 use livepatch_tests::profile::Profile;
 use livepatch_tests::project::Project;
 use livepatch_tests::tools::{self, Ran, exit};
-use livepatch_tests::Failed;
 use object::{Object, ObjectSection};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -91,7 +91,8 @@ fn a_configured_linker_and_a_rustc_wrapper_keep_working() -> Result<(), Failed> 
 #[test]
 fn create_is_incremental_and_does_not_touch_what_was_shipped() -> Result<(), Failed> {
     let project = project()?;
-    let shipped = project.build()?.json["artifacts"][0]["stripped"].as_str().ok_or("no stripped file")?.to_owned();
+    let shipped =
+        project.build()?.json["artifacts"][0]["stripped"].as_str().ok_or("no stripped file")?.to_owned();
     let before = fs::read(&shipped)?;
     project.create("none")?.ran.expect(exit::NOTHING, "create of nothing")?;
     project.write(Side::New)?;

@@ -63,7 +63,9 @@ impl Case {
     }
 
     fn rollback(&self) -> Result<(), Failed> {
-        tools::livepatch(&["rollback", &self.program.pid().to_string()])?.expect(exit::DONE, "rollback").map(drop)
+        tools::livepatch(&["rollback", &self.program.pid().to_string()])?
+            .expect(exit::DONE, "rollback")
+            .map(drop)
     }
 
     fn prints(&mut self, line: &str) -> Result<(), Failed> {
@@ -83,8 +85,10 @@ fn a_newer_patch_replaces_an_older_one_and_keeps_its_statics() -> Result<(), Fai
     let report = case.apply(&second)?;
     assert_eq!(report["replaced"].as_array().map(Vec::len), Some(1), "{report}");
     case.prints("SECOND 3 102")?;
-    let status = tools::livepatch(&["status", &case.program.pid().to_string()])?.expect(exit::DONE, "status")?;
-    let states: Vec<_> = status.json["patches"].as_array().ok_or("no patches")?.iter().map(|p| &p["state"]).collect();
+    let status =
+        tools::livepatch(&["status", &case.program.pid().to_string()])?.expect(exit::DONE, "status")?;
+    let states: Vec<_> =
+        status.json["patches"].as_array().ok_or("no patches")?.iter().map(|p| &p["state"]).collect();
     assert_eq!(states, ["replaced", "applied"]);
     case.rollback()?;
     case.prints("old 4")?;

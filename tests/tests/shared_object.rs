@@ -57,7 +57,8 @@ fn in_host(host: impl FnOnce(&Path, &Path) -> Result<Command, Failed>) -> Result
     project.write(Side::New)?;
     let created = project.create("fix")?;
     created.ran.expect(exit::DONE, "create")?;
-    tools::livepatch(&["apply".as_ref(), pid.as_ref(), created.file.as_os_str()])?.expect(exit::DONE, "apply")?;
+    tools::livepatch(&["apply".as_ref(), pid.as_ref(), created.file.as_os_str()])?
+        .expect(exit::DONE, "apply")?;
     prints("536 2")?;
     prints("536 3")?;
     tools::livepatch(&["rollback", &pid])?.expect(exit::DONE, "rollback")?;
