@@ -139,7 +139,7 @@ impl Shared {
             let phase = Phase::from_u8(self.phase.load(SeqCst));
             match self.ask(&mut connection) {
                 Ok(response) => {
-                    let whole = turn == self.turn.load(SeqCst) && turn % 2 == 0;
+                    let whole = turn == self.turn.load(SeqCst) && turn.is_multiple_of(2);
                     self.judge(&response, if whole { phase } else { Phase::Between });
                     if whole {
                         self.in_turn.fetch_add(1, SeqCst);
