@@ -209,24 +209,35 @@ impl<'p, 'a> Comparer<'p, 'a> {
         verdict
     }
 
-    /// Whether both are a `core::panic::Location` (file: &str, line: u32, column: u32) of the same source file.
+    /// Whether both are locations in the same source file.
     fn is_location(&self, old: At, new: At) -> bool {
-        let file = |program: &Program<'a>, at: At| -> Option<String> {
-            let section = program.section(at);
-            let [reloc] = section.relocs.as_slice() else { return None };
-            let shape = section.kind == Kind::ReadOnly && section.bytes.len() == 24 && section.align == 8;
-            if !shape || reloc.offset != 0 || reloc.kind != RelocKind::Abs64 as u32 {
-                return None;
-            }
-            let word = |at: usize| u32::from_le_bytes(section.bytes[at..at + 4].try_into().expect("4 bytes"));
-            let length = u64::from_le_bytes(section.bytes[8..16].try_into().expect("8 bytes"));
-            let Ref::Constant { at, offset } = reference(program, at.unit, reloc) else { return None };
-            let text = program.section(at).bytes.get(usize::try_from(offset).ok()?..)?;
-            let text = std::str::from_utf8(text.get(..usize::try_from(length).ok()?)?).ok()?;
-            (text.ends_with(".rs") && word(16) != 0 && word(20) != 0).then(|| text.to_owned())
-        };
-        let file_of_old = file(self.old, old);
-        file_of_old.is_some() && file_of_old == file(self.new, new)
+        let file_of_old = location_file(self.old, old);
+        file_of_old.is_some() && file_of_old == location_file(self.new, new)
+    }
+}
+
+/// The file of a `core::panic::Location` (file: &str, line: u32, column: u32), if the section holds one.
+pub fn location_file(program: &Program<'_>, at: At) -> Option<String> {
+    let section = program.section(at);
+    let [reloc] = section.relocs.as_slice() else { return None };
+    let shape = section.kind == Kind::ReadOnly && section.bytes.len() == 24 && section.align == 8;
+    if !shape || reloc.offset != 0 || reloc.kind != RelocKind::Abs64 as u32 {
+        return None;
+    }
+    let word = |at: usize| u32::from_le_bytes(section.bytes[at..at + 4].try_into().expect("4 bytes"));
+    let length = u64::from_le_bytes(section.bytes[8..16].try_into().expect("8 bytes"));
+    let Ref::Constant { at, offset } = reference(program, at.unit, reloc) else { return None };
+    let text = program.section(at).bytes.get(usize::try_from(offset).ok()?..)?;
+    let text = std::str::from_utf8(text.get(..usize::try_from(length).ok()?)?).ok()?;
+    (text.ends_with(".rs") && word(16) != 0 && word(20) != 0).then(|| text.to_owned())
+}
+
+/// What two references to constants can be compared by: the bytes of the entry or of the whole section.
+pub fn constant_bytes<'a>(program: &Program<'a>, at: At, offset: i64) -> Option<&'a [u8]> {
+    let section = program.section(at);
+    match section.merge {
+        Some(merge) => Some(entry(section, merge, offset)?.1),
+        None => Some(section.bytes),
     }
 }
 

@@ -9,10 +9,11 @@
 //! 1. The source says which items changed ([`SourceDiff`]), and neither it nor anything inlined into it is among them.
 //! 2. A changed function that was inlined and then computed away leaves no trace in the debug information, but it leaves
 //!    another number. So a function whose source, or that of anything inlined into it, mentions something changed must
-//!    have the same immediate operands in both programs.
+//!    have the same immediate operands and constants in both programs, and inline or call other things: else nothing
+//!    but the change explains the difference.
 //! 3. The one way for a change to get into code that does not mention it is a function passed as a generic argument, of
 //!    which neither symbol nor debug information says which one it is. So where functions are handled as values, other
-//!    operands count as a change unless inlining explains them.
+//!    operands or constants count as a change unless inlining explains them.
 //! 4. If its calling convention is the optimiser's to alter (a local symbol), no replaced function is called by it: such
 //!    a caller and its callee were compiled for each other.
 //!
@@ -20,13 +21,13 @@
 //! would do. Where the patch calls it, and its calling convention may have been altered, the patch carries a copy of
 //! the new code for its own use.
 
-use super::compare::{Ref, reference};
+use super::compare::{Ends, Ref, constant_bytes, location_file, reference, skew};
 use super::program::{At, Program};
 use super::{Changed, CopySet, Diff};
 use crate::build::{Build, Input};
 use crate::findings::Place;
 use crate::guard::{FunctionInfo, GuardError, trees};
-use crate::objects::changed_inputs;
+use crate::objects::{Kind, changed_inputs};
 use crate::source::{Change, Side, SourceDiff};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -95,11 +96,13 @@ pub fn set_aside(
     let reach_new = |at: &At| reach(source, &crates, new.get(at), Side::New);
     let is_real = |change: &Changed| match reach_old(&change.old).max(reach_new(&change.new)) {
         Reach::Changed => true,
-        Reach::Mentioned => numbers_differ(diff, change),
+        Reach::Mentioned => {
+            values_differ(diff, change) || is_of_one_shape(diff, change, &old[&change.old], &new[&change.new])
+        }
         Reach::No => {
             let (old, new) = (&old[&change.old], &new[&change.new]);
             (old.handles_functions || new.handles_functions)
-                && numbers_differ(diff, change)
+                && values_differ(diff, change)
                 && is_of_one_shape(diff, change, old, new)
         }
     };
@@ -157,8 +160,30 @@ fn is_of_one_shape(diff: &Diff<'_>, change: &Changed, old: &FunctionInfo, new: &
     inlined(old) == inlined(new) && names(&diff.old, change.old) == names(&diff.new, change.new)
 }
 
-fn numbers_differ(diff: &Diff<'_>, change: &Changed) -> bool {
+/// Whether the old and the new code work with other immediate operands or other constants.
+fn values_differ(diff: &Diff<'_>, change: &Changed) -> bool {
+    let (old, new) = ((&diff.old, change.old), (&diff.new, change.new));
     numbers(diff.old.section(change.old).bytes) != numbers(diff.new.section(change.new).bytes)
+        || constants(old.0, old.1) != constants(new.0, new.1)
+}
+
+/// Contents of the constants that a piece of code refers to, named or not, but for the locations of panics.
+fn constants<'a>(program: &Program<'a>, at: At) -> BTreeSet<&'a [u8]> {
+    let mut ends = Ends::new();
+    let mut found = BTreeSet::new();
+    for reloc in &program.section(at).relocs {
+        let (target, offset) = match reference(program, at.unit, reloc) {
+            Ref::Constant { at: target, offset } => (target, offset + skew(program, at, reloc, &mut ends)),
+            Ref::Named { at: Some(target), .. } if program.section(target).kind == Kind::ReadOnly => {
+                (target, 0)
+            }
+            Ref::Named { .. } => continue,
+        };
+        if location_file(program, target).is_none() {
+            found.extend(constant_bytes(program, target, offset));
+        }
+    }
+    found
 }
 
 /// Names that a piece of code refers to.

@@ -3,6 +3,7 @@
 use crate::diff::Diff;
 use crate::diff::program::At;
 use crate::image::ImageSymbol;
+use crate::objects::Kind;
 use livepatch_patch::{LinkAddr, Place};
 use std::collections::HashSet;
 
@@ -31,7 +32,10 @@ pub(super) fn binding(
 ) -> Result<Bound, String> {
     match target {
         // A definition that the linker dropped for an equal one elsewhere (COMDAT, weak) says nothing but its name.
-        Some(at) if diff.new.addr(at).is_some() => Ok(defined(diff, changed, at, call)),
+        // Nor is a section that the program finds by its name anything but the running one.
+        Some(at) if diff.new.addr(at).is_some() && diff.new.section(at).kind != Kind::Special => {
+            Ok(defined(diff, changed, at, call))
+        }
         _ => external(diff, changed, name, call),
     }
 }
