@@ -6,7 +6,8 @@
 //!
 //! - no signal frame, and no frame in the dynamic loader;
 //! - frames in *system* modules (those that define the allocator, the thread library or the unwinder) only at the bottom
-//!   (`start_thread`, `__libc_start_main`) or as one run at the top whose outermost function is a known blocking call;
+//!   (`start_thread`, `__libc_start_main`) or as one run at the top whose outermost function is a known blocking call, or
+//!   one of buffered input and output that waits in `read` or `write`;
 //! - if the executable defines the allocator itself, only the latter.
 //!
 //! All other threads keep running during the call, so whatever lock it waits for is released by its owner.
@@ -79,6 +80,14 @@ const BLOCKING: &[&str] = &[
     "writev",
 ];
 
+/// Buffered input and output: while one of these waits in `read` or `write` it holds the lock of its stream and no other.
+const BUFFERED: &[&str] = &[
+    "fflush", "fgetc", "fgets", "fprintf", "fputc", "fputs", "fread", "fscanf", "fwrite", "getc", "getchar",
+    "getdelim", "getline", "printf", "putc", "putchar", "puts", "scanf", "vfprintf", "vprintf",
+];
+/// Where those wait.
+const TRANSFER: &[&str] = &["read", "write"];
+
 /// Definitions that make a module a system module.
 const ALLOCATOR: &[&str] = &["malloc", "free"];
 const SYSTEM: &[&str] = &["pthread_mutex_lock", "_Unwind_Find_FDE", "_dl_catch_error", "dlopen"];
@@ -99,17 +108,19 @@ enum Kind {
 }
 
 /// What is needed to judge threads; made once, while the process runs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Rules {
     modules: Vec<(Image, Kind)>,
     blocking: HashSet<RunAddr>,
+    buffered: HashSet<RunAddr>,
+    transfer: HashSet<RunAddr>,
     executable_allocates: bool,
 }
 
 impl Rules {
     /// Looks at the dynamic symbols of every module.
     pub fn new(process: &Process, modules: &Modules) -> Result<Self, ProcessError> {
-        let mut rules = Self { modules: Vec::new(), blocking: HashSet::new(), executable_allocates: false };
+        let mut rules = Self::default();
         let interpreter = crate::target::interpreter(process)?;
         for module in &modules.list {
             let symbols = DynamicSymbols::open(process, &module.image)?;
@@ -136,8 +147,14 @@ impl Rules {
                 Kind::Program
             };
             if let (Kind::System, Some(symbols)) = (kind, &symbols) {
-                for name in BLOCKING {
-                    rules.blocking.extend(symbols.find(name)?.map(|definition| definition.address));
+                for (names, set) in [
+                    (BLOCKING, &mut rules.blocking),
+                    (BUFFERED, &mut rules.buffered),
+                    (TRANSFER, &mut rules.transfer),
+                ] {
+                    for name in names {
+                        set.extend(symbols.find(name)?.map(|definition| definition.address));
+                    }
                 }
             }
             rules.modules.push((module.image.clone(), kind));
@@ -179,7 +196,9 @@ impl Rules {
         let Some(outermost) = run.iter().rfind(|frame| self.kind(frame.lookup()) != Kind::Vdso) else {
             return self.executable_allocates.then(|| "it may be in the program's allocator".to_owned());
         };
-        if !self.blocking.contains(&outermost.function) {
+        let transfers = run.first().is_some_and(|innermost| self.transfer.contains(&innermost.function));
+        let buffered = self.buffered.contains(&outermost.function) && transfers;
+        if !buffered && !self.blocking.contains(&outermost.function) {
             return Some("it is inside a library function that may hold a lock".into());
         }
         let waits = stack.regs.syscall().is_some();

@@ -16,9 +16,9 @@ use crate::guard::{self, GuardError, GuardReport};
 use crate::image::{Image, ImageError};
 use crate::objects::Inputs;
 use crate::source::{Change, SourceDiff};
-use livepatch_patch::{ContainerError, Patch, Reason};
+use livepatch_patch::{ContainerError, NewItemKind, Patch, Reason};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// What the caller decides.
 #[derive(Clone, Debug, Default)]
@@ -145,6 +145,7 @@ pub fn create(
     let build = describe::Builds { old, new, source };
     let meta = describe::meta(&build, options, &diff, &emitted, &judged, &mut report.findings)?;
     report.findings.extend(judged.findings);
+    report.findings.extend(lost_variables(&diff, &emitted));
     report.findings.extend(kept_values(&diff));
     report.functions = describe::functions(&meta, &emitted);
     if report.findings.iter().any(|finding| finding.severity == Severity::Refusal) {
@@ -180,6 +181,26 @@ fn without_code(mut report: CreateReport, diff: &Diff<'_>) -> Outcome {
         report.findings.extend(kept_values(diff));
     }
     Outcome::Refused(report)
+}
+
+/// Variables that the patch would bring in although the image has one of that path, which the new program lacks: their
+/// symbol changed, as it does with their type, and the running value would be lost.
+fn lost_variables(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Finding> {
+    let brought: Vec<_> = emitted
+        .brought
+        .iter()
+        .filter(|item| item.kind != NewItemKind::Function)
+        .map(|item| guard::demangle(emit::name_of(&diff.new, item.at)))
+        .collect();
+    if brought.is_empty() {
+        return Vec::new();
+    }
+    let is_gone = |name: &str| diff.new.image.symbols(name).is_empty();
+    let variables = diff.old.image.all_symbols().filter(|(_, list)| list.iter().any(|symbol| !symbol.code));
+    let gone: HashSet<_> =
+        variables.filter(|(name, _)| is_gone(name)).map(|(name, _)| guard::demangle(name)).collect();
+    let lost = brought.into_iter().filter(|path| gone.contains(path));
+    lost.map(|path| Finding::new(&rules::static_type::RULE, path)).collect()
 }
 
 fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {

@@ -65,6 +65,8 @@ pub struct Comparer<'p, 'a> {
     ambiguous: HashSet<&'a str>,
     /// New section → the old section that it continues.
     partners: HashMap<At, At>,
+    /// Old section → every new section of one of its names.
+    continued: HashMap<At, Vec<At>>,
 }
 
 impl<'p, 'a> Comparer<'p, 'a> {
@@ -74,6 +76,7 @@ impl<'p, 'a> Comparer<'p, 'a> {
         new: &'p Program<'a>,
         ambiguous: HashSet<&'a str>,
         partners: HashMap<At, At>,
+        continued: HashMap<At, Vec<At>>,
     ) -> Self {
         Self {
             old,
@@ -83,6 +86,7 @@ impl<'p, 'a> Comparer<'p, 'a> {
             ends: HashMap::new(),
             ambiguous,
             partners,
+            continued,
         }
     }
 
@@ -134,10 +138,11 @@ impl<'p, 'a> Comparer<'p, 'a> {
         let new_ref = reference(self.new, new.0.unit, new.1);
         match (old_ref, new_ref) {
             (Ref::Named { name, delta, at }, Ref::Named { name: new_name, delta: new_delta, at: new_at }) => {
-                if name != new_name || delta != new_delta {
-                    return Verdict::Different(0);
+                match (name == new_name, delta == new_delta) {
+                    (true, true) => self.compare_named(name, at, new_at),
+                    (false, true) => self.compare_merged(at, new_at),
+                    (_, false) => Verdict::Different(0),
                 }
-                self.compare_named(name, at, new_at)
             }
             (Ref::Constant { at, offset }, Ref::Constant { at: new_at, offset: new_offset }) => {
                 let skew = self.skew(new.0, new.1);
@@ -159,6 +164,20 @@ impl<'p, 'a> Comparer<'p, 'a> {
         // Copies of one generic function in several code units: any with the same code will do. A variable, however,
         // is not another one because it starts with the same value.
         if old_kind.is_variable() { Verdict::Different(0) } else { self.compare(old, new) }
+    }
+
+    /// Compares two functions of different names. LLVM merges functions of equal code, and which of the names survives
+    /// depends on the build. That the running code calls the other name is harmless as long as that name keeps its
+    /// code: every new function of the old name must be equal too.
+    fn compare_merged(&mut self, old: Option<At>, new: Option<At>) -> Verdict {
+        let (Some(old), Some(new)) = (old, new) else { return Verdict::Different(0) };
+        let is_code = |section: &Section<'_>| section.kind == Kind::Text && section.size > 0;
+        if !is_code(self.old.section(old)) || !is_code(self.new.section(new)) {
+            return Verdict::Different(0);
+        }
+        let continued = self.continued.get(&old).cloned().unwrap_or_default();
+        let all = continued.into_iter().chain([new]);
+        all.map(|new| self.compare(old, new)).max().unwrap_or(Verdict::Different(0))
     }
 
     /// Compares what two references to constants can see: an entry of a mergeable section, else the whole section.

@@ -12,6 +12,7 @@ pub mod names;
 mod pair;
 pub mod program;
 pub mod repartition;
+mod traces;
 
 use crate::build::Build;
 use crate::image::Image;
@@ -93,8 +94,13 @@ fn diff_scope<'a>(
 ) -> Result<Diff<'a>, DiffError> {
     let (old_program, new_program) = load(old, new, everything)?;
     let pairs = pair::pair(&old_program, &new_program);
-    let mut comparer =
-        Comparer::new(&old_program, &new_program, pairs.ambiguous_names, pairs.partners.clone());
+    let mut comparer = Comparer::new(
+        &old_program,
+        &new_program,
+        pairs.ambiguous_names,
+        pairs.partners.clone(),
+        pairs.continued,
+    );
     let mut changed = Vec::new();
     let mut line_only = Vec::new();
     let mut initialisers = Vec::new();

@@ -29,6 +29,8 @@ pub(super) struct Pairs<'a> {
     pub partners: HashMap<At, At>,
     pub sets: Vec<CopySet>,
     pub ambiguous_names: HashSet<&'a str>,
+    /// Old section → every new section of one of its names.
+    pub continued: HashMap<At, Vec<At>>,
 }
 
 pub(super) fn pair<'a>(old: &Program<'a>, new: &Program<'a>) -> Pairs<'a> {
@@ -39,6 +41,9 @@ pub(super) fn pair<'a>(old: &Program<'a>, new: &Program<'a>) -> Pairs<'a> {
         let Some(olds) = old_names.get(name) else { continue };
         if olds.len() > 1 || news.len() > 1 {
             result.ambiguous_names.insert(name);
+        }
+        for old_at in olds {
+            result.continued.entry(*old_at).or_default().extend(news);
         }
         let (mut olds, mut news) = (olds.clone(), news.clone());
         let mut join = |old_at: At, new_at: At| {

@@ -1,7 +1,7 @@
 //! Signatures and calling conventions of redirected functions, and whether anything is known about them at all.
 
 use crate::findings::{Finding, rules};
-use crate::guard::demangle::{demangle, is_rust};
+use crate::guard::demangle::{demangle, is_rust, strip_suffix};
 use crate::guard::function::{Function, Signature, linkage_name};
 use crate::guard::input::ChangedFunction;
 use crate::guard::side::{Image, Side};
@@ -15,6 +15,9 @@ pub(in crate::guard) fn functions(
 ) -> gimli::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for (i, function) in redirected.iter().enumerate() {
+        if is_catch(&function.symbol) && is_catch(&function.new_symbol) {
+            continue;
+        }
         match (&old.functions[i], &new.functions[i]) {
             (Some(before), Some(after)) if before.rust && after.rust => {
                 findings.extend(untyped(function, (old, before), (new, after)));
@@ -44,6 +47,11 @@ pub(in crate::guard) fn functions(
     Ok(findings)
 }
 
+/// Whether this is the intrinsic behind `catch_unwind`: it has no debug information, and one signature for all.
+fn is_catch(symbol: &str) -> bool {
+    strip_suffix(symbol) == "__rust_try"
+}
+
 /// Says why nothing is known: where equal functions were merged, only one of them is described.
 fn unknown(build: &str, image: &Image<'_>, addr: LinkAddr) -> gimli::Result<String> {
     let mut others = Vec::new();
@@ -71,7 +79,8 @@ fn untyped(function: &ChangedFunction, old: (&Side, &Function), new: (&Side, &Fu
     let mut finding = Finding::new(&rules::no_debug_info::RULE, &new.1.path).at(new.1.place.clone());
     let mut found = false;
     for (build, (side, f)) in [("running program", old), ("fixed build", new)] {
-        if !side.typed.contains(&f.crate_key) {
+        // With link-time optimisation a type is described once, in whichever unit the linker met it first.
+        if f.types.is_empty() && !side.typed.contains(&f.crate_key) {
             found = true;
             let what =
                 format!("the {build} describes no types in the crate of `{}`", demangle(&function.symbol));
