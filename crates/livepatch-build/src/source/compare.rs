@@ -1,8 +1,8 @@
 //! Old and new files, item by item.
 
 use super::items::{Entity, File, may_include_text, parse};
-use super::lookup::{Lines, Tainted};
-use super::mentions::{Closure, LocalTraits, entity_is_tainted};
+use super::lookup::{ItemLines, Lines, Tainted};
+use super::mentions::{Closure, LocalTraits, entity_is_tainted, expected, function_names};
 use super::tokens::Token;
 use super::{Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure};
 use rayon::prelude::*;
@@ -38,7 +38,8 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
         closure.by_name_only(entity)?;
     }
     let names = closure.grow(changed.iter().map(|pair| pair.any().name.clone()).collect())?;
-    let lines = |files: &[File]| files.iter().map(|file| lines(file, &names)).collect();
+    let functions = function_names(&all);
+    let lines = |files: &[File]| files.iter().map(|file| lines(file, &names, &functions)).collect();
     let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
     let items = changed.iter().map(Pair::item).collect();
     Ok(SourceDiff { change: Change::Items(items), tainted: Tainted::new(names, old_lines, new_lines) })
@@ -201,11 +202,16 @@ fn whole(entity: &Entity) -> (ItemKind, &[Token], &[Token]) {
     (entity.kind, &entity.header, &entity.body)
 }
 
-fn lines(file: &File, names: &HashSet<String>) -> Lines {
+fn lines(file: &File, names: &HashSet<String>, functions: &HashSet<&str>) -> Lines {
     let items = file
         .entities
         .iter()
-        .map(|entity| (entity.span.first_line, entity.span.last_line, entity_is_tainted(entity, names)))
+        .map(|entity| ItemLines {
+            first: entity.span.first_line,
+            last: entity.span.last_line,
+            tainted: entity_is_tainted(entity, names),
+            expected: expected(entity, names, functions),
+        })
         .collect();
     Lines { path: file.path.clone(), items, derived: file.derived.clone(), rest: true }
 }

@@ -14,12 +14,21 @@ pub struct Tainted {
     new: Vec<Lines>,
 }
 
+/// The lines of an item.
+#[derive(Clone, Debug)]
+pub(super) struct ItemLines {
+    pub first: u32,
+    pub last: u32,
+    pub tainted: bool,
+    /// How often its machine code has to refer to each tainted name; `None` if that is not known.
+    pub expected: Option<Vec<(String, usize)>>,
+}
+
 /// The functions of a file.
 #[derive(Clone, Debug)]
 pub(super) struct Lines {
     pub path: String,
-    /// First line, last line, and whether it is tainted.
-    pub items: Vec<(u32, u32, bool)>,
+    pub items: Vec<ItemLines>,
     /// Lines of types with derived impls of the standard library only.
     pub derived: Vec<(u32, u32)>,
     /// The answer for lines that belong to no item.
@@ -44,19 +53,35 @@ impl Tainted {
         if self.all {
             return Some(true);
         }
+        match self.lines_of(file, side) {
+            Found::One(lines) => Some(lines.is_tainted(line)),
+            Found::Several => Some(true),
+            Found::None => None,
+        }
+    }
+
+    /// How often the machine code of the function declared at this place refers to each tainted name, if nothing that it
+    /// mentions was computed away. `None` if that is not known.
+    pub fn expected_references(&self, file: &str, line: u32, side: Side) -> Option<&[(String, usize)]> {
+        match self.lines_of(file, side) {
+            Found::One(lines) if !self.all => lines.item_at(line)?.expected.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn lines_of(&self, file: &str, side: Side) -> Found<'_> {
         let files = match side {
             Side::Old => &self.old,
             Side::New => &self.new,
         };
         let mut found = files.iter().filter(|lines| same_file(&lines.path, file));
         let exact = files.iter().find(|lines| lines.path == file);
-        let lines = match (exact, found.next(), found.next()) {
-            (Some(exact), ..) => exact,
-            (None, Some(only), None) => only,
-            (None, Some(_), Some(_)) => return Some(true),
-            (None, None, _) => return None,
-        };
-        Some(lines.is_tainted(line))
+        match (exact, found.next(), found.next()) {
+            (Some(exact), ..) => Found::One(exact),
+            (None, Some(only), None) => Found::One(only),
+            (None, Some(_), Some(_)) => Found::Several,
+            (None, None, _) => Found::None,
+        }
     }
 
     /// Whether a place lies in one of the changed items themselves.
@@ -87,11 +112,22 @@ impl Tainted {
     }
 }
 
+/// Which sources a path of the debug information means.
+enum Found<'t> {
+    One(&'t Lines),
+    Several,
+    None,
+}
+
 impl Lines {
+    fn item_at(&self, line: u32) -> Option<&ItemLines> {
+        let around = self.items.iter().filter(|item| (item.first..=item.last).contains(&line));
+        around.min_by_key(|item| item.last - item.first)
+    }
+
     fn is_tainted(&self, line: u32) -> bool {
-        let around = self.items.iter().filter(|(first, last, _)| (*first..=*last).contains(&line));
-        match around.min_by_key(|(first, last, _)| last - first) {
-            Some((_, _, tainted)) => *tainted,
+        match self.item_at(line) {
+            Some(item) => item.tainted,
             None if self.derived.iter().any(|(first, last)| (*first..=*last).contains(&line)) => false,
             None => self.rest,
         }

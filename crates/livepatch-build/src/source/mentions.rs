@@ -3,12 +3,21 @@
 use super::items::{Entity, File, Owner};
 use super::tokens::{Context, Token, TokenKind};
 use super::{Doubt, Sure};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+
+/// How often a name occurs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Uses {
+    /// As what is called: `name(…)`, `.name(…)`, `name::<…>(…)`.
+    called: usize,
+    /// In any other way.
+    other: usize,
+}
 
 /// Names that could be those of functions, constants, statics or macros.
 #[derive(Debug, Default)]
 pub(super) struct Mentions {
-    names: HashSet<String>,
+    names: HashMap<String, Uses>,
     /// Whether names are made at compile time, so that any could be meant.
     pub wild: bool,
 }
@@ -31,7 +40,7 @@ impl Mentions {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str)
+        self.names.keys().map(String::as_str)
     }
 
     fn ident(&mut self, tokens: &[Token], at: usize) {
@@ -41,9 +50,18 @@ impl Mentions {
             self.wild = true;
         }
         if called && matches!(name, "write" | "writeln") {
-            self.names.insert("write_fmt".into());
+            self.note("write_fmt");
         }
-        self.names.insert(name.to_owned());
+        let next = |ahead: usize| tokens.get(at + ahead).map(|token| &*token.text);
+        let uses = self.names.entry(name.to_owned()).or_default();
+        match next(1) == Some("(") || (next(1) == Some(":") && next(3) == Some("<")) {
+            true => uses.called += 1,
+            false => uses.other += 1,
+        }
+    }
+
+    fn note(&mut self, name: &str) {
+        self.names.entry(name.to_owned()).or_default().other += 1;
     }
 
     /// Strings name items too: captured arguments of format strings, paths in attributes of derives.
@@ -58,13 +76,13 @@ impl Mentions {
                 let text_only =
                     ["rename", "rename_all", "alias", "name", "feature", "reason", "note", "expected"];
                 if !text_only.contains(&tokens[at - 2].name()) {
-                    self.names.extend(string_words(text).iter().map(|word| (*word).to_owned()));
+                    string_words(text).iter().for_each(|word| self.note(word));
                 }
             }
             Context::Macro | Context::Attribute => {
                 for argument in text.split('{').skip(1) {
                     let argument = argument.split('}').next().unwrap_or_default();
-                    self.names.extend(string_words(argument).iter().map(|word| (*word).to_owned()));
+                    string_words(argument).iter().for_each(|word| self.note(word));
                 }
             }
             Context::Code | Context::Doc => {}
@@ -72,8 +90,33 @@ impl Mentions {
     }
 
     fn meet(&self, names: &HashSet<String>) -> Option<&String> {
-        self.names.iter().find(|name| names.contains(*name))
+        self.names.keys().find(|name| names.contains(*name))
     }
+}
+
+/// How often machine code of an item has to refer to each name of the set, if no mention of it was computed away;
+/// `None` if it may mention any. A function that is passed on as a generic argument is not referred to.
+pub(super) fn expected(
+    entity: &Entity,
+    names: &HashSet<String>,
+    functions: &HashSet<&str>,
+) -> Option<Vec<(String, usize)>> {
+    let mentioned = entity.mentions.names.iter().filter(|(name, _)| names.contains(*name));
+    let counted = mentioned.map(|(name, uses)| {
+        let other = if functions.contains(name.as_str()) { 0 } else { uses.other };
+        (name.clone(), uses.called + other)
+    });
+    (!entity.mentions.wild).then(|| counted.filter(|(_, count)| *count > 0).collect())
+}
+
+/// Names that only functions have.
+pub(super) fn function_names<'f>(files: &[&'f File]) -> HashSet<&'f str> {
+    let named = |wanted: bool| {
+        let all = files.iter().flat_map(|file| &file.entities);
+        all.filter(move |entity| (entity.kind == super::ItemKind::Fn) == wanted).map(|e| &*e.name)
+    };
+    let others: HashSet<&str> = named(false).collect();
+    named(true).filter(|name| !others.contains(name)).collect()
 }
 
 /// Identifiers in a string.

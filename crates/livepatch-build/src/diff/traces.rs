@@ -1,0 +1,122 @@
+//! Whether all that a function mentions of a change is still there in its machine code.
+//!
+//! A callee that was inlined and then computed away leaves nothing behind that says so. What was not is called, or is
+//! among the inlined functions. So the calls that the source of a function has are counted against those of its code.
+
+use super::compare::{Ref, reference};
+use super::program::{At, Program};
+use crate::guard::{FunctionInfo, demangle};
+use crate::objects::Kind;
+use crate::source::{Side, Tainted};
+use std::collections::{BTreeSet, HashMap};
+
+/// One program's code, to look for mentions in.
+pub(super) struct Traces<'p, 'a> {
+    program: &'p Program<'a>,
+    side: Side,
+    /// Closures by the path of the function that they stand in.
+    closures: HashMap<String, Vec<At>>,
+}
+
+impl<'p, 'a> Traces<'p, 'a> {
+    pub(super) fn new(program: &'p Program<'a>, side: Side) -> Self {
+        let mut closures: HashMap<String, Vec<At>> = HashMap::new();
+        for (at, _) in program.all().filter(|(_, section)| section.kind == Kind::Text) {
+            let path = demangle(crate::emit::name_of(program, at));
+            if family(&path).len() < path.len() {
+                closures.entry(family(&path).to_owned()).or_default().push(at);
+            }
+        }
+        Self { program, side, closures }
+    }
+
+    /// Whether each mention of something tainted, in the source of a function and of all that is inlined into it, is a
+    /// reference or an inlined function of it.
+    pub(super) fn all_remain(&self, tainted: &Tainted, at: At, info: &FunctionInfo) -> bool {
+        let Some(expected) = expected(tainted, self.side, info) else { return false };
+        if expected.is_empty() {
+            return true;
+        }
+        let mut found: HashMap<String, usize> = HashMap::new();
+        for inlined in &info.inlined {
+            *found.entry(last_name(family(&inlined.path)).to_owned()).or_default() += 1;
+        }
+        for at in self.members(at, info) {
+            for name in references(self.program, at) {
+                *found.entry(last_name(family(&demangle(name))).to_owned()).or_default() += 1;
+            }
+        }
+        expected.iter().all(|(name, count)| found.get(name).is_some_and(|found| found >= count))
+    }
+
+    /// The function itself, its closures, and the closures of what is inlined into it: what one item's source became.
+    fn members(&self, at: At, info: &FunctionInfo) -> BTreeSet<At> {
+        let own = demangle(crate::emit::name_of(self.program, at));
+        let paths = info.inlined.iter().map(|f| f.path.as_str()).chain([own.as_str()]);
+        let closures = paths.filter_map(|path| self.closures.get(family(path))).flatten().copied();
+        closures.chain([at]).collect()
+    }
+}
+
+/// Tainted names that the code should refer to; `None` if that is not known of a part of it.
+fn expected(tainted: &Tainted, side: Side, info: &FunctionInfo) -> Option<HashMap<String, usize>> {
+    let mut all: HashMap<String, usize> = HashMap::new();
+    for place in info.inlined.iter().filter_map(|f| f.place.as_ref()).chain(&info.place) {
+        if tainted.is_function_tainted(&place.file, place.line, side) != Some(true) {
+            continue;
+        }
+        for (name, count) in tainted.expected_references(&place.file, place.line, side)? {
+            *all.entry(name.clone()).or_default() += count;
+        }
+    }
+    Some(all)
+}
+
+/// Functions and variables that code refers to, once for each reference.
+fn references<'a>(program: &Program<'a>, at: At) -> impl Iterator<Item = &'a str> {
+    program.section(at).relocs.iter().filter_map(move |reloc| {
+        let Ref::Named { name, at: target, .. } = reference(program, at.unit, reloc) else { return None };
+        // A named constant can be read by the optimiser.
+        target.is_none_or(|target| program.section(target).kind != Kind::ReadOnly).then_some(name)
+    })
+}
+
+/// The path of the function that a closure stands in.
+fn family(path: &str) -> &str {
+    let end = ["::{{closure}}", "::{closure"].iter().filter_map(|mark| path.find(mark)).min();
+    &path[..end.unwrap_or(path.len())]
+}
+
+/// The item's own name: `total` of `<app::Price<u8> as app::Sum>::total::<u32>`.
+fn last_name(path: &str) -> &str {
+    let mut path = path;
+    while path.ends_with('>') {
+        let mut depth = 0;
+        let start = path.char_indices().rev().find(|(_, c)| {
+            depth += i32::from(*c == '>') - i32::from(*c == '<');
+            depth == 0
+        });
+        let Some((start, _)) = start else { break };
+        path = path[..start].trim_end_matches("::");
+    }
+    path.rsplit(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_items() {
+        for (path, name) in [
+            ("app::main", "main"),
+            ("<app::Price<u8> as app::Sum>::total", "total"),
+            ("<app::Price<u8> as app::Sum>::total::<u32, app::Of<u8>>", "total"),
+            ("app::sum<u32>", "sum"),
+            ("app::main::{{closure}}::{{closure}}", "main"),
+            ("app::main::{closure#0}::{closure#1}", "main"),
+        ] {
+            assert_eq!(last_name(family(path)), name, "{path}");
+        }
+    }
+}
