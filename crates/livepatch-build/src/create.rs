@@ -123,6 +123,7 @@ pub fn create(
     let (old_image, new_image) = (Image::open(&old.image)?, Image::open(&new.image)?);
     let (old_inputs, new_inputs) = (Inputs::new(&old.inputs), Inputs::new(&new.inputs));
     let mut diff = diff::diff((old, &old_image, &old_inputs), (new, &new_image, &new_inputs))?;
+    tracing::debug!(change = ?source.change(), differing = diff.changed.len(), "sources compared");
     if *source.change() == Change::Nothing && same_inputs(old, new) {
         diff.line_only.extend(diff.changed.drain(..).map(|change| change.new));
         diff.unsettled.clear();

@@ -7,22 +7,21 @@
 //! A function is left out only if all of this holds, in both programs:
 //!
 //! 1. The source says which items changed ([`SourceDiff`]), and neither it nor anything inlined into it is among them.
-//! 2. A changed function that was inlined and then computed away leaves no trace in the debug information, but it leaves
-//!    another number. So a function whose source, or that of anything inlined into it, mentions something changed must
-//!    have the same immediate operands and constants in both programs, and inline or call other things: else nothing
-//!    but the change explains the difference.
+//! 2. A changed function that was inlined and then computed away leaves no trace in the debug information. So if the source
+//!    of a function, or of anything inlined into it, mentions something that the change reaches, each such mention must
+//!    still be there, as a reference or as an inlined function ([`super::traces`]).
 //! 3. The one way for a change to get into code that does not mention it is a function passed as a generic argument, of
 //!    which neither symbol nor debug information says which one it is. So where functions are handled as values, other
 //!    operands or constants count as a change unless inlining explains them.
-//! 4. If its calling convention is the optimiser's to alter (a local symbol), no replaced function is called by it: such
-//!    a caller and its callee were compiled for each other.
+//! 4. It does not reach a replaced function by direct calls: caller and callee may have been compiled for each other.
 //!
 //! The running code of a function left out is what the compiler made of the same source, so it does what the new code
 //! would do. Where the patch calls it, and its calling convention may have been altered, the patch carries a copy of
 //! the new code for its own use.
 
-use super::compare::{Ends, Ref, constant_bytes, location_file, reference, skew};
+use super::compare::{Ends, Ref, constant_bytes, is_call, location_file, reference, skew};
 use super::program::{At, Program};
+use super::traces::Traces;
 use super::{Changed, CopySet, Diff};
 use crate::build::{Build, Input};
 use crate::findings::Place;
@@ -69,6 +68,14 @@ fn reach(
     inlined.fold(place(&function.path, own_place(function)).max(named), Reach::max)
 }
 
+/// Whether a function without debug information, as the standard library has them, is of crates that did not change,
+/// generic arguments included. Only v0 names tell those.
+fn is_of_others(symbol: &str, crates: &HashSet<String>) -> bool {
+    let path = crate::guard::demangle(symbol);
+    let mut words = path.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    symbol.starts_with("_R") && path != symbol && !words.any(|word| crates.contains(word))
+}
+
 /// Where a function is declared; glue that the compiler makes is declared nowhere and holds nobody's code but its types'.
 fn own_place(function: &FunctionInfo) -> Option<&Place> {
     static GLUE: Place = Place { file: String::new(), line: 0 };
@@ -92,22 +99,29 @@ pub fn set_aside(
     let old = describe(&diff.old, &old_build.image, &old_at)?;
     let new = describe(&diff.new, &new_build.image, &new_at)?;
     let crates = changed_crates(old_build, new_build);
-    let reach_old = |at: &At| reach(source, &crates, old.get(at), Side::Old);
-    let reach_new = |at: &At| reach(source, &crates, new.get(at), Side::New);
+    let known = |program: &Program<'_>, at: &At, info: Option<&FunctionInfo>, side| match info {
+        None if is_of_others(crate::emit::name_of(program, *at), &crates) => Reach::No,
+        info => reach(source, &crates, info, side),
+    };
+    let reach_old = |at: &At| known(&diff.old, at, old.get(at), Side::Old);
+    let reach_new = |at: &At| known(&diff.new, at, new.get(at), Side::New);
+    let (old_traces, new_traces) = (Traces::new(&diff.old, Side::Old), Traces::new(&diff.new, Side::New));
     let is_real = |change: &Changed| match reach_old(&change.old).max(reach_new(&change.new)) {
         Reach::Changed => true,
         Reach::Mentioned => {
-            values_differ(diff, change) || is_of_one_shape(diff, change, &old[&change.old], &new[&change.new])
+            let (old, new) = (&old[&change.old], &new[&change.new]);
+            !old_traces.all_remain(source.tainted(), change.old, old)
+                || !new_traces.all_remain(source.tainted(), change.new, new)
         }
         Reach::No => {
-            let (old, new) = (&old[&change.old], &new[&change.new]);
+            let (Some(old), Some(new)) = (old.get(&change.old), new.get(&change.new)) else { return false };
             (old.handles_functions || new.handles_functions)
                 && values_differ(diff, change)
                 && is_of_one_shape(diff, change, old, new)
         }
     };
     let (mut real, mut aside): (Vec<_>, Vec<_>) = diff.changed.iter().copied().partition(is_real);
-    take_back_callers(diff, &mut real, &mut aside);
+    take_back_callers(&diff.old, &mut real, &mut aside);
     let is_reached = |set: &CopySet| {
         set.old.iter().map(reach_old).chain(set.new.iter().map(reach_new)).any(|reach| reach != Reach::No)
     };
@@ -232,24 +246,26 @@ fn is_global(program: &Program<'_>, at: At) -> bool {
     program.section(at).symbols.iter().any(|ix| unit.symbol(*ix).global)
 }
 
-/// Callers that were set aside come back if they call a replaced function whose calling convention may differ.
-fn take_back_callers(diff: &Diff<'_>, real: &mut Vec<Changed>, aside: &mut Vec<Changed>) {
-    loop {
-        let local: HashSet<At> = real
-            .iter()
-            .filter(|c| !(is_global(&diff.old, c.old) && is_global(&diff.new, c.new)))
-            .map(|c| c.old)
-            .collect();
-        let calls_one = |change: &Changed| {
-            diff.old.section(change.old).relocs.iter().any(|reloc| {
-                matches!(reference(&diff.old, change.old.unit, reloc), Ref::Named { at: Some(at), .. } if local.contains(&at))
-            })
-        };
-        let (back, rest): (Vec<_>, Vec<_>) = aside.iter().copied().partition(calls_one);
-        *aside = rest;
-        if back.is_empty() {
-            return;
+/// Functions that reach a replaced one by direct calls come back. Their running code may rest on what the compiler knew
+/// about the old code: that it does not unwind, what it returns, how it takes its arguments.
+fn take_back_callers(old: &Program<'_>, real: &mut Vec<Changed>, aside: &mut Vec<Changed>) {
+    let mut callers: HashMap<At, Vec<At>> = HashMap::new();
+    for (at, section) in old.all().filter(|(_, section)| section.kind == Kind::Text) {
+        for reloc in section.relocs.iter().filter(|reloc| is_call(section.bytes, reloc)) {
+            if let Ref::Named { at: Some(callee), .. } = reference(old, at.unit, reloc) {
+                callers.entry(callee).or_default().push(at);
+            }
         }
-        real.extend(back);
     }
+    let mut reaching = HashSet::new();
+    let mut work: Vec<At> = real.iter().map(|change| change.old).collect();
+    while let Some(at) = work.pop() {
+        if reaching.insert(at) {
+            work.extend(callers.get(&at).into_iter().flatten());
+        }
+    }
+    let (back, rest) = aside.iter().copied().partition(|change| reaching.contains(&change.old));
+    *aside = rest;
+    let back: Vec<Changed> = back;
+    real.extend(back);
 }

@@ -15,7 +15,7 @@ mod bind;
 mod frames;
 mod tls;
 
-use crate::diff::compare::{self, Ends, Ref, entry, is_relative, reference};
+use crate::diff::compare::{self, Ends, Ref, entry, is_call, is_relative, reference};
 use crate::diff::program::At;
 use crate::diff::{Diff, DiffError};
 use crate::objects::{Kind, Merge, Reloc as ObjReloc, SymIx};
@@ -362,23 +362,4 @@ pub fn name_of<'a>(program: &crate::diff::program::Program<'a>, at: At) -> &'a s
     let section = unit.section(at.section);
     let global = section.symbols.iter().find(|ix| unit.symbol(**ix).global);
     global.or(section.symbols.first()).map_or(section.name, |ix| unit.symbol(*ix).name)
-}
-
-/// Whether a relocated field is the operand of a direct or GOT-indirect call or jump, not an address being taken.
-fn is_call(bytes: &[u8], reloc: &ObjReloc) -> bool {
-    let at = reloc.offset as usize;
-    let before = |n: usize| at.checked_sub(n).and_then(|i| bytes.get(i)).copied();
-    match RelocKind::from_elf(reloc.kind) {
-        Some(RelocKind::Plt32) => true,
-        // e8 call, e9 jmp, 0f 8x jcc
-        Some(RelocKind::Pc32) => {
-            matches!(before(1), Some(0xe8 | 0xe9))
-                || (before(2) == Some(0x0f) && matches!(before(1), Some(0x80..=0x8f)))
-        }
-        // ff /2 call, ff /4 jmp, through memory at rip+disp32
-        Some(RelocKind::GotPcRel | RelocKind::GotPcRelX) => {
-            before(2) == Some(0xff) && matches!(before(1), Some(0x15 | 0x25))
-        }
-        _ => false,
-    }
 }
