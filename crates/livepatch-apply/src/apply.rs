@@ -133,7 +133,8 @@ impl Job<'_> {
         let prepared = Prepared { view: &view, module, found, code, plan, scope };
         let tables = view.tables()?;
         let rules = Rules::new(&view.process, &view.modules)?;
-        let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
+        let Some(mut seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
+        safepoint::check_filters(&mut seized, self.deadline)?;
         if self.options.dry_run {
             return self.snapshot(&prepared, &tables, seized, repaired.take()).map(Outcome::Done);
         }

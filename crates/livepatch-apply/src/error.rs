@@ -169,6 +169,19 @@ impl From<RemoteError> for ApplyError {
     fn from(error: RemoteError) -> Self {
         match error {
             RemoteError::Process(error) => error.into(),
+            RemoteError::Forbidden { .. } => Self::Refused {
+                reason: format!("{error}; nothing was changed; restart the program with the call permitted"),
+            },
+            RemoteError::Slow { tid, waited, .. } => {
+                let inside = ThreadInside {
+                    tid: tid.0,
+                    name: String::new(),
+                    function: None,
+                    reason: error.to_string(),
+                    backtrace: Vec::new(),
+                };
+                Self::Busy { waited_ms: waited.as_millis() as u64, inside: vec![inside] }
+            }
             other => Self::environment("a call inside the process failed", other),
         }
     }

@@ -391,6 +391,9 @@ impl Loader<'_> {
             || ApplyError::refused("a new thread-local needs the program's loader, which offers no `dlopen`");
         let dlopen = self.scope.function("dlopen")?.ok_or_else(missing)?;
         let scratch = scratch.ok_or_else(missing)?;
+        safepoint::on_any_thread(seized, self.deadline, |thread| {
+            DLOPEN_CALLS.iter().try_for_each(|number| Ok(thread.check_syscall(*number, [0; 6])?))
+        })?;
         let fd = memfd(self, seized, scratch, file)?;
         // The loader takes two files of one name for the same object, and numbers of descriptors come again.
         let path = format!("/proc/self/fd/{}{fd}", "./".repeat(number + 1));
@@ -427,6 +430,8 @@ const RTLD_NOW: u64 = 2;
 /// System call numbers of x86-64.
 const SYS_CLOSE: i64 = 3;
 const SYS_MEMFD_CREATE: i64 = 319;
+/// What loaders do to load an object: `read`, `close`, `fstat`, `mmap`, `mprotect`, `munmap`, `pread64`, `openat`.
+const DLOPEN_CALLS: [i64; 8] = [0, SYS_CLOSE, 5, 9, 10, 11, 17, 257];
 /// `MFD_CLOEXEC` of `<linux/memfd.h>`.
 const MFD_CLOEXEC: u64 = 1;
 /// Time for one call, even if the deadline is near: a call that is broken off may leave a lock taken.

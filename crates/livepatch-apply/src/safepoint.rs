@@ -222,22 +222,44 @@ pub fn on_safe_thread<T>(
 }
 
 /// Does something on any thread that executes system calls; no function may be called.
+///
+/// # Errors
+/// [`ApplyError::Busy`] if no thread stops until the deadline. Every thread is given a chance.
 pub fn on_any_thread<T>(
     seized: &mut Seized,
     deadline: Instant,
     mut work: impl FnMut(&mut StoppedThread<'_>) -> Result<T, ApplyError>,
 ) -> Result<T, ApplyError> {
-    let mut last = None;
-    for tid in seized.threads() {
-        match seized.interrupt_one(tid, deadline) {
-            Ok(mut thread) => return work(&mut thread),
-            Err(error @ (InterruptError::NoThread { .. } | InterruptError::Stuck { .. })) => {
-                last = Some(error)
+    let started = Instant::now();
+    let mut patience = ONE_STOP;
+    loop {
+        let mut refused = Vec::new();
+        for tid in seized.threads() {
+            match seized.interrupt_one(tid, Instant::now() + patience) {
+                Ok(mut thread) => return work(&mut thread),
+                Err(InterruptError::NoThread { .. }) => {}
+                Err(error @ InterruptError::Stuck { .. }) => refused.push((tid, error.to_string())),
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
         }
+        if seized.threads().is_empty() {
+            return Err(ApplyError::Lost("the process has no threads left".into()));
+        }
+        if Instant::now() >= deadline {
+            let waited_ms = started.elapsed().as_millis() as u64;
+            return Err(ApplyError::Busy { waited_ms, inside: describe(seized.process(), refused) });
+        }
+        patience *= 2;
+        seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
-    Err(last.map_or_else(|| ApplyError::Lost("the process has no threads left".into()), ApplyError::from))
+}
+
+/// Makes sure that the system calls of the work to come are open to the process, so that none of it ends halfway.
+///
+/// # Errors
+/// [`ApplyError::Refused`] if a seccomp filter stands against one of them.
+pub fn check_filters(seized: &mut Seized, deadline: Instant) -> Result<(), ApplyError> {
+    on_any_thread(seized, deadline, |thread| Ok(thread.check_memory_calls()?))
 }
 
 /// How long one thread may take to stop before another one is tried.

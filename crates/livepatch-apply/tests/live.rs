@@ -314,6 +314,41 @@ fn check_changes_nothing() {
     target.end();
 }
 
+/// `mmap`, `mprotect` and `munmap` of x86-64.
+const MEMORY_CALLS: [u32; 3] = [9, 10, 11];
+
+#[test]
+fn a_filter_that_would_kill_the_process_is_heeded() {
+    for number in MEMORY_CALLS {
+        let mut target = server().run();
+        assert_eq!(target.ask(&format!("kill for {number}")), "0");
+        let before = maps(&target);
+        for attempt in [check, apply] {
+            let refused = attempt(target.pid(), &value_patch(2), &options());
+            assert!(
+                matches!(&refused, Err(ApplyError::Refused { reason }) if reason.contains("seccomp")),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(maps(&target), before);
+        assert_eq!(target.ask("value"), "1");
+        // Its own end would be a forbidden call, too.
+        target.kill();
+    }
+}
+
+#[test]
+fn a_filter_that_lets_the_work_pass_does_not_matter() {
+    let mut target = server().run();
+    // `prctl`, which would name the registry.
+    assert_eq!(target.ask("kill for 157"), "0");
+    apply(target.pid(), &value_patch(2), &options()).unwrap();
+    assert_eq!(target.ask("value"), "2");
+    roll_back(&target).unwrap();
+    assert_eq!(target.ask("value"), "1");
+    target.end();
+}
+
 #[test]
 fn a_dead_target_is_lost() {
     let mut target = server().run();

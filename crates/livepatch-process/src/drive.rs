@@ -24,13 +24,14 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
-    /// Puts it back into a thread at any stop.
+    /// Puts it back into a thread at any stop. The registers come last: once they are right, a tool that dies leaves nothing
+    /// else behind.
     pub fn restore(&self, tid: Tid) -> Result<(), Errno> {
-        sys::set_regs(tid, &self.regs)?;
         if let Some(xstate) = &self.xstate {
             sys::set_xstate(tid, xstate)?;
         }
-        sys::set_sigmask(tid, self.mask)
+        sys::set_sigmask(tid, self.mask)?;
+        sys::set_regs(tid, &self.regs)
     }
 }
 

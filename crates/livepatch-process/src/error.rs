@@ -190,7 +190,7 @@ fn list(threads: &[StuckThread]) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoteError {
-    /// The function did not return, or the system call did not end, in time. It was broken off: what it had begun, it
+    /// The function did not return in time. It was broken off: what it had begun, it
     /// left half done (a lock that it took stays taken).
     #[error("{what} on thread {tid} did not end within {} ms", .waited.as_millis())]
     Timeout {
@@ -198,6 +198,17 @@ pub enum RemoteError {
         tid: Tid,
         /// What ran there.
         what: String,
+        /// How long it had.
+        waited: Duration,
+    },
+    /// The thread did not get through the system call in time: it hardly runs, or something else holds it. The call may have
+    /// been made.
+    #[error("thread {tid} did not get through system call {number} within {} ms", .waited.as_millis())]
+    Slow {
+        /// The thread.
+        tid: Tid,
+        /// The system call.
+        number: nix::libc::c_long,
         /// How long it had.
         waited: Duration,
     },
@@ -222,6 +233,16 @@ pub enum RemoteError {
         tid: Tid,
         /// Why.
         reason: String,
+    },
+    /// A seccomp filter of the thread stands against the system call, or might. It was not made.
+    #[error("system call {number} on thread {tid}: a seccomp filter of the process {answer}")]
+    Forbidden {
+        /// The thread.
+        tid: Tid,
+        /// The system call.
+        number: nix::libc::c_long,
+        /// What the filter does, fit to follow "a filter".
+        answer: String,
     },
     /// The system call ran and returned this error.
     #[error("{name} in the target failed")]

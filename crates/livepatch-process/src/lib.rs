@@ -39,6 +39,7 @@ mod regs;
 mod remote;
 mod remote_memory;
 mod rseq;
+mod seccomp;
 mod sharing;
 mod sys;
 mod thread;

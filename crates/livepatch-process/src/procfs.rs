@@ -82,6 +82,8 @@ pub struct Status {
     pub tracer: Option<Tid>,
     /// Whether the thread runs under a seccomp filter, which may answer a remote system call by a signal.
     pub seccomp: bool,
+    /// Number of its seccomp filters; 0 on a kernel that does not tell.
+    pub seccomp_filters: u32,
     /// Whether the thread has a user shadow stack (CET): a forged return address would fault.
     pub shadow_stack: bool,
     /// Whether the process has user memory. Kernel threads and zombies have none.
@@ -150,6 +152,7 @@ fn parse_status(text: &[u8]) -> Option<Status> {
         parent: Pid(field("PPid")?.parse().ok()?),
         tracer: (tracer != 0).then_some(Tid(tracer)),
         seccomp: field("Seccomp").is_some_and(|mode| mode != "0"),
+        seccomp_filters: field("Seccomp_filters").and_then(|count| count.parse().ok()).unwrap_or(0),
         shadow_stack: field("x86_Thread_features")
             .is_some_and(|features| features.split_ascii_whitespace().any(|feature| feature == "shstk")),
         has_memory: field("VmSize").is_some(),
@@ -170,7 +173,7 @@ mod tests {
     #[test]
     fn status_with_a_name_that_is_no_text() {
         let text = b"Name:\t\xff\xfe\nState:\tT (stopped)\nPPid:\t6\nTracerPid:\t7\nUid:\t1\t2\t3\t4\nVmSize:\t 5 kB\nThreads:\t9\n\
-            Seccomp:\t2\nx86_Thread_features:\tshstk wrss \n";
+            Seccomp:\t2\nSeccomp_filters:\t3\nx86_Thread_features:\tshstk wrss \n";
         let expected = Status {
             uid: 1,
             euid: 2,
@@ -179,6 +182,7 @@ mod tests {
             parent: Pid(6),
             tracer: Some(Tid(7)),
             seccomp: true,
+            seccomp_filters: 3,
             shadow_stack: true,
             has_memory: true,
         };

@@ -62,6 +62,7 @@ impl StoppedThread<'_> {
     ) -> Result<Result<u64, Errno>, RemoteError> {
         let what = format!("system call {number}");
         let at = self.syscall_instruction()?;
+        self.check_syscall_at(number, args, at.offset(2))?;
         let saved = self.save(false)?;
         let started = Instant::now();
         let mut regs = saved.regs;
@@ -74,7 +75,7 @@ impl StoppedThread<'_> {
         match result? {
             Some(rax) if (-4095..0).contains(&(rax as i64)) => Ok(Err(Errno::from_raw(-(rax as i64) as i32))),
             Some(rax) => Ok(Ok(rax)),
-            None => Err(RemoteError::Timeout { tid: self.tid, what, waited: started.elapsed() }),
+            None => Err(RemoteError::Slow { tid: self.tid, number, waited: started.elapsed() }),
         }
     }
 

@@ -6,6 +6,8 @@ use livepatch_patch::RunAddr;
 use nix::libc;
 use std::time::Instant;
 
+const MAP_FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+
 /// Protection of mapped memory. There is none that is writable and executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
@@ -43,8 +45,7 @@ impl StoppedThread<'_> {
         protection: Protection,
         deadline: Instant,
     ) -> Result<(), RemoteError> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-        let args = [addr.0, size, protection.bits(), flags as u64, u64::MAX, 0];
+        let args = [addr.0, size, protection.bits(), MAP_FLAGS as u64, u64::MAX, 0];
         let got = self.call("mmap", libc::SYS_mmap, args, deadline)?;
         // Kernels before 4.17 do not know the flag and take the address for a hint.
         if got != addr.0 {
@@ -64,6 +65,24 @@ impl StoppedThread<'_> {
     ) -> Result<(), RemoteError> {
         let args = [addr.0, size, protection.bits(), 0, 0, 0];
         self.call("mprotect", libc::SYS_mprotect, args, deadline).map(drop)
+    }
+
+    /// Makes sure that mapping, protecting in every way, and unmapping are open to this thread.
+    ///
+    /// # Errors
+    /// [`RemoteError::Forbidden`], see [`Self::check_syscall`].
+    pub fn check_memory_calls(&self) -> Result<(), RemoteError> {
+        let size = crate::PAGE_SIZE;
+        let at = 1 << 30;
+        for protection in [Protection::None, Protection::Read, Protection::ReadWrite, Protection::ReadExecute]
+        {
+            if protection != Protection::ReadExecute {
+                let args = [at, size, protection.bits(), MAP_FLAGS as u64, u64::MAX, 0];
+                self.check_syscall(libc::SYS_mmap, args)?;
+            }
+            self.check_syscall(libc::SYS_mprotect, [at, size, protection.bits(), 0, 0, 0])?;
+        }
+        self.check_syscall(libc::SYS_munmap, [at, size, 0, 0, 0, 0])
     }
 
     /// Removes whole pages from the target's memory.

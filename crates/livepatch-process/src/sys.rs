@@ -152,6 +152,33 @@ pub(crate) fn requeue_sent_signal(tid: Tid) -> Result<c_int> {
     Ok(info.signal())
 }
 
+/// The thread's seccomp filters as the kernel's classic BPF programs, oldest first.
+///
+/// # Errors
+/// `EACCES` without CAP_SYS_ADMIN or with a filter on this process, `EINVAL` in strict mode or on a kernel that does not tell.
+pub(crate) fn seccomp_filters(tid: Tid) -> Result<Vec<Vec<libc::sock_filter>>> {
+    const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+    let mut filters = Vec::new();
+    loop {
+        let index = filters.len() as *mut c_void;
+        let none = std::ptr::null_mut::<c_void>();
+        // SAFETY: with a null buffer the request writes nothing; it returns the number of steps.
+        let count =
+            match Errno::result(unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, tid.0, index, none) }) {
+                Ok(count) => count as usize,
+                // There is no filter of that number.
+                Err(Errno::ENOENT) if !filters.is_empty() => return Ok(filters),
+                Err(errno) => return Err(errno),
+            };
+        let mut steps = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; count];
+        let buffer = steps.as_mut_ptr().cast::<c_void>();
+        // SAFETY: the request writes as many steps as it told just before: filters are numbered from the oldest, and are
+        // never changed or removed, only added.
+        Errno::result(unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, tid.0, index, buffer) })?;
+        filters.push(steps);
+    }
+}
+
 /// The signal's bit in a kernel signal mask.
 pub(crate) fn signal_bit(signal: c_int) -> u64 {
     1 << (signal - 1)

@@ -282,7 +282,7 @@ extern "C" fn vfork_and_wait(fd: c_int) -> u64 {
     9
 }
 
-/// Makes the kernel answer `getppid` with SIGSYS and `getuid` with EACCES on this thread.
+/// Makes the kernel answer `getppid` with SIGSYS, `getuid` with EACCES and `getgid` with SIGKILL on this thread.
 fn filter() {
     #[repr(C)]
     struct Step(u16, u8, u8, u32);
@@ -297,6 +297,8 @@ fn filter() {
         Step(RETURN, 0, 0, 0x0003_0000),
         Step(JUMP_IF_EQUAL, 0, 1, 102),
         Step(RETURN, 0, 0, 0x0005_000d),
+        Step(JUMP_IF_EQUAL, 0, 1, 104),
+        Step(RETURN, 0, 0, 0x8000_0000),
         Step(RETURN, 0, 0, 0x7fff_0000),
     ];
     let program = Program(steps.len() as u16, steps.as_ptr());
