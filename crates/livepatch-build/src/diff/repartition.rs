@@ -121,9 +121,13 @@ pub fn set_aside(
         }
     };
     let (mut real, mut aside): (Vec<_>, Vec<_>) = diff.changed.iter().copied().partition(is_real);
-    take_back_callers(&diff.old, &mut real, &mut aside);
+    let reaching = callers_of(&diff.old, &real);
+    let (back, rest): (Vec<_>, Vec<_>) = aside.into_iter().partition(|change| reaching.contains(&change.old));
+    real.extend(back);
+    aside = rest;
     let is_reached = |set: &CopySet| {
-        set.old.iter().map(reach_old).chain(set.new.iter().map(reach_new)).any(|reach| reach != Reach::No)
+        let mut reaches = set.old.iter().map(reach_old).chain(set.new.iter().map(reach_new));
+        reaches.any(|reach| reach != Reach::No) || set.old.iter().any(|at| reaching.contains(at))
     };
     diff.unsettled.retain(is_reached);
     for change in &aside {
@@ -246,9 +250,9 @@ fn is_global(program: &Program<'_>, at: At) -> bool {
     program.section(at).symbols.iter().any(|ix| unit.symbol(*ix).global)
 }
 
-/// Functions that reach a replaced one by direct calls come back. Their running code may rest on what the compiler knew
-/// about the old code: that it does not unwind, what it returns, how it takes its arguments.
-fn take_back_callers(old: &Program<'_>, real: &mut Vec<Changed>, aside: &mut Vec<Changed>) {
+/// The functions that reach a replaced one by direct calls, those themselves included. Their running code may rest on
+/// what the compiler knew about the old code: that it does not unwind, what it returns, how it takes its arguments.
+fn callers_of(old: &Program<'_>, replaced: &[Changed]) -> HashSet<At> {
     let mut callers: HashMap<At, Vec<At>> = HashMap::new();
     for (at, section) in old.all().filter(|(_, section)| section.kind == Kind::Text) {
         for reloc in section.relocs.iter().filter(|reloc| is_call(section.bytes, reloc)) {
@@ -258,14 +262,11 @@ fn take_back_callers(old: &Program<'_>, real: &mut Vec<Changed>, aside: &mut Vec
         }
     }
     let mut reaching = HashSet::new();
-    let mut work: Vec<At> = real.iter().map(|change| change.old).collect();
+    let mut work: Vec<At> = replaced.iter().map(|change| change.old).collect();
     while let Some(at) = work.pop() {
         if reaching.insert(at) {
             work.extend(callers.get(&at).into_iter().flatten());
         }
     }
-    let (back, rest) = aside.iter().copied().partition(|change| reaching.contains(&change.old));
-    *aside = rest;
-    let back: Vec<Changed> = back;
-    real.extend(back);
+    reaching
 }
