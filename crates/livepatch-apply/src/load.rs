@@ -129,7 +129,11 @@ pub fn trial_link(
 ) -> Result<(), ApplyError> {
     let floor = livepatch_process::mmap_min_addr();
     let base = livepatch_process::near_gap(&process.maps()?, module.image.span(), plan.total(), floor)
-        .ok_or_else(|| ApplyError::refused("no room for the patch within 2 GiB of the module"))?;
+        .ok_or_else(|| {
+            ApplyError::refused(
+                "no room for the patch within 2 GiB of the module; restart the program with less mapped around it",
+            )
+        })?;
     // Loader and carrier decide where new thread-locals are; any place shows whether the relocations suit.
     let tls = plan.tls.as_ref().map(|tls| (1 << 16, tls.needs_static.then_some(-(1 << 16))));
     let bindings = with_own_tls(plan, bindings, tls);
