@@ -2,7 +2,7 @@
 //!
 //! Order: compare ([`crate::diff`]), set aside what the change in the source does not reach
 //! ([`crate::diff::repartition`]), select and bind ([`crate::emit`]), judge ([`crate::guard`]), describe
-//! ([`describe`]), then link for a trial, so that nothing is first found out in production.
+//! (`create/describe.rs`), then link for a trial, so that nothing is first found out in production.
 
 mod describe;
 mod trial;

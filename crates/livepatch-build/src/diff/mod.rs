@@ -1,7 +1,7 @@
 //! Which functions of two builds are really different.
 //!
 //! 1. Load the objects whose contents changed ([`crate::objects`]).
-//! 2. Pair functions and variables of the two programs by normalised name ([`pair`]).
+//! 2. Pair functions and variables of the two programs by normalised name (`pair.rs`).
 //! 3. Compare each pair ([`compare`]).
 //!
 //! Functions that only moved to another code unit compare equal: what they are made of is compared, not where the

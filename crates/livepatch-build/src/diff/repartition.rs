@@ -9,7 +9,7 @@
 //! 1. The source says which items changed ([`SourceDiff`]), and neither it nor anything inlined into it is among them.
 //! 2. A changed function that was inlined and then computed away leaves no trace in the debug information. So if the source
 //!    of a function, or of anything inlined into it, mentions something that the change reaches, each such mention must
-//!    still be there, as a reference or as an inlined function ([`super::traces`]).
+//!    still be there, as a reference or as an inlined function (`traces.rs`).
 //! 3. The one way for a change to get into code that does not mention it is a function passed as a generic argument, of
 //!    which neither symbol nor debug information says which one it is. So where functions are handled as values, other
 //!    operands or constants count as a change unless inlining explains them.
@@ -106,19 +106,16 @@ pub fn set_aside(
     let reach_old = |at: &At| known(&diff.old, at, old.get(at), Side::Old);
     let reach_new = |at: &At| known(&diff.new, at, new.get(at), Side::New);
     let (old_traces, new_traces) = (Traces::new(&diff.old, Side::Old), Traces::new(&diff.new, Side::New));
-    let is_real = |change: &Changed| match reach_old(&change.old).max(reach_new(&change.new)) {
+    let is_doubtful = |at: &At, infos: &HashMap<At, FunctionInfo>, reach, traces: &Traces<'_, '_>| match reach
+    {
         Reach::Changed => true,
-        Reach::Mentioned => {
-            let (old, new) = (&old[&change.old], &new[&change.new]);
-            !old_traces.all_remain(source.tainted(), change.old, old)
-                || !new_traces.all_remain(source.tainted(), change.new, new)
-        }
-        Reach::No => {
-            let (Some(old), Some(new)) = (old.get(&change.old), new.get(&change.new)) else { return false };
-            (old.handles_functions || new.handles_functions)
-                && values_differ(diff, change)
-                && is_of_one_shape(diff, change, old, new)
-        }
+        Reach::Mentioned => infos.get(at).is_none_or(|info| !traces.all_remain(source.tainted(), *at, info)),
+        Reach::No => false,
+    };
+    let is_real = |change: &Changed| {
+        is_doubtful(&change.old, &old, reach_old(&change.old), &old_traces)
+            || is_doubtful(&change.new, &new, reach_new(&change.new), &new_traces)
+            || may_hold_a_function(diff, change, old.get(&change.old), new.get(&change.new))
     };
     let (mut real, mut aside): (Vec<_>, Vec<_>) = diff.changed.iter().copied().partition(is_real);
     let reaching = callers_of(&diff.old, &real);
@@ -126,8 +123,8 @@ pub fn set_aside(
     real.extend(back);
     aside = rest;
     let is_reached = |set: &CopySet| {
-        let mut reaches = set.old.iter().map(reach_old).chain(set.new.iter().map(reach_new));
-        reaches.any(|reach| reach != Reach::No) || set.old.iter().any(|at| reaching.contains(at))
+        set.old.iter().any(|at| reaching.contains(at) || is_doubtful(at, &old, reach_old(at), &old_traces))
+            || set.new.iter().any(|at| is_doubtful(at, &new, reach_new(at), &new_traces))
     };
     diff.unsettled.retain(is_reached);
     for change in &aside {
@@ -170,6 +167,20 @@ fn describe(
         placed.iter().map(|(at, addr)| (crate::emit::name_of(program, *at), *addr)).collect();
     let infos = trees(image, &queries)?;
     Ok(placed.iter().zip(infos).filter_map(|((at, _), info)| Some((*at, info?))).collect())
+}
+
+/// Whether a function passed as a value may have been computed away in it: values differ, and inlining does not
+/// explain that.
+fn may_hold_a_function(
+    diff: &Diff<'_>,
+    change: &Changed,
+    old: Option<&FunctionInfo>,
+    new: Option<&FunctionInfo>,
+) -> bool {
+    let (Some(old), Some(new)) = (old, new) else { return false };
+    (old.handles_functions || new.handles_functions)
+        && values_differ(diff, change)
+        && is_of_one_shape(diff, change, old, new)
 }
 
 /// Whether the old and the new code inline and call the same.
