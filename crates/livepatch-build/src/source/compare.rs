@@ -1,5 +1,6 @@
 //! Old and new files, item by item.
 
+use super::additions::{Additions, Candidate, align};
 use super::items::{Entity, File, may_include_text, parse};
 use super::lookup::{ItemLines, Lines, Tainted};
 use super::mentions::{Closure, LocalTraits, entity_is_tainted, expected, function_names};
@@ -21,27 +22,40 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     let (old_files, new_files) = (parse_all(old)?, parse_all(new)?);
     included_as_text(old, new, &new_files)?;
     let mut changed = Vec::new();
+    let mut additions = Additions::new(&old_files, &new_files);
     for (old, new) in old_files.iter().zip(&new_files) {
         if old.tokens != new.tokens {
-            changed.extend(compare(old, new)?);
+            let added = same_frame(old, new)?;
+            changed.extend(compare(old, new, &added)?);
+            additions.add(new, added);
         }
     }
-    if changed.is_empty() {
+    additions.check()?;
+    let mut items: Vec<ChangedItem> = changed.iter().map(Pair::item).collect();
+    items.extend(additions.items());
+    if items.is_empty() {
         let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
         return Ok(SourceDiff { change: Change::Nothing, tainted });
     }
     runs_at_compile_time(&old_files, &new_files)?;
     let all: Vec<&File> = old_files.iter().chain(&new_files).collect();
     let traits = LocalTraits::of(&all);
-    let closure = Closure { files: &all, traits: &traits };
+    let new_only = changed.iter().filter(|pair| pair.old.is_none()).filter_map(|pair| pair.new);
+    let closure = Closure {
+        files: &all,
+        traits: &traits,
+        added: new_only.collect(),
+        held: additions.entities().collect(),
+        candidates: additions.candidates(),
+    };
     for entity in changed.iter().flat_map(|pair: &Pair<'_>| [pair.old, pair.new]).flatten() {
         closure.by_name_only(entity)?;
     }
-    let names = closure.grow(changed.iter().map(|pair| pair.any().name.clone()).collect())?;
+    let seeds = changed.iter().map(|pair| pair.any().name.clone()).chain(additions.names());
+    let names = closure.grow(seeds.collect())?;
     let functions = function_names(&all);
-    let lines = |files: &[File]| files.iter().map(|file| lines(file, &names, &functions)).collect();
+    let lines = |files: &[File]| files.iter().map(|file| lines(file, &names, &functions, &closure)).collect();
     let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
-    let items = changed.iter().map(Pair::item).collect();
     Ok(SourceDiff { change: Change::Items(items), tainted: Tainted::new(names, old_lines, new_lines) })
 }
 
@@ -118,9 +132,8 @@ impl<'a> Pair<'a> {
     }
 }
 
-fn compare<'a>(old: &'a File, new: &'a File) -> Sure<Vec<Pair<'a>>> {
-    same_frame(old, new)?;
-    let (mut olds, mut news) = (by_place(old), by_place(new));
+fn compare<'a>(old: &'a File, new: &'a File, added: &[&Candidate]) -> Sure<Vec<Pair<'a>>> {
+    let (mut olds, mut news) = (by_place(old, &[]), by_place(new, added));
     let places: Vec<_> = olds.keys().chain(news.keys()).copied().collect();
     let mut changed = Vec::new();
     let mut seen = HashSet::new();
@@ -135,24 +148,18 @@ fn compare<'a>(old: &'a File, new: &'a File) -> Sure<Vec<Pair<'a>>> {
     Ok(changed)
 }
 
-fn same_frame(old: &File, new: &File) -> Sure<()> {
-    let differs = old.frame.iter().zip(&new.frame).find(|(old, new)| old != new);
-    let line = match differs {
-        Some((_, token)) => token.first_line,
-        None if old.frame.len() == new.frame.len() => return Ok(()),
-        None => [&old.frame, &new.frame]
-            .into_iter()
-            .max_by_key(|frame| frame.len())
-            .map_or(0, |longer| longer[old.frame.len().min(new.frame.len())].first_line),
-    };
-    Err(Doubt(format!("{}:{line}: more than bodies of functions changed", new.path)))
+/// What `new` has in its frame in addition.
+fn same_frame<'a>(old: &File, new: &'a File) -> Sure<Vec<&'a Candidate>> {
+    align(old, new)
+        .map_err(|line| Doubt(format!("{}:{line}: more than bodies of functions changed", new.path)))
 }
 
 type PlaceKey<'a> = (&'a str, &'a str, bool);
 
-fn by_place(file: &File) -> BTreeMap<PlaceKey<'_>, Vec<&Entity>> {
+fn by_place<'a>(file: &'a File, without: &[&Candidate]) -> BTreeMap<PlaceKey<'a>, Vec<&'a Entity>> {
     let mut places: BTreeMap<_, Vec<&Entity>> = BTreeMap::new();
-    for entity in &file.entities {
+    let held = |at: usize| without.iter().any(|candidate| candidate.entities.contains(&at));
+    for (_, entity) in file.entities.iter().enumerate().filter(|(at, _)| !held(*at)) {
         places.entry((&*entity.container, &*entity.name, entity.nested)).or_default().push(entity);
     }
     places
@@ -202,14 +209,14 @@ fn whole(entity: &Entity) -> (ItemKind, &[Token], &[Token]) {
     (entity.kind, &entity.header, &entity.body)
 }
 
-fn lines(file: &File, names: &HashSet<String>, functions: &HashSet<&str>) -> Lines {
+fn lines(file: &File, names: &HashSet<String>, functions: &HashSet<&str>, closure: &Closure<'_>) -> Lines {
     let items = file
         .entities
         .iter()
         .map(|entity| ItemLines {
             first: entity.span.first_line,
             last: entity.span.last_line,
-            tainted: entity_is_tainted(entity, names),
+            tainted: closure.in_added_item(entity) || entity_is_tainted(entity, names),
             expected: expected(entity, names, functions),
         })
         .collect();

@@ -1,5 +1,6 @@
 //! A source file taken apart: its frame, and the bodies and values that hang in it.
 
+use super::additions::{Candidate, Form};
 use super::mentions::{Mentions, defined_names, string_words};
 use super::parts::{Nested, Parts, plain};
 use super::tokens::{Context, Token, flatten};
@@ -20,6 +21,10 @@ pub(super) struct File {
     /// Names that types, headers, signatures and attributes of types mention: see [`Mentions`].
     pub shape: Mentions,
     pub entities: Vec<Entity>,
+    /// Parts of the frame that the new sources may have in addition.
+    pub candidates: Vec<Candidate>,
+    /// Whether it passes on all names of another crate.
+    pub reexports_all: bool,
     /// `macro_rules!` and macro calls in item position.
     pub macros: Vec<MacroItem>,
     /// `use … from as to`.
@@ -54,6 +59,8 @@ pub(super) struct Entity {
     pub local_items: Vec<Token>,
     /// Whether an impl, a trait or a module is among them, whose effect is not limited to the body.
     pub leaks: bool,
+    /// What its header mentions, if it is movable.
+    pub shape: Mentions,
     pub mentions: Mentions,
 }
 
@@ -144,6 +151,82 @@ impl Reader {
 
     /// `harmless`: the modules around have no attribute that generates code.
     fn item(&mut self, item: &Item, module: &str, harmless: bool) {
+        if let Item::Use(import) = item {
+            self.imports(&import.tree, None);
+            return self.import_leaves(import, &import.tree, &mut Vec::new(), module, harmless);
+        }
+        let form = if harmless { Form::of(item) } else { None };
+        self.candidate(form, &tokens_of(item), module, |reader| reader.item_parts(item, module, harmless));
+    }
+
+    /// Has `read` take in what may be an addition; `tokens` is all of it.
+    fn candidate(
+        &mut self,
+        form: Option<Form>,
+        tokens: &[Token],
+        module: &str,
+        read: impl FnOnce(&mut Self),
+    ) {
+        let Some(form) = form else { return read(self) };
+        let (frame, entities) = (self.file.frame.len(), self.file.entities.len());
+        let shape = std::mem::take(&mut self.file.shape);
+        read(self);
+        let shape = std::mem::replace(&mut self.file.shape, shape);
+        let (first_line, last_line) = lines(tokens);
+        self.file.candidates.push(Candidate {
+            form,
+            frame: frame..self.file.frame.len(),
+            entities: entities..self.file.entities.len(),
+            shape,
+            span: Span { file: self.file.path.clone(), first_line, last_line },
+            module: module.to_owned(),
+        });
+    }
+
+    /// One import for each path of a tree, which means the same.
+    fn import_leaves(
+        &mut self,
+        item: &syn::ItemUse,
+        tree: &UseTree,
+        path: &mut Vec<syn::Ident>,
+        module: &str,
+        harmless: bool,
+    ) {
+        match tree {
+            UseTree::Path(head) => {
+                path.push(head.ident.clone());
+                self.import_leaves(item, &head.tree, path, module, harmless);
+                path.pop();
+            }
+            UseTree::Group(group) => {
+                // An empty group still needs its path to exist.
+                if group.items.is_empty() {
+                    self.frame(item);
+                }
+                for tree in &group.items {
+                    self.import_leaves(item, tree, path, module, harmless);
+                }
+            }
+            UseTree::Name(_) | UseTree::Rename(_) | UseTree::Glob(_) => {
+                let (attrs, vis, colon) = (&item.attrs, &item.vis, &item.leading_colon);
+                let leaf = quote::quote!(#(#attrs)* #vis use #colon #(#path ::)* #tree;);
+                let mut names: Vec<String> = path.iter().map(plain).collect();
+                let local = names.first().is_some_and(|head| matches!(&**head, "crate" | "self" | "super"));
+                let private = matches!(vis, syn::Visibility::Inherited);
+                self.file.reexports_all |= matches!(tree, UseTree::Glob(_)) && !local && !private;
+                let form = match tree {
+                    UseTree::Name(name) if harmless && colon.is_none() && name.ident != "self" => {
+                        names.push(plain(&name.ident));
+                        Form::of_import(item, names)
+                    }
+                    _ => None,
+                };
+                self.candidate(form, &tokens_of(item), module, |reader| reader.frame(&leaf));
+            }
+        }
+    }
+
+    fn item_parts(&mut self, item: &Item, module: &str, harmless: bool) {
         match item {
             Item::Fn(_) | Item::Const(_) | Item::Static(_) => {
                 let container = format!("{module} {}", self.macros_before);
@@ -154,10 +237,6 @@ impl Reader {
             Item::Trait(def) => self.trait_def(def, module),
             Item::Mod(inline) => self.module(inline, module, harmless),
             Item::Macro(call) => self.macro_item(call),
-            Item::Use(import) => {
-                self.imports(&import.tree, None);
-                self.frame(item);
-            }
             Item::ExternCrate(_) => self.frame(item),
             _ => {
                 self.frame(item);
@@ -333,12 +412,15 @@ impl Reader {
             .any(|attr| attr.path().segments.iter().any(|s| s.ident.to_string().starts_with("proc_macro")));
         let mut nested = Nested::default();
         parts.walk(&mut nested);
+        let mut shape = Mentions::default();
         if !place.nested {
             // The attributes generate code of their own; what they mention is counted with the item.
             let code = header.iter().filter(|token| token.context == Context::Code).cloned();
             let code: Vec<Token> = without_name(code.collect(), &name);
-            self.shape(&code);
-            if !movable {
+            if movable {
+                shape.add(&code);
+            } else {
+                self.shape(&code);
                 self.file.frame.extend(header.iter().cloned());
             }
         }
@@ -359,6 +441,7 @@ impl Reader {
             movable,
             local_items: nested.other,
             leaks: nested.leaks,
+            shape,
             mentions,
             path: path.clone(),
             name: name.clone(),
@@ -412,7 +495,7 @@ fn is_for_tests(attr: &Attribute) -> bool {
 }
 
 /// Attributes that neither generate code nor register the item anywhere.
-fn is_harmless(attr: &Attribute) -> bool {
+pub(super) fn is_harmless(attr: &Attribute) -> bool {
     let known = [
         "doc",
         "inline",

@@ -1,5 +1,6 @@
 //! Which names a piece of source can reach, and the closure over all of it.
 
+use super::additions::Candidate;
 use super::items::{Entity, File, Owner};
 use super::tokens::{Context, Token, TokenKind};
 use super::{Doubt, Sure};
@@ -165,6 +166,12 @@ pub(super) struct Closure<'a> {
     pub files: &'a [&'a File],
     /// Traits whose methods are reached by name only.
     pub traits: &'a LocalTraits,
+    /// Items that only the new sources have; whatever reaches those names them.
+    pub added: Vec<&'a Entity>,
+    /// Items held by the added candidates.
+    pub held: Vec<&'a Entity>,
+    /// What only the new sources have at item level.
+    pub candidates: Vec<&'a Candidate>,
 }
 
 impl Closure<'_> {
@@ -197,7 +204,11 @@ impl Closure<'_> {
                 file.path
             )))
         };
-        if let Some(name) = file.shape.meet(names) {
+        let candidates =
+            file.candidates.iter().filter(|c| !self.candidates.iter().any(|added| std::ptr::eq(*added, *c)));
+        let entities = file.entities.iter().filter(|entity| !self.is_added(entity));
+        let shapes = candidates.map(|c| &c.shape).chain(entities.map(|entity| &entity.shape));
+        if let Some(name) = shapes.chain([&file.shape]).find_map(|shape| shape.meet(names)) {
             return doubt("a type, an impl header or a signature", name);
         }
         for (from, to) in &file.renames {
@@ -217,6 +228,9 @@ impl Closure<'_> {
             }
         }
         for entity in &file.entities {
+            if self.in_added_item(entity) {
+                continue;
+            }
             let cause = entity.mentions.meet(names).cloned();
             if !is_tainted(entity, names, cause.is_some()) {
                 continue;
@@ -226,6 +240,15 @@ impl Closure<'_> {
             names.insert(entity.name.clone());
         }
         Ok(())
+    }
+
+    fn is_added(&self, entity: &Entity) -> bool {
+        self.added.iter().any(|added| std::ptr::eq(*added, entity)) || self.in_added_item(entity)
+    }
+
+    /// Whether a new item at item level holds it, whose names are seeds as far as they have to be.
+    pub(super) fn in_added_item(&self, entity: &Entity) -> bool {
+        self.held.iter().any(|held| std::ptr::eq(*held, entity))
     }
 
     /// Whether whatever reaches the item has to name it.
@@ -291,7 +314,7 @@ impl LocalTraits {
 }
 
 /// Traits that are in scope without an import, or that the language calls.
-const PRELUDE: &[&str] = &[
+pub(super) const PRELUDE: &[&str] = &[
     "Send",
     "Sync",
     "Sized",

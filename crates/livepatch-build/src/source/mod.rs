@@ -5,11 +5,12 @@
 //!
 //! Mechanism, in three steps:
 //!
-//! 1. Every file of both builds is parsed ([`items`]). What is left of a file without the bodies of functions and the
+//! 1. Every file of both builds is parsed (`items`). What is left of a file without the bodies of functions and the
 //!    values of constants and statics is its *frame*: types, traits, impl headers, attributes, imports, macros,
-//!    signatures. A changed frame can change anything, and the answer is [`Change::Everything`].
-//! 2. With equal frames, bodies and values are compared one by one ([`compare`]).
-//! 3. From the changed names on, everything that mentions a name of the set joins it ([`mentions`]), until nothing
+//!    signatures. A changed frame can change anything, and the answer is [`Change::Everything`], unless all that
+//!    changed is that items were added which nobody meets without naming them (`additions`).
+//! 2. With equal frames, bodies and values are compared one by one (`compare`).
+//! 3. From the changed names on, everything that mentions a name of the set joins it (`mentions`), until nothing
 //!    more joins. A function outside of it means in the new program what it meant in the old one, callees of changed
 //!    meaning excepted, which it reaches by call.
 //!
@@ -20,6 +21,7 @@
 //! Known imperfection: a procedural macro of a dependency that reads files or services which it does not tell cargo about can
 //! expand to other code from equal source.
 
+mod additions;
 mod compare;
 mod items;
 mod lookup;
@@ -29,6 +31,8 @@ pub(crate) mod record;
 mod set;
 mod tokens;
 
+#[cfg(test)]
+mod additions_tests;
 #[cfg(test)]
 mod tests;
 
@@ -59,7 +63,7 @@ pub enum Change {
     Items(Vec<ChangedItem>),
 }
 
-/// A function whose body, or a constant or static whose value, is another, or that is there on one side only.
+/// A function whose body, or a constant or static whose value, is another, or an item that is there on one side only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedItem {
     /// Its identifier.
@@ -83,6 +87,14 @@ pub enum ItemKind {
     Const,
     /// A static.
     Static,
+    /// An added struct, enum, union or type alias.
+    Type,
+    /// An added trait.
+    Trait,
+    /// An added impl, of an added trait or for an added type.
+    Impl,
+    /// An added import.
+    Use,
 }
 
 /// Lines of a file, attributes and documentation of the item included.

@@ -4,16 +4,16 @@ use super::{Change, ItemKind, Side, SourceDiff, SourceFile, SourceSet};
 use proptest::prelude::*;
 use std::path::Path;
 
-fn set(files: &[(&str, &str)]) -> SourceSet {
+pub(super) fn set(files: &[(&str, &str)]) -> SourceSet {
     SourceSet::new(files.iter().map(|(path, text)| SourceFile::new(*path, text.as_bytes())))
 }
 
-fn diff(old: &str, new: &str) -> SourceDiff {
+pub(super) fn diff(old: &str, new: &str) -> SourceDiff {
     SourceDiff::between(&set(&[("src/main.rs", old)]), &set(&[("src/main.rs", new)]))
 }
 
 /// The changed names, `nothing`, or `everything`.
-fn answer(diff: &SourceDiff) -> String {
+pub(super) fn answer(diff: &SourceDiff) -> String {
     match diff.change() {
         Change::Nothing => "nothing".into(),
         Change::Everything { .. } => "everything".into(),
