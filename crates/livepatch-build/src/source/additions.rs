@@ -310,7 +310,7 @@ impl<'a> Additions<'a> {
         }
         let in_macro = |file: &File| file.macros.iter().any(|call| call.mentions.iter().any(|n| n == name));
         let before = self.old.iter().find(|old| old.path == file.path);
-        is_plain_type(path)
+        (is_plain_type(path) || (is_fmt_trait(path) && !self.old.iter().any(calls_fmt)))
             && !before
                 .is_none_or(|old| old.tokens.iter().any(|token| token.is_ident() && token.name() == name))
             && !self.old.iter().any(in_macro)
@@ -335,6 +335,23 @@ fn is_everywhere(name: &str) -> bool {
         .strip_prefix(['u', 'i', 'f'])
         .is_some_and(|rest| rest == "size" || (!rest.is_empty() && rest.chars().all(|c| c.is_ascii_digit())));
     number || more.contains(&name) || PRELUDE.contains(&name)
+}
+
+/// Traits whose import can alter the meaning of nothing but `fmt`.
+fn is_fmt_trait(path: &[String]) -> bool {
+    let names: Vec<&str> = path.iter().map(String::as_str).collect();
+    matches!(names.as_slice(), ["std" | "core" | "alloc", "fmt", "Debug" | "Display"])
+}
+
+/// Whether `fmt` is anything but a module in a path, an import of that, or the definition of a function.
+fn calls_fmt(file: &File) -> bool {
+    let text = |at: Option<usize>| at.and_then(|at| file.tokens.get(at)).map_or("", |token| &*token.text);
+    (0..file.tokens.len()).filter(|at| file.tokens[*at].name() == "fmt").any(|at| {
+        let back = |count| text(at.checked_sub(count));
+        let is_module = text(Some(at + 1)) == ":" && text(Some(at + 2)) == ":" && text(Some(at + 3)) != "<";
+        let is_import = back(4) == "use" && matches!(back(3), "std" | "core") && text(Some(at + 1)) == ";";
+        !(back(1) == "fn" || (is_module && back(1) != ".") || is_import)
+    })
 }
 
 /// Types of the standard library, under the names that it gives to nothing else.

@@ -145,6 +145,11 @@ fn what_was_there_stays_as_it_was() {
             "#[derive(D)] struct A { #[d(with = \"New\")] x: u8 }",
             "#[derive(D)] struct A { #[d(with = \"New\")] x: u8 } struct New;",
         ),
+        ("fn f() { a.fmt(x); }", "use std::fmt::Debug; fn f() { a.fmt(x); }"),
+        ("fn f() { map(T::fmt); }", "use std::fmt::Debug; fn f() { map(T::fmt); }"),
+        ("fn f() { let x = T::fmt; }", "use std::fmt::Debug; fn f() { let x = T::fmt; }"),
+        ("fn f() { T::fmt::<u8>(); }", "use std::fmt::Debug; fn f() { T::fmt::<u8>(); }"),
+        ("#[derive(Debug)] struct A;", "#[derive(Debug)] struct A; use std::fmt::Debug;"),
         // A tainted name of an item that is reached without it.
         ("impl Display for A { fn fmt() {} }", "impl Display for A { fn fmt() {} } trait New { fn fmt(); }"),
         ("#[m] mod x { }", "#[m] mod x { struct New; }"),
@@ -161,6 +166,12 @@ fn what_was_there_stays_as_it_was() {
 fn additions_among_what_was_there() {
     let cases = [
         ("use std::sync::Arc;", "use std::sync::{Arc, Mutex};", "Mutex"),
+        (
+            "use std::fmt::{self}; fn f(_: fmt::Error) {}",
+            "use std::fmt::{self, Display}; fn f(_: fmt::Error) {}",
+            "Display",
+        ),
+        ("impl A { fn fmt() {} }", "impl A { fn fmt() {} } use std::fmt::Debug;", "Debug"),
         ("use std::{a, b};", "use std::a; use std::b;", "nothing"),
         ("struct A; struct B;", "struct A; struct New; struct B;", "New"),
         ("mod m { struct A; }", "mod m { struct A; struct New; }", "m::New"),
