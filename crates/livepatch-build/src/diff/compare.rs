@@ -216,7 +216,7 @@ impl<'p, 'a> Comparer<'p, 'a> {
                 let fields = |relocs: &[Reloc]| relocs.iter().map(|r| (r.offset, r.kind)).collect::<Vec<_>>();
                 if old_frame.start != new_frame.start
                     || fields(old_relocs) != fields(new_relocs)
-                    || old_bytes != new_bytes
+                    || without_padding(old_bytes) != without_padding(new_bytes)
                 {
                     return Verdict::Different(0);
                 }
@@ -233,6 +233,12 @@ impl<'p, 'a> Comparer<'p, 'a> {
         let file_of_old = location_file(self.old, old);
         file_of_old.is_some() && file_of_old == location_file(self.new, new)
     }
+}
+
+/// An unwind entry without the `DW_CFA_nop`s at its end: the last one of an object is padded.
+fn without_padding(entry: &[u8]) -> &[u8] {
+    let end = entry.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    &entry[..end]
 }
 
 /// The file of a `core::panic::Location` (file: &str, line: u32, column: u32), if the section holds one.

@@ -123,7 +123,13 @@ fn diff_scope<'a>(
                 let unit = new_program.unit(new_at);
                 monolithic.push((new_program.section(new_at).name.to_owned(), unit.file.clone()));
             }
-            Verdict::Different(first) => changed.push(Changed { old: old_at, new: new_at, first }),
+            Verdict::Different(first) => {
+                let section = new_program.section(new_at);
+                let place = section.relocs.iter().find(|reloc| reloc.offset == first);
+                let what = place.map(|reloc| compare::reference(&new_program, new_at.unit, reloc));
+                tracing::debug!(section = section.name, first, reference = ?what, "differs");
+                changed.push(Changed { old: old_at, new: new_at, first });
+            }
         }
     }
     for set in pairs.sets {
