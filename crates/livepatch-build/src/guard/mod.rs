@@ -143,24 +143,6 @@ fn digest(types: &types::Types<'_, '_>, variable: &Variable) -> gimli::Result<Di
     Ok(Digest::of(format!("{} {sorted:?}", variable.type_name).as_bytes()))
 }
 
-/// The paths of what is inlined into the function at `addr` of an image, in order of first appearance; empty where
-/// nothing is known.
-///
-/// # Errors
-/// The image cannot be read or its debug information is damaged.
-pub fn inlined_into(
-    image: &Path,
-    symbol: &str,
-    addr: livepatch_patch::LinkAddr,
-) -> Result<Vec<FunctionRef>, GuardError> {
-    let file = ImageFile::read(image)?;
-    let loaded = Loaded::new(&file)?;
-    let image = Image::open(&loaded)?;
-    let types = types::Types::new(&image.debug);
-    let function = function::find(&types, addr.0, symbol).map_err(|source| image.damaged(source))?;
-    Ok(function.map(|function| function.inlined).unwrap_or_default())
-}
-
 /// What debug information says of the functions at these addresses: path, place, what is inlined into each. `None`
 /// where there is none.
 ///

@@ -1,7 +1,7 @@
 //! Signatures, calling conventions, missing debug information, foreign code, shared addresses.
 
 use super::support::{FAST, Pair, assert_found, assert_safe};
-use livepatch_build::guard::{ChangedFunction, inlined_at, inlined_into};
+use livepatch_build::guard::{ChangedFunction, inlined_at, trees};
 use livepatch_patch::LinkAddr;
 
 const V0: &[&str] = &["-O", "-Ccodegen-units=1", "-Csymbol-mangling-version=v0"];
@@ -148,7 +148,7 @@ fn inlined_functions_are_listed() {
     let [ChangedFunction { symbol, old, old_size, .. }] = &pair.changed("app::outer")[..] else {
         panic!("one")
     };
-    let listed = inlined_into(&pair.old, symbol, *old).expect("sound");
+    let listed = trees(&pair.old, &[(symbol, *old)]).expect("sound").remove(0).expect("described").inlined;
     assert_eq!(listed, info.inlined);
     let addrs: Vec<LinkAddr> = (0..*old_size).map(|i| LinkAddr(old.0 + i)).collect();
     let stacks = inlined_at(&pair.old, &addrs).expect("sound");
