@@ -29,7 +29,7 @@ pub fn run(fixture: &Fixture, profile: Profile) -> Result<(), Failed> {
         (Expect::Patched | Expect::PatchedOrRefused, exit::DONE) => {
             functions(fixture, &created.ran.json)?;
             live.apply(&created.file, exit::DONE)?;
-            live.applied()?;
+            live.applied(false)?;
         }
         (Expect::Busy, exit::DONE) => {
             let ran = live.apply(&created.file, exit::BUSY)?;
@@ -39,7 +39,7 @@ pub fn run(fixture: &Fixture, profile: Profile) -> Result<(), Failed> {
             let ran = live.run("apply", &created.file)?;
             match ran.code {
                 exit::BUSY => live.busy(&ran.json)?,
-                _ => ran.expect(exit::DONE, "apply").and_then(|_| live.applied())?,
+                _ => ran.expect(exit::DONE, "apply").and_then(|_| live.applied(true))?,
             }
         }
         (Expect::Nothing, exit::NOTHING) => {}
@@ -89,14 +89,20 @@ impl Live<'_> {
     }
 
     /// The new lines, what the tools say about the process, and back.
-    fn applied(&mut self) -> Result<(), Failed> {
+    fn applied(&mut self, may_be_busy: bool) -> Result<(), Failed> {
         self.rounds(Side::New)?;
         let pid = self.program.pid().to_string();
         let status = tools::livepatch(&["status", &pid])?.expect(exit::DONE, "status")?;
         if status.json["patches"][0]["state"] != "applied" {
             return fail(format!("status does not say that the patch is applied: {}", status.json));
         }
-        tools::livepatch(&["rollback", &pid])?.expect(exit::DONE, "rollback")?;
+        let mut args = vec!["rollback", &pid];
+        args.extend(self.fixture.apply.iter().map(String::as_str));
+        let ran = tools::livepatch(&args)?;
+        if may_be_busy && ran.code == exit::BUSY {
+            return self.rounds(Side::New);
+        }
+        ran.expect(exit::DONE, "rollback")?;
         self.rounds(Side::Old)
     }
 
