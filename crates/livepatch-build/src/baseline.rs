@@ -43,7 +43,7 @@ impl Baseline {
         fitting.retain(|id| id.to_string().starts_with(&prefix));
         match fitting.as_slice() {
             [id] if !prefix.is_empty() => Self::find(store, id)?.whole(),
-            [] => Err(no_baseline(store, id_or_prefix)),
+            [] => Err(no_baseline(store, &format!("`{id_or_prefix}`"))),
             _ => match fitting.iter().find(|id| id.to_string() == prefix) {
                 Some(id) => Self::find(store, id)?.whole(),
                 None => Err(Error::Ambiguous { prefix, candidates: fitting }),
@@ -73,7 +73,12 @@ impl Baseline {
             return Err(Error::SeveralArtifacts { names });
         }
         let newest = all.into_iter().max_by_key(|manifest| manifest.created);
-        let manifest = newest.ok_or_else(|| no_baseline(store, name.unwrap_or("for this workspace")))?;
+        let manifest = newest.ok_or_else(|| {
+            no_baseline(
+                store,
+                &name.map_or_else(|| "of this workspace".to_owned(), |name| format!("`{name}`")),
+            )
+        })?;
         Self { manifest, store: store.clone() }.whole()
     }
 
@@ -121,7 +126,7 @@ impl Baseline {
         let path = manifest_path(store, id);
         let bytes = match fs::read(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(no_baseline(store, &id.to_string()));
+                return Err(no_baseline(store, &format!("`{id}`")));
             }
             other => other.at("read", &path)?,
         };
@@ -202,8 +207,8 @@ pub(crate) fn manifest_path(store: &Store, id: &BuildId) -> PathBuf {
     store.manifests().join(format!("{id}.json"))
 }
 
-fn no_baseline(store: &Store, id: &str) -> Error {
-    Error::NoBaseline { id: id.to_owned(), store: store.root().to_path_buf() }
+fn no_baseline(store: &Store, wanted: &str) -> Error {
+    Error::NoBaseline { wanted: wanted.to_owned(), store: store.root().to_path_buf() }
 }
 
 pub(crate) fn now() -> u64 {

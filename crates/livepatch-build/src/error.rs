@@ -59,10 +59,10 @@ pub enum Error {
     #[error("no place for the baseline store: set LIVEPATCH_HOME to a folder")]
     NoHome,
     /// No baseline under this id.
-    #[error("no baseline `{id}` in {}; see `cargo livepatch baseline list`, import one, or run `cargo livepatch build`", store.display())]
+    #[error("no baseline {wanted} in {}; see `cargo livepatch baseline list`, import one, or run `cargo livepatch build`", store.display())]
     NoBaseline {
-        /// The id or prefix asked for, or the artifact's name.
-        id: String,
+        /// What was asked for: an id, a prefix, an artifact or a workspace, as a message names it.
+        wanted: String,
         /// Root of the store.
         store: PathBuf,
     },
