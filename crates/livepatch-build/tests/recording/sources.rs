@@ -43,7 +43,10 @@ fn sources_tell_what_changed() {
     project.write("app/src/main.rs", &original.replace(".sum()", ".sum::<u64>() + 1"));
     assert_eq!(project.rebuild(&built).change, "price");
     project.write("app/src/main.rs", &format!("{original}\npub struct Added;\n"));
-    assert!(project.rebuild(&built).change.starts_with("everything: app/src/main.rs:"));
+    assert_eq!(project.rebuild(&built).change, "Added");
+    project.write("app/src/main.rs", &format!("{original}\nmacro_rules! added {{ () => {{}} }}\n"));
+    let change = project.rebuild(&built).change;
+    assert!(change.starts_with("everything: app/src/main.rs:"), "{change}");
     project.write("app/src/main.rs", &original);
     project.replace("app/Cargo.toml", "[dependencies]", "# A comment.\n[dependencies]");
     project.write("app/src/main.rs", &original.replace(".sum()", ".sum::<u64>() + 1"));
