@@ -118,6 +118,10 @@ pub fn set_aside(
             || may_hold_a_function(diff, change, old.get(&change.old), new.get(&change.new))
     };
     let (mut real, mut aside): (Vec<_>, Vec<_>) = diff.changed.iter().copied().partition(is_real);
+    // Something changed in the source and something differs in the code, so not all of it can be beside the point.
+    if real.is_empty() {
+        return Ok(());
+    }
     let reaching = callers_of(&diff.old, &real);
     let (back, rest): (Vec<_>, Vec<_>) = aside.into_iter().partition(|change| reaching.contains(&change.old));
     real.extend(back);
