@@ -165,11 +165,12 @@ impl Switch<'_> {
 
     fn by_breakpoints(
         &self,
-        seized: Seized,
+        mut seized: Seized,
         state: &mut State,
         entries: &Entries<'_>,
     ) -> Result<(Seized, Holds), Box<NotDone>> {
-        if let Err(error) = self.begin(state, true) {
+        let announced = net::announce(&mut seized, entries.landing(), &entries.sites());
+        if let Err(error) = announced.and_then(|()| self.begin(state, true)) {
             return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
         }
         let mut guard = self.guard.clone();
