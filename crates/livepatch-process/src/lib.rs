@@ -26,6 +26,7 @@
 //! the calls that fail with `EINTR` after SIGCONT as well). All other calls go on. `/proc/self/status` shows the tracer.
 
 mod asleep;
+mod callsite;
 mod drive;
 pub mod error;
 mod event;
@@ -43,13 +44,16 @@ mod remote_memory;
 mod rseq;
 mod seccomp;
 mod sharing;
+mod sigframe;
 mod sys;
 mod thread;
 mod trace;
 mod watch;
+mod wayback;
 mod world;
 
 pub use asleep::Asleep;
+pub use callsite::{CallProgress, CallSite};
 pub use error::{InterruptError, Loss, ProcessError, RemoteError, StuckThread};
 pub use event::Event;
 pub use fork::ForkedMemory;
@@ -60,7 +64,7 @@ pub use memory::{PAGE_SIZE, PageCache};
 pub use process::Process;
 pub use procfs::{Status, ThreadState};
 pub use regs::{Regs, XState};
-pub use remote::{CallStack, RemoteCall};
+pub use remote::RemoteCall;
 pub use remote_memory::Protection;
 pub use thread::StoppedThread;
 pub use world::{Seized, Stopped};

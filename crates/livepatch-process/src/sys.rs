@@ -139,11 +139,6 @@ pub(crate) fn signal_info(tid: Tid) -> Result<SignalInfo> {
     nix::sys::ptrace::getsiginfo(nix::unistd::Pid::from_raw(tid.0)).map(SignalInfo)
 }
 
-/// Replaces the signal that the thread is about to have delivered.
-pub(crate) fn set_signal_info(tid: Tid, info: &SignalInfo) -> Result<()> {
-    nix::sys::ptrace::setsiginfo(nix::unistd::Pid::from_raw(tid.0), &info.0)
-}
-
 /// At a stop for a signal: what to send the thread on with so that nothing is delivered now. A signal that a process sent is
 /// blocked, so that the kernel puts it back into its queue, information and all; one from the kernel is a fault of what the
 /// thread does, and is dropped.

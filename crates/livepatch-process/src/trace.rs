@@ -12,6 +12,7 @@ use crate::fork::Forked;
 use crate::pause::Pause;
 use crate::process::check_tracers;
 use crate::sys::{self, Wait};
+use crate::wayback::Gadgets;
 use crate::{Process, Tid, procfs};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
@@ -63,8 +64,8 @@ pub(crate) struct Tracees {
     pub breakpoints: BTreeSet<RunAddr>,
     pub events: Vec<Event>,
     pub lost: Option<Loss>,
-    /// An instruction `syscall` somewhere in the target.
-    pub syscall_instruction: Option<RunAddr>,
+    /// Instructions of the target for remote system calls.
+    pub gadgets: Option<Gadgets>,
     /// Threads that are stuck in remote work, and what to put back at their next stop.
     stuck: BTreeMap<Tid, Saved>,
     /// Tasks that were attached on creation but are no threads of the process: let go at their first stop.
@@ -92,7 +93,7 @@ impl Tracees {
             breakpoints: BTreeSet::new(),
             events: Vec::new(),
             lost: None,
-            syscall_instruction: None,
+            gadgets: None,
             stuck: BTreeMap::new(),
             foreign: BTreeSet::new(),
             forked: BTreeMap::new(),
