@@ -7,7 +7,8 @@ use crate::jump;
 use crate::load::{self, Loaded, Loader};
 use crate::registry::live::{self, Found};
 use crate::registry::{
-    EntryWrite, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
+    EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord,
+    ThreadLocalRecord,
 };
 use crate::report::{ApplyReport, Holds, Policy};
 use crate::safepoint::{self, Rules};
@@ -275,13 +276,18 @@ impl Job<'_> {
             return Ok(());
         }
         let record = state.patches.remove(index);
-        let eh_frame = record.eh_frame.map(|region| region.start);
-        let journal = Journal::Loading { mapping: record.mapping, eh_frame, registering: eh_frame.is_some() };
-        state.journal = Some(journal);
-        loader.location.commit(&mut &*loader.process, &state)?;
+        match record.eh_frame {
+            Some(region) => loader.step(&mut state, record.mapping, region.start, FrameStep::Revoking)?,
+            None => {
+                let journal =
+                    Journal::Loading { mapping: record.mapping, eh_frame: None, step: FrameStep::None };
+                state.journal = Some(journal);
+                loader.location.commit(&mut &*loader.process, &state)?;
+            }
+        }
         let unwinder = load::unwinder(loader.process, loader.modules, prepared.module, loader.scope)?;
         let patient = Loader { deadline: Instant::now() + UNDO_LIMIT, ..*loader };
-        patient.unload(&mut seized, &mut state, unwinder)
+        patient.unload(&mut seized, &mut state, unwinder).map(drop)
     }
 
     fn location(
@@ -293,7 +299,12 @@ impl Job<'_> {
         if let Some(found) = &prepared.found {
             return Ok(found.location);
         }
-        let same = prepared.view.registries.iter().filter(|f| f.header.build_id == state.build_id);
+        let view = prepared.view;
+        if let Some(location) = live::unused(&view.process, &view.registries, &state.build_id) {
+            location.commit(&mut &view.process, state)?;
+            return Ok(location);
+        }
+        let same = view.registries.iter().filter(|f| f.header.build_id == state.build_id);
         let generation = same.map(|f| f.header.generation).max().unwrap_or(0) + 1;
         safepoint::on_any_thread(seized, self.deadline, |thread| {
             live::create(thread, prepared.module.image.span(), state, generation, self.deadline)

@@ -2,9 +2,12 @@
 
 use crate::error::{ApplyError, Mismatch};
 use crate::guard::{Guard, Inside};
+use crate::load::Loader;
 use crate::registry::live::{self, Found};
 use crate::registry::{EntryWrite, Journal, Location, PatchState, State};
 use crate::report::{Holds, PatchReport, Policy};
+use crate::safepoint::Rules;
+use crate::scope::Scope;
 use crate::symbolise::Symboliser;
 use crate::target::{Module, Modules};
 use crate::transition::{self, Failed, NotQuiescent};
@@ -190,17 +193,14 @@ pub(crate) fn repair(
     let process = &view.process;
     let commit = |state: &State| found.location.commit(&mut &*process, state).map_err(ApplyError::from);
     match journal {
-        Journal::Loading { mapping, registering, .. } => {
-            let mut text =
-                "a patch that a killed run was loading was left mapped (its unwind tables may be in use)";
-            if !registering {
-                crate::safepoint::on_any_thread(&mut seized, deadline, |thread| {
-                    Ok(thread.unmap(mapping.base, mapping.total(), deadline)?)
-                })?;
-                text = "the memory of a patch that a killed run was loading was given back";
-            }
-            state.journal = None;
-            commit(&state)?;
+        Journal::Loading { .. } => {
+            let given_back = unload(view, &mut seized, found, &mut state, deadline)?;
+            let text = match given_back {
+                true => "the memory of a patch that a killed run was loading was given back",
+                false => {
+                    "a patch that a killed run was loading stays mapped (its unwind tables may be in use)"
+                }
+            };
             Ok((seized, text.into()))
         }
         Journal::Switching { writes, after, before } => {
@@ -239,6 +239,34 @@ pub(crate) fn repair(
             }
         }
     }
+}
+
+/// Takes back what a killed run was loading.
+fn unload(
+    view: &View,
+    seized: &mut Seized,
+    found: &Found,
+    state: &mut State,
+    deadline: Instant,
+) -> Result<bool, ApplyError> {
+    let build_id = &found.header.build_id;
+    let ours = |m: &&Module| m.image.build_id.as_ref() == Some(build_id) && m.image.bias == state.bias;
+    let module = view.modules.list.iter().find(ours).ok_or_else(|| {
+        ApplyError::refused("the module of a patch that a killed run was loading is not loaded any more")
+    })?;
+    let scope = Scope::of(&view.process, &view.modules, module)?;
+    let loader = Loader {
+        process: &view.process,
+        modules: &view.modules,
+        module,
+        scope: &scope,
+        rules: &Rules::new(&view.process, &view.modules)?,
+        tables: &view.tables()?,
+        location: found.location,
+        deadline,
+    };
+    let unwinder = crate::load::unwinder(&view.process, &view.modules, module, &scope)?;
+    loader.unload(seized, state, unwinder)
 }
 
 fn put_back<'a>(

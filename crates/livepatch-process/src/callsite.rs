@@ -10,7 +10,7 @@
 
 use crate::error::{ProcessError, RemoteError};
 use crate::sigframe::{LINK_AT, MARK};
-use crate::{PAGE_SIZE, Process, Protection, Regs, Stopped, StoppedThread, Tid};
+use crate::{PAGE_SIZE, Process, Protection, Regs, StoppedThread};
 use livepatch_patch::RunAddr;
 use std::ops::Range;
 use std::time::Instant;
@@ -42,8 +42,10 @@ pub enum CallProgress {
     Begun,
     /// The function has returned.
     Returned,
-    /// There was none, or it was broken off.
+    /// There was none since this was noted.
     None,
+    /// It was broken off: the function was entered, perhaps, and did not come to its end.
+    BrokenOff,
 }
 
 /// A place from which functions of the target are called, one at a time.
@@ -103,17 +105,19 @@ impl CallSite {
             0 => CallProgress::Prepared,
             1 => CallProgress::Begun,
             2 => CallProgress::Returned,
-            _ => CallProgress::None,
+            3 => CallProgress::None,
+            _ => CallProgress::BrokenOff,
         })
     }
 
-    /// Notes that no call is under way. The caller knows that no thread is here.
+    /// Notes how far the last call came. The caller knows that no thread is here.
     pub fn set_progress(&self, process: &Process, progress: CallProgress) -> Result<(), ProcessError> {
         let mark: u64 = match progress {
             CallProgress::Prepared => 0,
             CallProgress::Begun => 1,
             CallProgress::Returned => 2,
             CallProgress::None => 3,
+            CallProgress::BrokenOff => 4,
         };
         process.write(self.base.offset(MARK_AT), &mark.to_le_bytes())
     }
@@ -137,29 +141,32 @@ impl CallSite {
     }
 }
 
-impl Stopped {
-    /// Threads that still are in remote work of a tool that was killed: in a call from this site, or in a system call. They
-    /// get out of it by themselves when they run.
-    pub fn in_remote_work(&self, site: Option<&CallSite>) -> Result<Vec<Tid>, ProcessError> {
-        let mut found = Vec::new();
-        for tid in self.threads() {
-            let regs = self.regs(tid)?;
-            let calls = site
-                .is_some_and(|site| site.range().contains(&regs.sp()) || site.range().contains(&regs.ip()));
-            if calls || self.has_frame(&regs) {
-                found.push(tid);
-            }
-        }
-        Ok(found)
+impl StoppedThread<'_> {
+    /// Whether the thread still is in remote work of a tool that was killed: in a call from this site, or in a system call. It
+    /// gets out of it by itself when it runs, and no other thread gets into it.
+    pub fn in_remote_work(&self, site: &CallSite) -> Result<bool, ProcessError> {
+        let regs = self.regs()?;
+        let calls = site.range().contains(&regs.sp()) || site.range().contains(&regs.ip());
+        Ok(calls || has_frame(self.process(), &regs))
     }
 
-    /// Whether the stack pointer is at a signal frame of ours, or at most three words below it.
-    fn has_frame(&self, regs: &Regs) -> bool {
-        let mut words = [0; 5 * 8];
-        let read = self.process().read(regs.sp(), &mut words).is_ok();
-        let at = |word: i64| words[(word * 8 + LINK_AT) as usize..][..8] == MARK.to_le_bytes();
-        read && (0..=3).any(at)
+    /// Makes sure that a system call can be executed on this thread at this moment.
+    ///
+    /// # Errors
+    /// As [`Self::remote_syscall`]; [`RemoteError::Unfit`] is about this thread, and another one may do.
+    pub fn check_fit(&mut self) -> Result<(), RemoteError> {
+        let gadgets = self.gadgets()?;
+        let saved = self.save()?;
+        self.frame_on_stack(&gadgets, &saved).map(drop)
     }
+}
+
+/// Whether the stack pointer is at a signal frame of ours, or at most three words below it.
+fn has_frame(process: &Process, regs: &Regs) -> bool {
+    let mut words = [0; 5 * 8];
+    let read = process.read(regs.sp(), &mut words).is_ok();
+    let at = |word: i64| words[(word * 8 + LINK_AT) as usize..][..8] == MARK.to_le_bytes();
+    read && (0..=3).any(at)
 }
 
 #[cfg(test)]

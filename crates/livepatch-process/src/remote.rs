@@ -60,8 +60,7 @@ impl StoppedThread<'_> {
         self.check_syscall_at(number, args, gadgets.syscall.offset(SYSCALL_SIZE))?;
         let saved = self.save()?;
         let started = Instant::now();
-        let frame = |top| SignalFrame::below(top, &saved.regs, saved.mask, &saved.xstate);
-        let stack = self.frame_on_stack(&gadgets, &saved.regs, frame)?;
+        let stack = self.frame_on_stack(&gadgets, &saved)?;
         stack.write(self.process())?;
         let mut regs = saved.regs;
         regs.set_ip(gadgets.syscall);
@@ -118,7 +117,7 @@ impl StoppedThread<'_> {
     pub fn remote_call(&mut self, call: &RemoteCall<'_>, deadline: Instant) -> Result<u64, RemoteError> {
         self.check_call(call)?;
         let mut saved = self.save()?;
-        let frame = SignalFrame::below(call.site.range().end, &saved.regs, saved.mask, &saved.xstate)
+        let frame = SignalFrame::below(call.site.range().end, &saved)
             .ok_or_else(|| self.unfit("its vector state has a form that is not known".into()))?;
         self.process().write(frame.at, &frame.bytes)?;
         call.site.set_progress(self.process(), CallProgress::Prepared)?;
@@ -130,7 +129,7 @@ impl StoppedThread<'_> {
         let result = self.run_call(call, &regs, &saved, deadline);
         self.put_back(&saved, call.name)?;
         if !matches!(result, Ok(Some(()))) {
-            call.site.set_progress(self.process(), CallProgress::None)?;
+            call.site.set_progress(self.process(), CallProgress::BrokenOff)?;
         }
         match result? {
             Some(()) => Ok(call.site.result(self.process())?),

@@ -16,7 +16,8 @@
 //! the frame holds the decision: the call is made again. One that would be continued with the time left (`nanosleep`, `poll`,
 //! a futex with a timeout) returns `EINTR` instead; the kernel forgets its continuation at every `rt_sigreturn`.
 
-use crate::{Regs, XState};
+use crate::Regs;
+use crate::drive::Saved;
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use std::arch::x86_64::{__cpuid_count, CpuidResult};
@@ -58,11 +59,11 @@ pub(crate) struct SignalFrame {
 
 impl SignalFrame {
     /// The highest frame that ends at or below `top`. `None` if the processor and the kernel disagree about the vector state.
-    pub fn below(top: RunAddr, regs: &Regs, mask: u64, xstate: &XState) -> Option<Self> {
-        let fpstate = fpstate(xstate.bytes())?;
+    pub fn below(top: RunAddr, saved: &Saved) -> Option<Self> {
+        let fpstate = fpstate(saved.xstate.bytes())?;
         let fp_at = (top.0.checked_sub(fpstate.len() as u64)?) & !(ALIGNMENT - 1);
         let at = fp_at.checked_sub(UCONTEXT_SIZE as u64)? & !(ALIGNMENT - 1);
-        let mut bytes = ucontext(&on_its_own(regs), mask, fp_at);
+        let mut bytes = ucontext(&on_its_own(&saved.regs), saved.mask, fp_at);
         bytes.resize((fp_at - at) as usize, 0);
         bytes.extend(fpstate);
         Some(Self { at: RunAddr(at), bytes })
@@ -150,6 +151,7 @@ fn component_end(number: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::XState;
 
     fn regs() -> Regs {
         // SAFETY: `user_regs_struct` is made of integers only; all zero is a value of it.
@@ -184,8 +186,9 @@ mod tests {
 
     #[test]
     fn frames_are_aligned_and_end_below_the_top() {
+        let saved = Saved { regs: regs(), mask: 0, xstate: xstate(7, 7), way_back: None };
         for top in 0x7000..0x7080 {
-            let frame = SignalFrame::below(RunAddr(top), &regs(), 0, &xstate(7, 7)).unwrap();
+            let frame = SignalFrame::below(RunAddr(top), &saved).unwrap();
             assert_eq!(frame.at.0 % 64, 0);
             let end = frame.at.0 + frame.bytes.len() as u64;
             assert!(end <= top && top - end < 64);

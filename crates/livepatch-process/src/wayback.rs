@@ -8,9 +8,10 @@
 //! Every C library has both: `syscall; ret` ends its small system call functions, and the restorer is what signal handlers
 //! return to. A program that has no restorer has a `pop %rax; ret` somewhere, which does with two more words.
 
+use crate::drive::Saved;
 use crate::error::{ProcessError, RemoteError};
 use crate::sigframe::{LINK_AT, SignalFrame};
-use crate::{Mapping, PAGE_SIZE, Process, Regs, StoppedThread};
+use crate::{Mapping, PAGE_SIZE, Process, StoppedThread};
 use livepatch_patch::RunAddr;
 use nix::libc;
 
@@ -165,14 +166,10 @@ impl StoppedThread<'_> {
     }
 
     /// Lays out the frame below the thread's red zone.
-    pub(crate) fn frame_on_stack(
-        &self,
-        gadgets: &Gadgets,
-        regs: &Regs,
-        frame: impl FnOnce(RunAddr) -> Option<SignalFrame>,
-    ) -> Result<OnStack, RemoteError> {
+    pub(crate) fn frame_on_stack(&self, gadgets: &Gadgets, saved: &Saved) -> Result<OnStack, RemoteError> {
         self.check_way_back(gadgets.sigreturn_end())?;
-        let frame = frame(regs.sp().offset(-RED_ZONE))
+        let regs = &saved.regs;
+        let frame = SignalFrame::below(regs.sp().offset(-RED_ZONE), saved)
             .ok_or_else(|| self.unfit("its vector state has a form that is not known".into()))?;
         let words = gadgets.words();
         let sp = frame.at.offset(-8 * words.len() as i64);

@@ -90,10 +90,11 @@ fn tool_at_work(victim: &Victim, order: &Order) -> Child {
     tool
 }
 
-fn in_remote_work(victim: &Victim, site: Option<&CallSite>) -> Vec<Tid> {
-    let stopped = victim.seize().interrupt_all(soon()).map_err(|(_, error)| error).unwrap();
-    let found = stopped.in_remote_work(site).unwrap();
-    stopped.detach().unwrap();
+fn in_remote_work(victim: &Victim, site: &CallSite) -> Vec<Tid> {
+    let mut seized = victim.seize();
+    let mut found = seized.threads();
+    found.retain(|tid| seized.interrupt_one(*tid, soon()).unwrap().in_remote_work(site).unwrap());
+    seized.detach().unwrap();
     found
 }
 
@@ -141,7 +142,7 @@ fn kill_the_tool(work: Work, kind: &str) {
     tool.kill().unwrap();
     tool.wait().unwrap();
     let site = CallSite::at(at);
-    assert_eq!(in_remote_work(&victim, Some(&site)), [tid], "{work:?} on the {kind} thread");
+    assert_eq!(in_remote_work(&victim, &site), [tid], "{work:?} on the {kind} thread");
     if work == Work::Call {
         assert_eq!(site.progress(&process).unwrap(), CallProgress::Begun);
     }
@@ -150,7 +151,7 @@ fn kill_the_tool(work: Work, kind: &str) {
     let path = format!("/proc/{}/fd/{release}", victim.pid());
     std::fs::File::options().write(true).open(path).unwrap().write_all(b"x").unwrap();
     let spins = victim.word(&process, "spins");
-    wait_for("the way back", || in_remote_work(&victim, Some(&site)).is_empty());
+    wait_for("the way back", || in_remote_work(&victim, &site).is_empty());
     if work == Work::Call {
         assert_eq!(site.progress(&process).unwrap(), CallProgress::Returned);
     }

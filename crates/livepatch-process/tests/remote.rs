@@ -191,7 +191,7 @@ fn a_fault_in_a_call_is_an_error_and_no_signal() {
     let fault = thread.remote_call(&call(site, &victim, "fault", [0; 6]), soon());
     let Err(RemoteError::Fault { signal, ip, fault, .. }) = fault else { panic!("{fault:?}") };
     assert_eq!((signal, ip, fault), (libc::SIGSEGV, victim.fact("fault"), RunAddr(0x10)));
-    assert_eq!(site.progress(thread.process()).unwrap(), CallProgress::None);
+    assert_eq!(site.progress(thread.process()).unwrap(), CallProgress::BrokenOff);
     // A jump to nowhere, and an int3.
     let nowhere = RemoteCall { function: RunAddr(0x10), ..call(site, &victim, "six", [0; 6]) };
     assert!(matches!(

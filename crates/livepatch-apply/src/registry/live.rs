@@ -5,7 +5,8 @@ use super::state::State;
 use crate::error::ApplyError;
 use livepatch_patch::{Bias, BuildId, RunAddr};
 use livepatch_process::{
-    Backing, Mapping, Process, ProcessError, Protection, RemoteError, StoppedThread, mmap_min_addr, near_gap,
+    Backing, CallSite, Mapping, Process, ProcessError, Protection, RemoteError, StoppedThread, mmap_min_addr,
+    near_gap,
 };
 use std::ops::Range;
 use std::time::Instant;
@@ -75,7 +76,13 @@ pub fn of_module(found: &[Found], build_id: &BuildId, bias: Bias) -> Option<Foun
     found.iter().filter(fits).max_by_key(|f| f.header.generation).cloned()
 }
 
-/// Maps and initialises a registry.
+/// A registry of the module that a killed run made and never used.
+pub fn unused(process: &Process, found: &[Found], build_id: &BuildId) -> Option<Location> {
+    let unused = |f: &&Found| f.header.build_id == *build_id && f.state.is_none();
+    found.iter().filter(unused).map(|f| f.location).find(|at| at.call_site().is_ready(process))
+}
+
+/// Maps and initialises a registry. It is recognised as one only when all of it is there.
 pub fn create(
     thread: &mut StoppedThread<'_>,
     near: Range<RunAddr>,
@@ -83,14 +90,32 @@ pub fn create(
     generation: u64,
     deadline: Instant,
 ) -> Result<Location, ApplyError> {
-    let process = thread.process().clone();
-    let at = map_near(thread, near, TOTAL_SIZE, Protection::Read, deadline)?;
-    let header = Header { build_id: state.build_id.clone(), generation };
-    process.write(at, &format::encode_header(&header))?;
+    let size = TOTAL_SIZE + CallSite::SIZE;
+    let at = map_near(thread, near, size, Protection::Read, deadline)?;
     let location = Location { at };
+    let made = fill(thread, location, state, generation, deadline);
+    if made.is_err()
+        && let Err(error) = thread.unmap(at, size, deadline.max(Instant::now() + crate::session::UNDO_LIMIT))
+    {
+        tracing::warn!(%error, "memory that nothing refers to stays in the process");
+    }
+    made.map(|()| location)
+}
+
+fn fill(
+    thread: &mut StoppedThread<'_>,
+    location: Location,
+    state: &State,
+    generation: u64,
+    deadline: Instant,
+) -> Result<(), ApplyError> {
+    let process = thread.process().clone();
+    location.call_site().prepare(thread, deadline)?;
+    let header = Header { build_id: state.build_id.clone(), generation };
+    process.write(location.at, &format::encode_header(&header))?;
     location.commit(&mut &process, state)?;
-    name(thread, at, deadline);
-    Ok(location)
+    name(thread, location.at, deadline);
+    Ok(())
 }
 
 /// Maps memory in reach of a module, wherever there is room.

@@ -175,10 +175,10 @@ pub enum Journal {
     Loading {
         /// What was mapped.
         mapping: Mapping,
-        /// Unwind tables that may be registered.
+        /// Its unwind tables, once they are there.
         eh_frame: Option<RunAddr>,
-        /// Whether their registration has begun.
-        registering: bool,
+        /// What is being done about them.
+        step: FrameStep,
     },
     /// Entries are being rewritten.
     Switching {
@@ -189,6 +189,18 @@ pub enum Journal {
         /// State of each patch (by index) if none was made.
         before: Vec<(usize, PatchState)>,
     },
+}
+
+/// What a call from the call site, if it was made, does about the unwind tables of a patch that is being loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrameStep {
+    /// Nothing: they are not known to the unwinder.
+    None,
+    /// It announces them.
+    Registering,
+    /// It revokes them.
+    Revoking,
 }
 
 /// One rewritten entry.
