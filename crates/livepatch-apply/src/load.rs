@@ -432,10 +432,7 @@ fn memfd(loader: &Loader<'_>, seized: &mut Seized, contents: &[u8]) -> Result<u6
         Ok(thread.remote_syscall(SYS_MEMFD_CREATE, [name.0, MFD_CLOEXEC, 0, 0, 0, 0], loader.deadline)?)
     })?;
     let fd = made.map_err(|error| ApplyError::environment("the process cannot make a memory file", error))?;
-    let path = format!("/proc/{}/fd/{fd}", loader.process.pid());
-    std::fs::write(path, contents).map_err(|error| {
-        ApplyError::environment("the carrier of new thread-locals cannot be written", error)
-    })?;
+    loader.process.write_descriptor(fd, contents)?;
     Ok(fd)
 }
 

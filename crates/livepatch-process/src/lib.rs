@@ -30,6 +30,7 @@ mod callsite;
 mod drive;
 pub mod error;
 mod event;
+mod fault;
 mod fork;
 pub mod gap;
 mod ids;

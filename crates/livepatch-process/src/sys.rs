@@ -1,6 +1,7 @@
 //! System calls that no crate wraps the way tracing needs it: signal numbers stay numbers here, because `nix::Signal` has no
 //! realtime signals, and a stop of a realtime signal must be passed on like any other.
 
+use crate::fault::{Effect, operation};
 use crate::regs::{Regs, XState};
 use crate::{Pid, Tid};
 use livepatch_patch::RunAddr;
@@ -62,9 +63,20 @@ impl Wait {
 
 /// ptrace requests that take numbers only.
 fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<()> {
-    // SAFETY: only called with requests that interpret `addr` and `data` as numbers, so the kernel writes to no memory
-    // of this process.
-    Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data as *mut c_void) }).map(drop)
+    let name = match request {
+        libc::PTRACE_SEIZE => "seize",
+        libc::PTRACE_INTERRUPT => "interrupt",
+        libc::PTRACE_LISTEN => "listen",
+        libc::PTRACE_DETACH => "detach",
+        libc::PTRACE_SYSCALL => "cont to a system call",
+        _ => "cont",
+    };
+    operation(Effect::Change, name, || {
+        let (addr, data) = (addr as *mut c_void, data as *mut c_void);
+        // SAFETY: only called with requests that interpret `addr` and `data` as numbers, so the kernel writes to no memory
+        // of this process.
+        Errno::result(unsafe { libc::ptrace(request, tid.0, addr, data) }).map(drop)
+    })
 }
 
 /// ptrace requests that read or write a buffer of this process.
@@ -72,8 +84,15 @@ fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<
 /// # Safety
 /// `data` must be valid for the access that the request makes: its type and direction.
 unsafe fn request_buffer(request: libc::c_uint, tid: Tid, addr: usize, data: *mut c_void) -> Result<()> {
-    // SAFETY: the caller vouches for `data`; `addr` is a number in every such request.
-    Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data) }).map(drop)
+    let (effect, name) = match request {
+        libc::PTRACE_SETREGSET => (Effect::Change, "set vector registers"),
+        libc::PTRACE_SETSIGMASK => (Effect::Change, "set signal mask"),
+        _ => (Effect::Look, "ask"),
+    };
+    operation(effect, name, || {
+        // SAFETY: the caller vouches for `data`; `addr` is a number in every such request.
+        Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data) }).map(drop)
+    })
 }
 
 /// Attaches without stopping; new threads and children are attached automatically, execve and system-call stops are marked.
@@ -136,7 +155,8 @@ impl SignalInfo {
 }
 
 pub(crate) fn signal_info(tid: Tid) -> Result<SignalInfo> {
-    nix::sys::ptrace::getsiginfo(nix::unistd::Pid::from_raw(tid.0)).map(SignalInfo)
+    let tid = nix::unistd::Pid::from_raw(tid.0);
+    operation(Effect::Look, "read signal", || nix::sys::ptrace::getsiginfo(tid).map(SignalInfo))
 }
 
 /// At a stop for a signal: what to send the thread on with so that nothing is delivered now. A signal that a process sent is
@@ -200,11 +220,13 @@ pub(crate) fn pending_signals(tid: Tid) -> Result<Vec<SignalInfo>> {
 }
 
 pub(crate) fn get_regs(tid: Tid) -> Result<Regs> {
-    nix::sys::ptrace::getregs(nix::unistd::Pid::from_raw(tid.0)).map(Regs)
+    let tid = nix::unistd::Pid::from_raw(tid.0);
+    operation(Effect::Look, "read registers", || nix::sys::ptrace::getregs(tid).map(Regs))
 }
 
 pub(crate) fn set_regs(tid: Tid, regs: &Regs) -> Result<()> {
-    nix::sys::ptrace::setregs(nix::unistd::Pid::from_raw(tid.0), regs.0)
+    let tid = nix::unistd::Pid::from_raw(tid.0);
+    operation(Effect::Change, "set registers", || nix::sys::ptrace::setregs(tid, regs.0))
 }
 
 pub(crate) fn get_xstate(tid: Tid) -> Result<XState> {
@@ -335,19 +357,15 @@ pub(crate) fn process_vm_readv(tid: Tid, pieces: &mut [(RunAddr, &mut [u8])]) ->
         .iter()
         .map(|(addr, buffer)| libc::iovec { iov_base: addr.0 as *mut c_void, iov_len: buffer.len() })
         .collect();
-    // SAFETY: every local iovec describes a buffer that is borrowed for the duration of this call; remote addresses
-    // are interpreted in the other process only.
-    let got = unsafe {
-        libc::process_vm_readv(
-            tid.0,
-            local.as_ptr(),
-            local.len() as libc::c_ulong,
-            remote.as_ptr(),
-            remote.len() as libc::c_ulong,
-            0,
-        )
-    };
-    Errno::result(got).map(|got| got as usize)
+    operation(Effect::Look, "read memory", || {
+        let (local_count, remote_count) = (local.len() as libc::c_ulong, remote.len() as libc::c_ulong);
+        // SAFETY: every local iovec describes a buffer that is borrowed for the duration of this call; remote addresses
+        // are interpreted in the other process only.
+        let got = unsafe {
+            libc::process_vm_readv(tid.0, local.as_ptr(), local_count, remote.as_ptr(), remote_count, 0)
+        };
+        Errno::result(got).map(|got| got as usize)
+    })
 }
 
 /// The most pieces that one [`process_vm_readv`] takes (`UIO_MAXIOV`).
