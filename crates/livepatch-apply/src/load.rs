@@ -7,7 +7,7 @@
 use crate::bind::Bound;
 use crate::carrier;
 use crate::error::{ApplyError, Mismatch};
-use crate::registry::live::map_near;
+use crate::registry::live::{self, map_near};
 use crate::registry::{Carrier, FrameStep, Journal, Location, Mapping, Region, State};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
@@ -15,7 +15,7 @@ use crate::target::{Module, Modules};
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, LinkError, Linked, Plan, TlsPlace, link, tls_image};
 use livepatch_patch::{Digest, Patch, RunAddr, SectionKind, SymbolId};
-use livepatch_process::{CallProgress, Process, Protection, RemoteCall, Seized};
+use livepatch_process::{CallProgress, CallSite, Process, Protection, RemoteCall, Seized};
 use std::time::Instant;
 
 /// What the work of loading needs to know.
@@ -243,6 +243,10 @@ impl Loader<'_> {
         Ok(self.location.commit(&mut &*self.process, state)?)
     }
 
+    fn site(&self) -> CallSite {
+        live::call_site(self.location)
+    }
+
     /// Notes what the next call does about the unwind tables. That it was not made yet is noted before.
     pub fn step(
         &self,
@@ -251,13 +255,13 @@ impl Loader<'_> {
         eh_frame: RunAddr,
         step: FrameStep,
     ) -> Result<(), ApplyError> {
-        self.location.call_site().set_progress(self.process, CallProgress::None)?;
+        self.site().set_progress(self.process, CallProgress::None)?;
         self.note(state, Some(Journal::Loading { mapping, eh_frame: Some(eh_frame), step }))
     }
 
     /// Makes sure that no call of a killed run goes on.
     fn clear_site(&self, seized: &mut Seized) -> Result<(), ApplyError> {
-        let site = self.location.call_site();
+        let site = self.site();
         match site.progress(self.process)? {
             CallProgress::Prepared | CallProgress::Begun => {
                 safepoint::await_remote_work(seized, &site, self.deadline)
@@ -325,7 +329,7 @@ impl Loader<'_> {
         let Some(Journal::Loading { mapping, eh_frame, step }) = state.journal.clone() else {
             return Ok(true);
         };
-        let site = self.location.call_site();
+        let site = self.site();
         safepoint::await_remote_work(seized, &site, self.deadline)?;
         let mut registered = registered(step, site.progress(self.process)?);
         if let (Some(start), Some(true), Unwinder::Known { deregister, .. }) =
@@ -352,7 +356,7 @@ impl Loader<'_> {
         function: RunAddr,
         args: [u64; 6],
     ) -> Result<u64, ApplyError> {
-        let call = RemoteCall { name, function, args, site: self.location.call_site() };
+        let call = RemoteCall { name, function, args, site: self.site() };
         safepoint::on_safe_thread(seized, self.rules, self.tables, self.deadline, |thread| {
             thread.remote_call(&call, self.deadline.max(Instant::now() + CALL_LIMIT))
         })
@@ -362,7 +366,7 @@ impl Loader<'_> {
         let missing =
             || ApplyError::refused(format!("`{name}` needs the program's loader, which offers no `dlsym`"));
         let dlsym = self.scope.function("dlsym")?.ok_or_else(missing)?;
-        let text = self.location.call_site().put_string(self.process, name.as_bytes())?;
+        let text = self.site().put_string(self.process, name.as_bytes())?;
         match self.call(seized, "dlsym", dlsym, [0, text.0, 0, 0, 0, 0])? {
             0 => Err(ApplyError::refused(format!(
                 "the patch needs `{name}`, which the program's loader does not find"
@@ -386,7 +390,7 @@ impl Loader<'_> {
         })?;
         let fd = memfd(self, seized, file)?;
         let path = carrier::path(fd, crate::apply::now());
-        let text = self.location.call_site().put_string(self.process, path.as_bytes())?;
+        let text = self.site().put_string(self.process, path.as_bytes())?;
         let handle = self.call(seized, "dlopen", dlopen, [text.0, RTLD_NOW, 0, 0, 0, 0]);
         safepoint::on_any_thread(seized, self.deadline, |thread| {
             Ok(thread.remote_syscall(SYS_CLOSE, [fd, 0, 0, 0, 0, 0], self.deadline)?)
@@ -427,7 +431,7 @@ const MFD_CLOEXEC: u64 = 1;
 const CALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 fn memfd(loader: &Loader<'_>, seized: &mut Seized, contents: &[u8]) -> Result<u64, ApplyError> {
-    let name = loader.location.call_site().put_string(loader.process, b"livepatch-tls")?;
+    let name = loader.site().put_string(loader.process, b"livepatch-tls")?;
     let made = safepoint::on_any_thread(seized, loader.deadline, |thread| {
         Ok(thread.remote_syscall(SYS_MEMFD_CREATE, [name.0, MFD_CLOEXEC, 0, 0, 0, 0], loader.deadline)?)
     })?;

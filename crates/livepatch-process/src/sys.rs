@@ -288,7 +288,17 @@ pub(crate) fn rseq_area(tid: Tid) -> Result<Option<RunAddr>> {
 }
 
 /// Collects the next event of one thread that the calling thread traces, without waiting.
-pub(crate) fn wait_thread(tid: Tid) -> Result<Option<Wait>> {
+///
+/// With `leave_signals` a stop for a signal is told but not collected; resuming the thread does away with it. A signal whose stop
+/// was collected is lost if the tool dies before it passes the signal on; else the kernel delivers it then.
+pub(crate) fn wait_thread(tid: Tid, leave_signals: bool) -> Result<Option<Wait>> {
+    if leave_signals {
+        match peek(libc::P_PID, tid.0 as libc::id_t)? {
+            Some((_, wait @ Wait::Signal(_))) => return Ok(Some(wait)),
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
     let mut status = 0;
     // SAFETY: waitpid writes one int.
     let got = unsafe { libc::waitpid(tid.0, &mut status, libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG) };
@@ -298,21 +308,32 @@ pub(crate) fn wait_thread(tid: Tid) -> Result<Option<Wait>> {
     }
 }
 
-/// A thread or child of the calling thread that has an event, without collecting it. The tool's own children show up here
-/// too and hide what lies behind them.
-pub(crate) fn peek_any() -> Result<Option<Tid>> {
+/// The next event of the threads that are meant, without collecting it.
+fn peek(which: libc::idtype_t, id: libc::id_t) -> Result<Option<(Tid, Wait)>> {
     let flags =
         libc::WNOHANG | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD | libc::WEXITED | libc::WSTOPPED;
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    // SAFETY: waitid writes one siginfo_t; all zero is a value of it and stands for "nothing" (si_pid 0).
-    let tid = unsafe {
-        match Errno::result(libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags)) {
-            Ok(_) => info.assume_init().si_pid(),
-            Err(Errno::ECHILD) => 0,
-            Err(errno) => return Err(errno),
-        }
+    // SAFETY: waitid writes one siginfo_t; all zero is a value of it and stands for "nothing" (si_pid 0). The accessors read
+    // integers of the union inside, for which every bit pattern is a value.
+    let (code, tid, status) = unsafe {
+        Errno::result(libc::waitid(which, id, info.as_mut_ptr(), flags))?;
+        let info = info.assume_init();
+        (info.si_code, info.si_pid(), info.si_status())
     };
-    Ok((tid != 0).then_some(Tid(tid)))
+    // As in a status of waitpid: the low byte says that it is a stop, the rest is the signal and the event.
+    let stopped = matches!(code, libc::CLD_TRAPPED | libc::CLD_STOPPED);
+    let wait = if stopped { Wait::from_status(status << 8 | 0x7f) } else { Wait::Gone };
+    Ok((tid != 0).then_some((Tid(tid), wait)))
+}
+
+/// A thread or child of the calling thread that has an event, without collecting it. The tool's own children show up here
+/// too and hide what lies behind them.
+pub(crate) fn peek_any() -> Result<Option<Tid>> {
+    match peek(libc::P_ALL, 0) {
+        Ok(found) => Ok(found.map(|(tid, _)| tid)),
+        Err(Errno::ECHILD) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 pub(crate) fn pidfd_open(pid: Pid) -> Result<OwnedFd> {

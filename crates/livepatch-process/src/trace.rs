@@ -288,7 +288,9 @@ impl Tracees {
             self.gone(tid);
             return Ok(known);
         }
-        match sys::wait_thread(tid) {
+        // Remote work may leave a thread at a stop for a signal, which would be told again and again.
+        let leave_signals = self.threads.get(&tid).is_none_or(|thread| thread.goal != Goal::Raw);
+        match sys::wait_thread(tid, leave_signals) {
             Ok(None) => Ok(false),
             Ok(Some(wait)) => self.handle(tid, wait).map(|()| true),
             // A thread that called execve goes on under the id of the first thread; its own id vanishes unreported.

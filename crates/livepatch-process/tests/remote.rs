@@ -132,7 +132,7 @@ fn a_running_thread_keeps_its_registers() {
     let mut thread = seized.interrupt_one(guard, soon()).unwrap();
     let site = call_site(&victim, &mut thread);
     drop(thread);
-    for round in 0..200 {
+    for _ in 0..200 {
         let mut thread = seized.interrupt_one(guard, soon()).unwrap();
         let clobber = call(site, &victim, "clobber", [0; 6]);
         assert_eq!(thread.remote_call(&clobber, soon()).unwrap(), 77);

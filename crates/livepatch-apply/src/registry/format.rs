@@ -7,7 +7,6 @@
 //! 0x0080  commit word (u64): sequence · 2 + slot; 0 as long as nothing is committed
 //! 0x1000  slot 0: sequence (u64) · length (u64) · BLAKE3 of sequence, length and payload · payload (JSON)
 //! 0x1000 + slot size: slot 1
-//! 0x1000 + 2 · slot size: call site, from which functions of the process are called (`livepatch_process::CallSite`)
 //! ```
 //!
 //! A commit writes the slot that is not current, then the commit word: eight aligned bytes in one write. A tool that is
@@ -16,7 +15,6 @@
 
 use super::state::State;
 use livepatch_patch::{BuildId, Digest, RunAddr};
-use livepatch_process::CallSite;
 
 /// First bytes of every registry.
 pub const MAGIC: [u8; 16] = *b"livepatch\0state\0";
@@ -24,7 +22,7 @@ pub const MAGIC: [u8; 16] = *b"livepatch\0state\0";
 pub const VERSION: u32 = 2;
 /// Bytes of one slot. Only what is used becomes resident.
 pub const SLOT_SIZE: u32 = 4 << 20;
-/// Size of the read-only part, which is all but the call site.
+/// Size of the registry. Behind it are the landing area and the call site.
 pub const TOTAL_SIZE: u64 = HEADER_PAGE + 2 * SLOT_SIZE as u64;
 /// Bytes of the header that its digest covers.
 const COVERED: usize = 0x50;
@@ -131,11 +129,6 @@ pub struct Location {
 }
 
 impl Location {
-    /// Where functions of the process are called from.
-    pub fn call_site(self) -> CallSite {
-        CallSite::at(self.at.offset(TOTAL_SIZE as i64))
-    }
-
     fn slot(self, slot: u64) -> RunAddr {
         self.at.offset((HEADER_PAGE + slot * u64::from(SLOT_SIZE)) as i64)
     }

@@ -3,6 +3,7 @@
 use super::format::{self, FormatError, HEADER_SIZE, Header, Location, Store, TOTAL_SIZE};
 use super::state::State;
 use crate::error::ApplyError;
+use crate::landing::{DATA_SIZE, LANDING_SIZE, Landing, TEXT_SIZE};
 use livepatch_patch::{Bias, BuildId, RunAddr};
 use livepatch_process::{
     Backing, CallSite, Mapping, Process, ProcessError, Protection, RemoteError, StoppedThread, mmap_min_addr,
@@ -79,10 +80,16 @@ pub fn of_module(found: &[Found], build_id: &BuildId, bias: Bias) -> Option<Foun
 /// A registry of the module that a killed run made and never used.
 pub fn unused(process: &Process, found: &[Found], build_id: &BuildId) -> Option<Location> {
     let unused = |f: &&Found| f.header.build_id == *build_id && f.state.is_none();
-    found.iter().filter(unused).map(|f| f.location).find(|at| at.call_site().is_ready(process))
+    found.iter().find(unused).map(|f| f.location).filter(|at| call_site(*at).is_ready(process))
 }
 
-/// Maps and initialises a registry. It is recognised as one only when all of it is there.
+/// Where functions of the process are called from: behind the landing area.
+pub fn call_site(location: Location) -> CallSite {
+    CallSite::at(location.at.offset((TOTAL_SIZE + LANDING_SIZE) as i64))
+}
+
+/// Maps and initialises a registry, its landing area and its call site. It is recognised as a registry only when all of it
+/// is there.
 pub fn create(
     thread: &mut StoppedThread<'_>,
     near: Range<RunAddr>,
@@ -90,7 +97,7 @@ pub fn create(
     generation: u64,
     deadline: Instant,
 ) -> Result<Location, ApplyError> {
-    let size = TOTAL_SIZE + CallSite::SIZE;
+    let size = TOTAL_SIZE + LANDING_SIZE + CallSite::SIZE;
     let at = map_near(thread, near, size, Protection::Read, deadline)?;
     let location = Location { at };
     let made = fill(thread, location, state, generation, deadline);
@@ -110,7 +117,11 @@ fn fill(
     deadline: Instant,
 ) -> Result<(), ApplyError> {
     let process = thread.process().clone();
-    location.call_site().prepare(thread, deadline)?;
+    let landing = Landing::of(location);
+    thread.protect(landing.text().start, TEXT_SIZE, Protection::ReadExecute, deadline)?;
+    thread.protect(landing.data().start, DATA_SIZE, Protection::ReadWrite, deadline)?;
+    landing.write_net(&process)?;
+    call_site(location).prepare(thread, deadline)?;
     let header = Header { build_id: state.build_id.clone(), generation };
     process.write(location.at, &format::encode_header(&header))?;
     location.commit(&mut &process, state)?;
