@@ -116,8 +116,13 @@ impl Job<'_> {
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
         let found = view.registry(module);
         let state = found.as_ref().and_then(|found| found.state.as_ref());
-        let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(found) = found.as_ref().filter(|_| state.is_some_and(|s| s.journal.is_some())) {
+            // A half-done switch has breakpoints in the code: nothing can be said about the entries before it is settled.
+            if self.options.dry_run && state.is_some_and(State::is_switching) {
+                return Err(ApplyError::refused(
+                    "a killed run left a switch half done; `apply` and `rollback` settle it before anything else",
+                ));
+            }
             if self.options.dry_run {
                 *repaired = Some("a killed run left something that apply would repair first".into());
             } else {
@@ -128,6 +133,7 @@ impl Job<'_> {
                 return Ok(Outcome::Again);
             }
         }
+        let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(state) = state.filter(|s| s.active().is_some_and(|i| s.patches[i].id == self.id)) {
             let mut report = self.report(state, Holds::default(), repaired.take());
             report.already_applied = true;

@@ -172,7 +172,9 @@ impl Switch<'_> {
         state: &mut State,
         entries: &Entries<'_>,
     ) -> Result<(Seized, Holds), Box<NotDone>> {
-        if let Err(error) = self.begin(state, true) {
+        // Whoever finds the journal goes by the world: it must not be the one that the transition before committed to.
+        let reset = entries.landing().set_world(self.process, World::Before).map_err(ApplyError::from);
+        if let Err(error) = reset.and_then(|()| self.begin(state, true)) {
             return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
         }
         let mut guard = self.guard.clone();
@@ -206,13 +208,13 @@ impl Switch<'_> {
         let mut noted = Ok(());
         let switched = drained.switch(|| {
             state.settle(&self.after);
-            noted = self.location.commit(&mut &*self.process, state);
+            noted = self.note_done(state);
         });
         match (switched, noted) {
             (Ok(switched), Ok(())) => Ok((switched.seized, switched.progress.holds())),
             // The journal stays and says what was intended; the next run finds it done.
             (Ok(switched), Err(error)) => {
-                Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error.into()) }))
+                Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))
             }
             (Err(failed), _) if failed.committed => {
                 let what = failed.error.to_string();
@@ -246,13 +248,12 @@ impl Switch<'_> {
         match quiesced.switch(&self.writes) {
             Ok(switched) => {
                 state.settle(&self.after);
-                match self.location.commit(&mut &*self.process, state) {
+                match self.note_done(state) {
                     Ok(()) => Ok((switched.seized, switched.progress.holds())),
                     // The journal stays and says what was intended; the next run finds it done.
-                    Err(error) => Err(Box::new(NotDone {
-                        seized: Some(switched.seized),
-                        why: Why::Error(error.into()),
-                    })),
+                    Err(error) => {
+                        Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))
+                    }
                 }
             }
             Err(failed) if matches!(failed.error, ApplyError::NotUndone { .. }) => {
@@ -260,6 +261,12 @@ impl Switch<'_> {
             }
             Err(failed) => Err(self.give_up(failed.seized, state, Why::Error(failed.error))),
         }
+    }
+
+    /// The switch cannot be undone any more, so that a failure to note it would leave a change behind an error.
+    fn note_done(&self, state: &State) -> Result<(), ApplyError> {
+        let commit = || self.location.commit(&mut &*self.process, state);
+        Ok(commit().or_else(|_| commit())?)
     }
 
     fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> Box<NotDone> {

@@ -112,14 +112,17 @@ impl StoppedThread<'_> {
     }
 
     fn send(&mut self, until: Until, signal: c_int) -> Result<(), ProcessError> {
-        if let Some(thread) = self.tracees.threads.get_mut(&self.tid) {
-            (thread.goal, thread.state) = (Goal::Raw, State::Running);
-        }
         let sent = match until {
             Until::Signal => sys::cont(self.tid, signal),
             Until::Syscall => sys::cont_to_syscall(self.tid, signal),
             Until::Interrupt => sys::interrupt(self.tid).and_then(|()| sys::cont(self.tid, signal)),
         };
+        // A thread that could not be sent on is where it was, and can be put back there.
+        if sent.is_ok()
+            && let Some(thread) = self.tracees.threads.get_mut(&self.tid)
+        {
+            (thread.goal, thread.state) = (Goal::Raw, State::Running);
+        }
         sent.map_err(|errno| self.error("resume", errno))
     }
 

@@ -5,11 +5,12 @@
 //! | value | what happens |
 //! |---|---|
 //! | `fail:N` | the N-th operation is not made and fails with `EIO` |
-//! | `kill-before:N` | SIGKILL to this program instead of the N-th operation that changes something |
-//! | `kill-after:N` | SIGKILL right behind the N-th operation that changes something |
+//! | `kill-before:N` | SIGKILL to this program instead of the N-th operation that writes, or lets threads run or stop |
+//! | `kill-after:N` | SIGKILL right behind the N-th operation that lets threads run or stop |
 //!
-//! N counts from 1: for `fail` all ptrace requests and all accesses to memory and descriptors of the process, for the others
-//! those among them that write or let threads run or stop. A line on standard error says that it happened.
+//! N counts from 1. For `fail` it counts the ptrace requests and all accesses to memory and descriptors of the process from the
+//! first on that is more than a look. A kill behind a write is one before what follows. A line on standard error says that
+//! it happened.
 
 #[cfg(not(feature = "fault-injection"))]
 use nix::errno::Errno;
@@ -17,8 +18,12 @@ use nix::errno::Errno;
 /// What an operation does to the process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
+    /// None.
     Look,
-    Change,
+    /// Registers or memory change.
+    Write,
+    /// Threads run or stop.
+    Run,
 }
 
 #[cfg(not(feature = "fault-injection"))]
@@ -70,7 +75,12 @@ mod injected {
         act: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         let Some((mode, number)) = *ORDER.get_or_init(order) else { return act() };
-        if mode != Mode::Fail && effect == Effect::Look {
+        let counts = match mode {
+            Mode::Fail => effect != Effect::Look || COUNT.load(SeqCst) > 0,
+            Mode::KillBefore => effect != Effect::Look,
+            Mode::KillAfter => effect == Effect::Run,
+        };
+        if !counts {
             return act();
         }
         let reached = COUNT.fetch_add(1, SeqCst) + 1 == number;

@@ -76,14 +76,14 @@ impl Process {
     ///
     /// Nothing here says that the bytes may be changed at this moment: that is the caller's proof.
     pub fn write(&self, addr: RunAddr, bytes: &[u8]) -> Result<(), ProcessError> {
-        let result = operation(Effect::Change, "write memory", || self.inner.mem.write_all_at(bytes, addr.0));
+        let result = operation(Effect::Write, "write memory", || self.inner.mem.write_all_at(bytes, addr.0));
         result.map_err(|error| self.memory_error("write", addr, bytes.len(), error))
     }
 
     /// Replaces the contents of a file by one of the process's open descriptors.
     pub fn write_descriptor(&self, fd: u64, contents: &[u8]) -> Result<(), ProcessError> {
         let path = format!("/proc/{}/fd/{fd}", self.pid());
-        operation(Effect::Change, "write a file", || std::fs::write(path, contents))
+        operation(Effect::Write, "write a file", || std::fs::write(path, contents))
             .map_err(|error| self.io_error(&format!("write to descriptor {fd}"), error))
     }
 

@@ -71,7 +71,7 @@ fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<
         libc::PTRACE_SYSCALL => "cont to a system call",
         _ => "cont",
     };
-    operation(Effect::Change, name, || {
+    operation(Effect::Run, name, || {
         let (addr, data) = (addr as *mut c_void, data as *mut c_void);
         // SAFETY: only called with requests that interpret `addr` and `data` as numbers, so the kernel writes to no memory
         // of this process.
@@ -85,8 +85,8 @@ fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<
 /// `data` must be valid for the access that the request makes: its type and direction.
 unsafe fn request_buffer(request: libc::c_uint, tid: Tid, addr: usize, data: *mut c_void) -> Result<()> {
     let (effect, name) = match request {
-        libc::PTRACE_SETREGSET => (Effect::Change, "set vector registers"),
-        libc::PTRACE_SETSIGMASK => (Effect::Change, "set signal mask"),
+        libc::PTRACE_SETREGSET => (Effect::Write, "set vector registers"),
+        libc::PTRACE_SETSIGMASK => (Effect::Write, "set signal mask"),
         _ => (Effect::Look, "ask"),
     };
     operation(effect, name, || {
@@ -226,7 +226,7 @@ pub(crate) fn get_regs(tid: Tid) -> Result<Regs> {
 
 pub(crate) fn set_regs(tid: Tid, regs: &Regs) -> Result<()> {
     let tid = nix::unistd::Pid::from_raw(tid.0);
-    operation(Effect::Change, "set registers", || nix::sys::ptrace::setregs(tid, regs.0))
+    operation(Effect::Write, "set registers", || nix::sys::ptrace::setregs(tid, regs.0))
 }
 
 pub(crate) fn get_xstate(tid: Tid) -> Result<XState> {

@@ -195,8 +195,12 @@ impl Tracees {
     /// Lets a thread at a canonical stop go on: into its group stop if the program is stopped.
     pub fn resume(&mut self, tid: Tid) -> Result<(), ProcessError> {
         let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
-        (thread.goal, thread.state, thread.parked) = (Goal::Run, State::Running, None);
+        let before = std::mem::replace(&mut thread.state, State::Running);
+        (thread.goal, thread.parked) = (Goal::Run, None);
         let result = if thread.group_stop { sys::listen(tid) } else { sys::cont(tid, 0) };
+        if result.is_err() {
+            thread.state = before;
+        }
         self.accept_death(tid, "resume", result)
     }
 
@@ -342,6 +346,17 @@ impl Tracees {
         if wait == Wait::Exec {
             self.lost.get_or_insert(Loss::Exec);
         }
+        let dealt_with = self.answer(tid, wait);
+        if dealt_with.is_err()
+            && let Some(thread) = self.threads.get_mut(&tid)
+        {
+            // It still is at its stop, and can be let go from there.
+            thread.state = State::Raw(wait);
+        }
+        dealt_with
+    }
+
+    fn answer(&mut self, tid: Tid, wait: Wait) -> Result<(), ProcessError> {
         if self.stuck.contains_key(&tid) && !self.unstick(tid, wait)? {
             return Ok(());
         }
@@ -508,6 +523,9 @@ impl Tracees {
             // An error means that the thread is beyond reach; it then shows in the result.
             let _ = match thread.state {
                 State::Running => self.request_stop(tid),
+                State::Raw(Wait::Signal(libc::SIGTRAP)) if self.park(tid).is_ok_and(|parked| parked) => {
+                    self.release(tid, 0)
+                }
                 State::Raw(Wait::Signal(signal)) => self.release(tid, signal),
                 State::Stopped | State::Raw(_) => self.release(tid, 0),
             };
