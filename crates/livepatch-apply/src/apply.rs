@@ -8,7 +8,8 @@ use crate::landing::Landing;
 use crate::load::{self, Loaded, Loader};
 use crate::registry::live::{self, Found};
 use crate::registry::{
-    EntryWrite, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
+    EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord,
+    ThreadLocalRecord,
 };
 use crate::report::{ApplyReport, Holds, Policy};
 use crate::safepoint::{self, Rules};
@@ -116,6 +117,12 @@ impl Job<'_> {
         let found = view.registry(module);
         let state = found.as_ref().and_then(|found| found.state.as_ref());
         if let Some(found) = found.as_ref().filter(|_| state.is_some_and(|s| s.journal.is_some())) {
+            // A half-done switch has breakpoints in the code: nothing can be said about the entries before it is settled.
+            if self.options.dry_run && state.is_some_and(State::is_switching) {
+                return Err(ApplyError::refused(
+                    "a killed run left a switch half done; `apply` and `rollback` settle it before anything else",
+                ));
+            }
             if self.options.dry_run {
                 let what = "a killed run left something that has to be repaired first: run apply or rollback";
                 return Err(ApplyError::refused(what));
@@ -285,13 +292,18 @@ impl Job<'_> {
             return Ok(());
         }
         let record = state.patches.remove(index);
-        let eh_frame = record.eh_frame.map(|region| region.start);
-        let journal = Journal::Loading { mapping: record.mapping, eh_frame, registering: eh_frame.is_some() };
-        state.journal = Some(journal);
-        loader.location.commit(&mut &*loader.process, &state)?;
+        match record.eh_frame {
+            Some(region) => loader.step(&mut state, record.mapping, region.start, FrameStep::Revoking)?,
+            None => {
+                let journal =
+                    Journal::Loading { mapping: record.mapping, eh_frame: None, step: FrameStep::None };
+                state.journal = Some(journal);
+                loader.location.commit(&mut &*loader.process, &state)?;
+            }
+        }
         let unwinder = load::unwinder(loader.process, loader.modules, prepared.module, loader.scope)?;
         let patient = Loader { deadline: Instant::now() + UNDO_LIMIT, ..*loader };
-        patient.unload(&mut seized, &mut state, unwinder)
+        patient.unload(&mut seized, &mut state, unwinder).map(drop)
     }
 
     fn location(
@@ -303,7 +315,12 @@ impl Job<'_> {
         if let Some(found) = &prepared.found {
             return Ok(found.location);
         }
-        let same = prepared.view.registries.iter().filter(|f| f.header.build_id == state.build_id);
+        let view = prepared.view;
+        if let Some(location) = live::unused(&view.process, &view.registries, &state.build_id) {
+            location.commit(&mut &view.process, state)?;
+            return Ok(location);
+        }
+        let same = view.registries.iter().filter(|f| f.header.build_id == state.build_id);
         let generation = same.map(|f| f.header.generation).max().unwrap_or(0) + 1;
         safepoint::on_any_thread(seized, self.deadline, |thread| {
             live::create(thread, prepared.module.image.span(), state, generation, self.deadline)
