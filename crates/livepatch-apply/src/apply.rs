@@ -17,12 +17,12 @@ use crate::target::{self, Module};
 use crate::transition::{self, Failed};
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, Plan, plan};
-use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place};
+use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, Selection};
 use livepatch_process::Seized;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How to apply a patch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ApplyOptions {
     /// How threads are treated that are inside of what is replaced.
     pub policy: Policy,
@@ -30,11 +30,22 @@ pub struct ApplyOptions {
     pub deadline: Duration,
     /// Check everything, including whether the process is quiescent at this moment, and change nothing.
     pub dry_run: bool,
+    /// Which part of the patch is wanted; all of it if empty.
+    pub selection: Selection,
+    /// Functions (paths as in [`Selection::function`]) whose calls under way may finish in the old code while new calls run
+    /// the new code, because they never end: `main`, an accept loop.
+    pub leave_running: Vec<String>,
 }
 
 impl Default for ApplyOptions {
     fn default() -> Self {
-        Self { policy: Policy::Quiescent, deadline: Duration::from_secs(10), dry_run: false }
+        Self {
+            policy: Policy::Quiescent,
+            deadline: Duration::from_secs(10),
+            dry_run: false,
+            selection: Selection::new(),
+            leave_running: Vec::new(),
+        }
     }
 }
 
@@ -53,6 +64,9 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
     let damaged = |error: livepatch_patch::ContainerError| Mismatch::Patch(error.to_string());
     let patch = Patch::from_bytes(patch_bytes).map_err(damaged)?;
     let id = Patch::id_of(patch_bytes).map_err(damaged)?;
+    if !options.selection.is_empty() || !options.leave_running.is_empty() {
+        return Err(ApplyError::refused("this version applies whole patches only"));
+    }
     let started = Instant::now();
     let job = Job { pid, patch: &patch, id, options, started, deadline: started + options.deadline };
     let mut repaired = None;
@@ -73,7 +87,7 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
 /// # Errors
 /// As [`apply`].
 pub fn check(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<ApplyReport, ApplyError> {
-    apply(pid, patch_bytes, &ApplyOptions { dry_run: true, ..*options })
+    apply(pid, patch_bytes, &ApplyOptions { dry_run: true, ..options.clone() })
 }
 
 enum Outcome {

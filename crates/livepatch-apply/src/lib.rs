@@ -44,6 +44,7 @@ pub mod unwind;
 
 pub use apply::{ApplyOptions, apply, check};
 pub use error::{ApplyError, Mismatch, ThreadInside};
+pub use livepatch_patch::select::{Missing, Part, SelectError, Selection, Unknown};
 pub use report::{ApplyReport, FunctionReport, Holds, PatchReport, Policy, RollbackReport, Status};
 pub use rollback::{RollbackOptions, Selector, rollback};
 pub use status::{ps, status};

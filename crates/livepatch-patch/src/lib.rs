@@ -11,6 +11,7 @@ pub mod ident;
 pub mod link;
 pub mod patch;
 pub mod reloc;
+pub mod select;
 
 pub use addr::{Bias, LinkAddr, RunAddr};
 pub use container::ContainerError;
@@ -18,3 +19,4 @@ pub use ident::{Arch, BuildId, Digest};
 pub use link::{Binding, LinkError, Linked, Plan, TlsPlace, TlsPlan, link, plan, tls_image};
 pub use patch::*;
 pub use reloc::RelocKind;
+pub use select::{Part, SelectError, Selection};

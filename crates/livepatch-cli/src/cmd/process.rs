@@ -26,7 +26,7 @@ enum PolicyArg {
 
 impl SwitchArgs {
     pub(crate) fn apply_options(&self) -> ApplyOptions {
-        ApplyOptions { policy: self.policy(), deadline: self.timeout(), dry_run: false }
+        ApplyOptions { policy: self.policy(), deadline: self.timeout(), ..ApplyOptions::default() }
     }
 
     pub(crate) fn rollback_options(&self) -> RollbackOptions {
