@@ -17,8 +17,9 @@ use crate::target::{self, Module};
 use crate::transition::{self, Failed};
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, Plan, plan};
-use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, Selection};
+use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, Selected, Selection};
 use livepatch_process::Seized;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How to apply a patch.
@@ -64,11 +65,20 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
     let damaged = |error: livepatch_patch::ContainerError| Mismatch::Patch(error.to_string());
     let patch = Patch::from_bytes(patch_bytes).map_err(damaged)?;
     let id = Patch::id_of(patch_bytes).map_err(damaged)?;
-    if !options.selection.is_empty() || !options.leave_running.is_empty() {
-        return Err(ApplyError::refused("this version applies whole patches only"));
-    }
+    let selected = patch.select(id, &options.selection)?;
+    let left = selected.patch.functions_named(&options.leave_running)?;
     let started = Instant::now();
-    let job = Job { pid, patch: &patch, id, options, started, deadline: started + options.deadline };
+    let deadline = started + options.deadline;
+    let job = Job {
+        pid,
+        patch: &selected.patch,
+        selected: &selected,
+        left,
+        id: selected.id,
+        options,
+        started,
+        deadline,
+    };
     let mut repaired = None;
     for _ in 0..RESTARTS {
         match job.attempt(&mut repaired)? {
@@ -98,6 +108,9 @@ enum Outcome {
 struct Job<'a> {
     pid: i32,
     patch: &'a Patch,
+    selected: &'a Selected,
+    /// Functions whose calls under way may go on (indices of redirects).
+    left: BTreeSet<usize>,
     id: Digest,
     options: &'a ApplyOptions,
     started: Instant,
@@ -155,15 +168,24 @@ impl Job<'_> {
         self.carry_out(&prepared, &tables, &rules, bound, seized, repaired.take()).map(Outcome::Done)
     }
 
-    /// Old calls that go on under the immediate policy must not branch into what the jumps overwrite.
+    /// How calls of a function that are under way are treated.
+    fn policy_for(&self, function: usize) -> Policy {
+        if self.left.contains(&function) { Policy::Immediate } else { self.options.policy }
+    }
+
+    /// Old calls that go on must not branch into what the jumps overwrite.
     fn check_entries(&self, module: &Module, code: &[Vec<u8>]) -> Result<(), ApplyError> {
-        if self.options.policy == Policy::Quiescent {
-            return Ok(());
-        }
-        for (redirect, code) in self.patch.meta.redirects.iter().zip(code) {
+        for (at, (redirect, code)) in self.patch.meta.redirects.iter().zip(code).enumerate() {
+            if self.policy_for(at) == Policy::Quiescent {
+                continue;
+            }
             if jump::branches_into_entry(redirect.old.at(module.image.bias), code) {
+                let how = match self.options.policy {
+                    Policy::Immediate => "use the quiescent policy",
+                    Policy::Quiescent => "its calls cannot be left running",
+                };
                 return Err(ApplyError::refused(format!(
-                    "`{}` may branch back into its first instructions, which the jump overwrites; use the quiescent policy",
+                    "`{}` may branch back into its first instructions, which the jump overwrites; {how}",
                     redirect.path
                 )));
             }
@@ -174,9 +196,9 @@ impl Job<'_> {
     fn guard(&self, prepared: &Prepared<'_>, state: &State) -> Guard {
         let mut guard = Guard::default();
         guard.patches(self.options.policy, state);
-        for (redirect, code) in self.patch.meta.redirects.iter().zip(&prepared.code) {
+        for (index, (redirect, code)) in self.patch.meta.redirects.iter().zip(&prepared.code).enumerate() {
             let at = redirect.old.at(prepared.module.image.bias);
-            guard.function(self.options.policy, at, code, &redirect.path);
+            guard.function(self.policy_for(index), at, code, &redirect.path);
         }
         guard
     }
@@ -345,6 +367,7 @@ impl Job<'_> {
         Ok(Record {
             id: self.id,
             name: self.patch.meta.name.clone(),
+            selection: self.selected.selection.clone(),
             state: PatchState::Applying,
             applied_at: now(),
             mapping: loaded.mapping,

@@ -117,6 +117,16 @@ impl Patch {
     }
 }
 
+impl Patch {
+    /// The replaced functions that these paths name (as in [`Selection::function`]): indices into the redirects.
+    ///
+    /// # Errors
+    /// [`SelectError::NotHeld`] if one of them names none.
+    pub fn functions_named(&self, paths: &[String]) -> Result<BTreeSet<usize>, SelectError> {
+        reduce::named(self, paths)
+    }
+}
+
 impl Part {
     /// The path as it was given.
     pub fn path(&self) -> &str {

@@ -1,6 +1,6 @@
 //! What the patch says about itself, and what the guard has to know about it.
 
-use super::{CreateError, CreateOptions, FunctionReport, Ignored, reason_text};
+use super::{CreateError, CreateOptions, FunctionReport, Ignored, origin, reason_text};
 use crate::build::Build;
 use crate::diff::Diff;
 use crate::diff::program::{At, Program};
@@ -122,11 +122,14 @@ pub(super) fn meta(
     judged: &GuardReport,
     findings: &mut Vec<Finding>,
 ) -> Result<Meta, CreateError> {
-    let functions: Vec<_> =
+    let mut functions: Vec<_> =
         emitted.replaced.iter().filter_map(|r| Some((r, changed_function(diff, r)?))).collect();
+    functions.sort_by_key(|(_, function)| function.old);
+    let replaced: Vec<_> = functions.iter().map(|(replaced, _)| *replaced).collect();
+    let origins = origin::origins(builds, diff, &replaced, judged);
     let reasons = reasons(builds, &functions, judged)?;
     let mut redirects = Vec::new();
-    for ((replaced, function), reason) in functions.iter().zip(reasons) {
+    for (((replaced, function), reason), origin) in functions.iter().zip(reasons).zip(origins) {
         let path = path_of(&diff.new, replaced.new);
         let room = diff.old.room(function.old).unwrap_or(function.old_size);
         if room < JUMP {
@@ -144,9 +147,9 @@ pub(super) fn meta(
             reason,
             place: info.and_then(|info| info.place.as_ref()).map(ToString::to_string),
             path,
+            origin: Some(origin),
         });
     }
-    redirects.sort_by_key(|redirect| redirect.old);
     let manifest = &builds.old.manifest;
     Ok(Meta {
         name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),
@@ -156,6 +159,8 @@ pub(super) fn meta(
         target: target(builds.old, diff)?,
         redirects,
         new_items: new_items(diff, emitted, judged),
+        constants: origin::constants(diff, emitted),
+        indivisible: origin::indivisible(builds),
     })
 }
 

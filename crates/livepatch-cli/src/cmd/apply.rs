@@ -1,6 +1,6 @@
 //! `livepatch apply`: the patch goes in.
 
-use super::process::{SwitchArgs, holds_text, patch_text, pid};
+use super::process::{PartArgs, SwitchArgs, holds_text, patch_text, pid};
 use crate::exit::Failure;
 use crate::inspect;
 use crate::output::Outcome;
@@ -18,6 +18,8 @@ pub(crate) struct ApplyArgs {
     /// The patch file.
     file: PathBuf,
     #[command(flatten)]
+    part: PartArgs,
+    #[command(flatten)]
     switch: SwitchArgs,
 }
 
@@ -25,7 +27,7 @@ pub(crate) struct ApplyArgs {
 pub(crate) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("waiting for process {} to leave the changed code", args.pid));
-    let options = args.switch.apply_options();
+    let options = args.switch.apply_options(&args.part);
     let report = livepatch_apply::apply(args.pid, &file.data, &options)?;
     Outcome::done(&report, text(&report))
 }

@@ -1,6 +1,6 @@
 //! `livepatch check`: everything that `apply` does before its first write.
 
-use super::process::{SwitchArgs, pid};
+use super::process::{PartArgs, SwitchArgs, pid};
 use crate::exit::Failure;
 use crate::inspect;
 use crate::output::Outcome;
@@ -16,6 +16,8 @@ pub(crate) struct CheckArgs {
     /// The patch file.
     file: PathBuf,
     #[command(flatten)]
+    part: PartArgs,
+    #[command(flatten)]
     switch: SwitchArgs,
 }
 
@@ -23,6 +25,6 @@ pub(crate) struct CheckArgs {
 pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("checking process {}", args.pid));
-    let report = livepatch_apply::check(args.pid, &file.data, &args.switch.apply_options())?;
+    let report = livepatch_apply::check(args.pid, &file.data, &args.switch.apply_options(&args.part))?;
     Outcome::done(&report, super::apply::text(&report))
 }

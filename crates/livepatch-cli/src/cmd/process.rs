@@ -2,7 +2,7 @@
 
 use crate::output::count;
 use livepatch_apply::registry::PatchState;
-use livepatch_apply::{ApplyOptions, Holds, PatchReport, Policy, RollbackOptions};
+use livepatch_apply::{ApplyOptions, Holds, Part, PatchReport, Policy, RollbackOptions, Selection};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -18,6 +18,35 @@ pub(crate) struct SwitchArgs {
     timeout: f64,
 }
 
+/// What of the patch to apply, and whom not to wait for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PartArgs {
+    /// Only the functions of a module and everything below it, for example `webapp::router`. May be repeated, and combined
+    /// with --type and --function; without any of them the whole patch is applied.
+    #[arg(long, value_name = "PATH")]
+    module: Vec<String>,
+    /// Only the methods of a type, for example `webapp::router::Order`.
+    #[arg(long = "type", value_name = "PATH")]
+    types: Vec<String>,
+    /// Only a function and the functions that it is inlined into, for example `webapp::router::total`,
+    /// `webapp::router::Order::total` or `<webapp::router::Order as core::fmt::Display>::fmt`.
+    #[arg(long, value_name = "PATH")]
+    function: Vec<String>,
+    /// Let calls of this function that are under way finish in the old code, while new calls run the new code: for `main`
+    /// or an accept loop, which never return. May be repeated.
+    #[arg(long, value_name = "PATH")]
+    leave_running: Vec<String>,
+}
+
+impl PartArgs {
+    fn selection(&self) -> Selection {
+        let modules = self.module.iter().cloned().map(Part::Module);
+        let types = self.types.iter().cloned().map(Part::Type);
+        let functions = self.function.iter().cloned().map(Part::Function);
+        modules.chain(types).chain(functions).fold(Selection::new(), Selection::with)
+    }
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum PolicyArg {
     Quiescent,
@@ -25,8 +54,14 @@ enum PolicyArg {
 }
 
 impl SwitchArgs {
-    pub(crate) fn apply_options(&self) -> ApplyOptions {
-        ApplyOptions { policy: self.policy(), deadline: self.timeout(), ..ApplyOptions::default() }
+    pub(crate) fn apply_options(&self, part: &PartArgs) -> ApplyOptions {
+        ApplyOptions {
+            policy: self.policy(),
+            deadline: self.timeout(),
+            dry_run: false,
+            selection: part.selection(),
+            leave_running: part.leave_running.clone(),
+        }
     }
 
     pub(crate) fn rollback_options(&self) -> RollbackOptions {
@@ -80,6 +115,10 @@ pub(crate) fn patch_text(patch: &PatchReport) -> String {
         state(patch.state),
         count(patch.functions.len(), "function")
     );
+    for part in patch.selection.parts() {
+        // Writing to a string does not fail.
+        let _ = write!(text, "\n    of {part}");
+    }
     for function in &patch.functions {
         // Writing to a string does not fail.
         let _ = write!(text, "\n    {} {} -> {}", function.path, function.address, function.new_address);

@@ -13,7 +13,7 @@
 //! 4. Functions that the compiler may have made for each other stay together.
 
 use super::pattern::Names;
-use super::{Missing, SelectError, Selection};
+use super::{Missing, Part, SelectError, Selection};
 use crate::item::ItemName;
 use crate::patch::{Origin, Patch, Place, SectionId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -65,6 +65,25 @@ pub(super) fn choose(patch: &Patch, selection: &Selection) -> Result<Kept, Selec
     let kept = choice.kept();
     let missing = choice.missing(&kept);
     if missing.is_empty() { Ok(kept) } else { Err(SelectError::Incomplete { missing }) }
+}
+
+/// The functions that these paths name.
+pub(super) fn named(patch: &Patch, paths: &[String]) -> Result<Kept, SelectError> {
+    let name = |redirect: &crate::patch::Redirect| match &redirect.origin {
+        Some(origin) => origin.item.clone(),
+        None => ItemName::new(&redirect.path, Default::default()),
+    };
+    let items: Vec<ItemName> = patch.meta.redirects.iter().map(name).collect();
+    let names = Names { items: items.iter().collect(), new: Vec::new() };
+    let mut found = Kept::new();
+    let mut unknown = Vec::new();
+    for path in paths {
+        match names.find(&Part::Function(path.clone())) {
+            Ok(more) => found.extend(more),
+            Err(error) => unknown.push(error),
+        }
+    }
+    if unknown.is_empty() { Ok(found) } else { Err(SelectError::NotHeld { unknown, holds: names.all() }) }
 }
 
 struct Choice<'p> {
