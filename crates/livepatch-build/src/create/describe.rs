@@ -7,7 +7,7 @@ use crate::diff::program::{At, Program};
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::findings::{Finding, Place, rules};
 use crate::guard::{self, ChangedFunction, GuardReport, NewFunction, NewStatic, SharedStatic, StaticPlace};
-use crate::source::{Change, Side, SourceDiff};
+use crate::source::{Side, SourceDiff};
 use livepatch_patch::{
     Arch, Digest, LinkAddr, Meta, NewItem, NewItemKind, Reason, Redirect, SymbolId, Target,
 };
@@ -178,9 +178,8 @@ fn reasons(
     let stacks = guard::inlined_at(&builds.new.image, &places)?;
     let reason = |((_, function), stack): (&(&Replaced, ChangedFunction), Vec<guard::FunctionRef>)| {
         let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
-        if let (Some(info), Change::Items(items)) = (info, builds.source.change()) {
+        if let (Some(info), Some((items, tainted))) = (info, builds.source.items()) {
             let changed = |place: &Option<Place>| {
-                let tainted = builds.source.tainted();
                 place.as_ref().is_some_and(|p| tainted.is_in_changed_item(items, &p.file, p.line, Side::New))
             };
             if changed(&info.place) {

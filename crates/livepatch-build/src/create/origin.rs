@@ -2,11 +2,12 @@
 //! functions it cannot be parted from.
 //!
 //! An old function that stays must not rest on what the compiler knew about an old function that goes, nor a new one on
-//! what it knew about a new one that does not come. Inside of one code unit that may be anything: what the callee returns,
-//! which arguments it uses, what it leaves alone. Across the units of one crate (thin-local LTO) it is whether the callee
-//! may unwind. Between crates it is nothing, unless they were compiled together, and then their objects are the program's own.
+//! what it knew about a new one that does not come. Inside of one code unit that may be much: what the callee returns,
+//! which arguments it uses, what it leaves alone (`create/knowledge.rs`). Across the units of one crate (thin-local LTO) it is
+//! whether the callee may unwind. Between crates it is nothing, unless they were compiled together, and then their objects are the program's own.
 
 use super::describe::{Builds, changed_function};
+use super::knowledge;
 use crate::diff::Diff;
 use crate::diff::compare::{Ref, is_call, reference};
 use crate::diff::program::{At, Program};
@@ -15,7 +16,7 @@ use crate::emit::{Emitted, Replaced, name_of};
 use crate::findings::Place;
 use crate::guard::{self, FunctionInfo, GuardReport};
 use crate::objects::Kind;
-use crate::source::{Change, ChangedItem, Side};
+use crate::source::{Change, ChangedItem, Side, Tainted};
 use livepatch_patch::item::{Hints, ItemName};
 use livepatch_patch::{Constant, Origin};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,6 +31,7 @@ pub(super) fn constants(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Constant> {
 /// Why no part of the patch stands by itself, whatever the part.
 pub(super) fn indivisible(builds: &Builds<'_>) -> Option<String> {
     match builds.source.change() {
+        _ if builds.source.items().is_some() => None,
         Change::Items(_) => None,
         Change::Everything { reason } => {
             Some(format!("which functions the change in the source reaches is not known ({reason})"))
@@ -45,20 +47,18 @@ pub(super) fn origins(
     functions: &[&Replaced],
     judged: &GuardReport,
 ) -> Vec<Origin> {
-    let Change::Items(items) = builds.source.change() else {
+    let Some((items, tainted)) = builds.source.items() else {
         let alone = |replaced: &&Replaced| {
             let item = own_name(diff, replaced, info_of(diff, replaced, judged));
             Origin { holds: vec![item.clone()], item, tied: Vec::new() }
         };
         return functions.iter().map(alone).collect();
     };
-    let source = Source { builds, items, traces: Traces::new(&diff.new, Side::New) };
+    let source = Source { items, tainted, traces: Traces::new(&diff.new, Side::New) };
     let infos: Vec<_> = functions.iter().map(|replaced| info_of(diff, replaced, judged)).collect();
     let mut ties = Ties::new(functions.len());
-    let old: Vec<At> = functions.iter().map(|replaced| replaced.old).collect();
-    let new: Vec<At> = functions.iter().map(|replaced| replaced.new).collect();
-    for (program, ats) in [(&diff.old, &old), (&diff.new, &new)] {
-        called(diff, program, ats, functions, &mut ties);
+    for side in [Side::Old, Side::New] {
+        called(diff, side, (functions, &infos), &mut ties);
     }
     closures(&infos, &mut ties);
     let mut out = Vec::new();
@@ -93,8 +93,8 @@ fn name(symbol: &str, debug_path: Option<&str>, receiver: Option<&str>) -> ItemN
 
 /// What changed in the source.
 struct Source<'s> {
-    builds: &'s Builds<'s>,
     items: &'s [ChangedItem],
+    tainted: &'s Tainted,
     traces: Traces<'s, 's>,
 }
 
@@ -118,8 +118,7 @@ impl Source<'_> {
             let symbol = inlined.symbol.as_deref().unwrap_or(&inlined.path);
             hold(name(symbol, Some(&inlined.path), inlined.receiver.as_deref()));
         }
-        let tainted = self.builds.source.tainted();
-        let Some(missing) = self.traces.missing(tainted, replaced.new, info) else {
+        let Some(missing) = self.traces.missing(self.tainted, replaced.new, info) else {
             return (held.into_values().collect(), false);
         };
         let mut certain = true;
@@ -138,8 +137,8 @@ impl Source<'_> {
     }
 
     fn changed(&self, place: Option<&Place>) -> bool {
-        let tainted = self.builds.source.tainted();
-        place.is_some_and(|p| tainted.is_in_changed_item(self.items, &p.file, p.line, Side::New))
+        let inside = |p: &Place| self.tainted.is_in_changed_item(self.items, &p.file, p.line, Side::New);
+        place.is_some_and(inside)
     }
 }
 
@@ -163,8 +162,27 @@ impl Ties {
     }
 }
 
-/// Ties callers to callees that they may have been compiled for.
-fn called(diff: &Diff<'_>, program: &Program<'_>, ats: &[At], functions: &[&Replaced], ties: &mut Ties) {
+/// Ties callers to callees whose code they may have been compiled for, in the old program or in the new one.
+fn called(
+    diff: &Diff<'_>,
+    side: Side,
+    (functions, infos): (&[&Replaced], &[Option<&FunctionInfo>]),
+    ties: &mut Ties,
+) {
+    let at_side = |replaced: &&Replaced| if side == Side::Old { replaced.old } else { replaced.new };
+    let (program, ats): (_, Vec<At>) = match side {
+        Side::Old => (&diff.old, functions.iter().map(at_side).collect()),
+        Side::New => (&diff.new, functions.iter().map(at_side).collect()),
+    };
+    // Whether what was known of the function in this program may not hold for it in the other one.
+    let is_known = |caller: At, callee: At, at: usize| {
+        let (old, new) = ((&diff.old, functions[at].old), (&diff.new, functions[at].new));
+        let (known, other) = if side == Side::Old { (old, new) } else { (new, old) };
+        if caller.unit == callee.unit {
+            return knowledge::is_lost(known, other, infos[at].map(|info| info.result_bytes));
+        }
+        together(program, caller, callee) && knowledge::may_newly_unwind(known, other)
+    };
     let index: HashMap<At, usize> = ats.iter().enumerate().map(|(i, at)| (*at, i)).collect();
     for (caller, start) in ats.iter().enumerate() {
         let mut seen = BTreeSet::from([*start]);
@@ -172,12 +190,7 @@ fn called(diff: &Diff<'_>, program: &Program<'_>, ats: &[At], functions: &[&Repl
         while let Some(at) = work.pop() {
             for callee in callees(program, at) {
                 match index.get(&callee) {
-                    Some(other) if callee.unit == at.unit => ties.tie(caller, *other),
-                    Some(other)
-                        if together(program, at, callee) && may_newly_unwind(diff, functions[*other]) =>
-                    {
-                        ties.tie(caller, *other);
-                    }
+                    Some(other) if is_known(at, callee, *other) => ties.tie(caller, *other),
                     None if callee.unit == at.unit && seen.insert(callee) => work.push(callee),
                     _ => {}
                 }
@@ -206,24 +219,6 @@ fn together(program: &Program<'_>, a: At, b: At) -> bool {
         (Some(_), Some(_)) => a.file == b.file,
         _ => false,
     }
-}
-
-/// Whether the compiler may have known of the old code that it does not unwind, while the new code may.
-fn may_newly_unwind(diff: &Diff<'_>, replaced: &Replaced) -> bool {
-    let names = |program: &Program<'_>, at: At| -> BTreeSet<String> {
-        let section = program.section(at);
-        let calls = section.relocs.iter().filter(|reloc| is_call(section.bytes, reloc));
-        let named = calls.filter_map(|reloc| match reference(program, at.unit, reloc) {
-            Ref::Named { name, .. } => Some(guard::demangle(name)),
-            Ref::Constant { .. } => None,
-        });
-        named.collect()
-    };
-    let (old, new) = (names(&diff.old, replaced.old), names(&diff.new, replaced.new));
-    // Code of another crate that is known to unwind, so that its callers were not taken for code that does not.
-    let unwinds = ["core::panicking::", "core::fmt::write", "alloc::fmt::format", "std::io::stdio::"];
-    let did_unwind = old.iter().any(|name| unwinds.iter().any(|known| name.starts_with(known)));
-    !did_unwind && !new.is_subset(&old)
 }
 
 /// Ties functions that handle a closure to those that it is written in: what it captures is between them.

@@ -14,6 +14,7 @@ use std::collections::HashSet;
 pub(super) struct Function {
     pub(super) path: String,
     pub(super) receiver: Option<String>,
+    pub(super) result_bytes: u64,
     pub(super) place: Option<Place>,
     pub(super) rust: bool,
     /// The crate that it was compiled in, see [`crate_key`].
@@ -70,6 +71,7 @@ fn read(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Function> 
     Ok(Function {
         path: debug.path(id)?.unwrap_or_default(),
         receiver: receiver(types, id)?,
+        result_bytes: result_bytes(debug, id)?,
         place: debug.place(id)?,
         rust: unit.rust,
         crate_key: crate_key(unit),
@@ -133,6 +135,14 @@ impl Contents {
         }
         Ok(())
     }
+}
+
+/// Size of the result; 0 for none.
+fn result_bytes(debug: &Debug<'_>, id: DieId) -> gimli::Result<u64> {
+    let Some(result) = debug.type_of(id)? else { return Ok(0) };
+    let size = debug.inherited(result, c::DW_AT_byte_size)?;
+    // A type without a recorded size (a pointer) fits a register.
+    Ok(size.and_then(|(_, size)| size.udata_value()).unwrap_or(8))
 }
 
 /// The type that a method is declared in; for a method of a trait's own what `Self` stands for.

@@ -1,8 +1,12 @@
 //! What the commands on processes share: arguments and the text of reports.
 
+use crate::exit::Failure;
 use crate::output::count;
+use livepatch_apply::error::ApplyError;
 use livepatch_apply::registry::PatchState;
 use livepatch_apply::{ApplyOptions, Holds, Part, PatchReport, Policy, RollbackOptions, Selection};
+use livepatch_patch::Patch;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -78,6 +82,35 @@ impl SwitchArgs {
     fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.timeout)
     }
+}
+
+/// What a failed `apply` or `check` is for the user: a function of the patch that was never idle can be left running.
+pub(crate) fn failed(error: ApplyError, patch: &Patch, policy: Policy) -> Failure {
+    let stuck: BTreeSet<String> = match &error {
+        ApplyError::Busy { inside, .. } if policy == Policy::Quiescent => {
+            inside.iter().filter_map(|thread| replaced(patch, thread.function.as_deref()?)).collect()
+        }
+        _ => BTreeSet::new(),
+    };
+    let mut failure = Failure::from(error);
+    if !stuck.is_empty() {
+        let options: Vec<_> = stuck.iter().map(|path| format!("--leave-running '{path}'")).collect();
+        failure = failure.help(format!(
+            "nothing changed; try again, with a longer --timeout; or, if calls under way never end and may go on in the old \
+             code, with {}",
+            options.join(" ")
+        ));
+        if let Some(extra) = failure.extra.as_object_mut() {
+            extra.insert("leave_running".into(), serde_json::json!(stuck));
+        }
+    }
+    failure
+}
+
+/// The name by which a replaced function can be given as an option.
+fn replaced(patch: &Patch, path: &str) -> Option<String> {
+    let redirect = patch.meta.redirects.iter().find(|redirect| redirect.path == path)?;
+    Some(redirect.origin.as_ref().map_or_else(|| path.to_owned(), |origin| origin.item.full()))
 }
 
 /// A time limit: more than nothing and at most a day.

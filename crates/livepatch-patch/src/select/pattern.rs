@@ -65,10 +65,7 @@ impl<'p> Names<'p> {
             let of = if wanted.starts_with('&') { of } else { behind_references(of) };
             if bare == exact { without_arguments(of) == bare } else { of == exact }
         };
-        Ok(self.matching(|item| {
-            let scope = normalise(&item.scope);
-            item.self_type.as_deref().is_some_and(is_meant) || (bare == exact && is_below(&scope, &bare))
-        }))
+        Ok(self.matching(|item| item.self_type.as_deref().is_some_and(is_meant)))
     }
 
     /// A function by its path, with what stands inside of it.

@@ -212,6 +212,7 @@ fn what_the_patch_does_not_hold_is_said_with_what_may_be_meant() {
     assert_eq!(one(Selection::new().module("deep")).similar, ["bench::t::deep"]);
     assert!(one(Selection::new().function("bench::t::Order::fmt")).error.unwrap().contains("ambiguous"));
     assert!(one(Selection::new().module("bench::t::Order")).error.unwrap().contains("type"));
+    assert_eq!(one(Selection::new().type_("bench::t")).similar.len(), 0, "a module is no type");
     assert!(one(Selection::new().module("bench::t::run")).error.unwrap().contains("function"));
     for malformed in ["", "a::", "::a", "<a as b", "a>", "a::{{closure}}"] {
         assert!(one(Selection::new().function(malformed)).error.is_some(), "{malformed}");
