@@ -6,6 +6,7 @@ use crate::guard::Guard;
 use crate::jump;
 use crate::landing::Landing;
 use crate::load::{self, Loaded, Loader};
+use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
 use crate::registry::{
     EntryWrite, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
@@ -20,38 +21,10 @@ use crate::transition::drain;
 use crate::transition::entries::Entries;
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, Plan, plan};
-use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, Selected, Selection};
+use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, Selected};
 use livepatch_process::{Seized, on_tracer_thread};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// How to apply a patch.
-#[derive(Clone, Debug)]
-pub struct ApplyOptions {
-    /// How threads are treated that are inside of what is replaced.
-    pub policy: Policy,
-    /// How long to try.
-    pub deadline: Duration,
-    /// Check everything, including whether the process is quiescent at this moment, and change nothing.
-    pub dry_run: bool,
-    /// Which part of the patch is wanted; all of it if empty.
-    pub selection: Selection,
-    /// Functions (paths as in [`Selection::function`]) whose calls under way may finish in the old code while new calls run
-    /// the new code, because they never end: `main`, an accept loop.
-    pub leave_running: Vec<String>,
-}
-
-impl Default for ApplyOptions {
-    fn default() -> Self {
-        Self {
-            policy: Policy::Quiescent,
-            deadline: Duration::from_secs(10),
-            dry_run: false,
-            selection: Selection::new(),
-            leave_running: Vec::new(),
-        }
-    }
-}
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the work starts afresh because another run changed the registry meanwhile, or after a repair.
 const RESTARTS: u32 = 8;
@@ -69,7 +42,7 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
     let patch = Patch::from_bytes(patch_bytes).map_err(damaged)?;
     let id = Patch::id_of(patch_bytes).map_err(damaged)?;
     let selected = patch.select(id, &options.selection)?;
-    let left = selected.patch.functions_named(&options.leave_running)?;
+    let left = left_running(&selected.patch, options)?;
     let started = Instant::now();
     let deadline = started + options.deadline;
     let job = Job {
@@ -83,6 +56,23 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
         deadline,
     };
     job.run()
+}
+
+/// The functions whose calls under way may go on (indices of redirects).
+fn left_running(patch: &Patch, options: &ApplyOptions) -> Result<BTreeSet<usize>, ApplyError> {
+    let left = patch.functions_named(&options.leave_running)?;
+    let redirects = &patch.meta.redirects;
+    for redirect in left.iter().map(|at| &redirects[*at]) {
+        let tied = redirect.origin.iter().flat_map(|origin| &origin.tied).next();
+        if let Some(other) = tied.and_then(|at| redirects.get(*at as usize)) {
+            return Err(ApplyError::refused(format!(
+                "calls of `{}` cannot be left running: its old code may have been compiled for the old code of `{}`, which \
+                 changes, too",
+                redirect.path, other.path
+            )));
+        }
+    }
+    Ok(left)
 }
 
 /// Everything that [`apply`] checks before its first write, and whether the process is quiescent at this moment.

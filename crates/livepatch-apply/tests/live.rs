@@ -7,8 +7,9 @@ use livepatch_apply::{
     ApplyError, ApplyOptions, Mismatch, Policy, RollbackOptions, SelectError, Selector, apply, check,
     rollback, status,
 };
+use livepatch_patch::item::ItemName;
 use livepatch_patch::{
-    BuildId, Digest, NewItem, NewItemKind, Place, Reloc, RelocKind, SectionKind, SymbolId,
+    BuildId, Digest, NewItem, NewItemKind, Origin, Place, Reloc, RelocKind, SectionKind, SymbolId,
 };
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -265,6 +266,14 @@ fn calls_that_never_end_can_be_left_running() {
         Err(ApplyError::Selection(SelectError::NotHeld { .. }))
     ));
     let hold = left("server::hold");
+    let mut tied = server().patch("tied").redirect(server(), "hold", &returns(4), vec![]);
+    tied = tied.redirect(server(), "value", &returns(2), vec![]);
+    for (at, redirect) in tied.patch.meta.redirects.iter_mut().enumerate() {
+        let item = ItemName::new(&redirect.path, Default::default());
+        redirect.origin = Some(Origin { holds: vec![item.clone()], item, tied: vec![1 - at as u32] });
+    }
+    let refused = apply(target.pid(), &tied.finish(), &hold);
+    assert!(matches!(refused, Err(ApplyError::Refused { .. })), "{refused:?}");
     check(target.pid(), &patch, &hold).unwrap();
     assert_eq!(target.ask("value"), "1");
     apply(target.pid(), &patch, &hold).unwrap();

@@ -60,7 +60,6 @@ pub(super) fn origins(
     for side in [Side::Old, Side::New] {
         called(diff, side, (functions, &infos), &mut ties);
     }
-    closures(&infos, &mut ties);
     let mut out = Vec::new();
     for (at, (replaced, info)) in functions.iter().zip(&infos).enumerate() {
         let item = own_name(diff, replaced, *info);
@@ -218,24 +217,5 @@ fn together(program: &Program<'_>, a: At, b: At) -> bool {
         (None, None) => true,
         (Some(_), Some(_)) => a.file == b.file,
         _ => false,
-    }
-}
-
-/// Ties functions that handle a closure to those that it is written in: what it captures is between them.
-fn closures(infos: &[Option<&FunctionInfo>], ties: &mut Ties) {
-    const MARKS: [&str; 2] = ["::{closure", "::{async_"];
-    let family = |path: &str| {
-        let end = MARKS.iter().filter_map(|mark| path.find(mark)).min();
-        path[..end.unwrap_or(path.len())].to_owned()
-    };
-    for (at, info) in infos.iter().enumerate() {
-        let Some(info) = info else { continue };
-        for (other, outer) in infos.iter().enumerate() {
-            let Some(outer) = outer else { continue };
-            let own = family(&outer.path);
-            if MARKS.iter().any(|mark| info.path.contains(&format!("{own}{mark}"))) {
-                ties.tie(at, other);
-            }
-        }
     }
 }

@@ -113,7 +113,7 @@ impl Entries {
                 break;
             }
             let end = start + 4 + length;
-            if length < 4 || length >= 0xffff_fff0 || end > table.bytes.len() {
+            if !(4..0xffff_fff0).contains(&length) || end > table.bytes.len() {
                 return Err("unwind tables with an entry of a wrong length");
             }
             let common = match word(start + 4)? {
