@@ -5,6 +5,8 @@
 //! (`create/describe.rs`), then link for a trial, so that nothing is first found out in production.
 
 mod describe;
+mod knowledge;
+mod origin;
 mod trial;
 
 use crate::baseline::InputKind;

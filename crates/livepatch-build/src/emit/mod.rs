@@ -78,6 +78,8 @@ pub struct Emitted {
     pub shared: Vec<(At, At)>,
     /// Names of such variables whose objects did not change.
     pub shared_external: Vec<String>,
+    /// Named constants of the image that come with another value.
+    pub constants: Vec<(At, SymbolId)>,
 }
 
 /// A piece of the new program that the patch carries.
@@ -135,6 +137,7 @@ pub fn emit(diff: &mut Diff<'_>) -> Result<Emitted, EmitError> {
         emitter.fill(item, section)?;
     }
     emitter.frames()?;
+    let constants = emitter.constants();
     let mut shared_external: Vec<_> = emitter.shared_external.into_iter().collect();
     shared_external.sort();
     Ok(Emitted {
@@ -144,6 +147,7 @@ pub fn emit(diff: &mut Diff<'_>) -> Result<Emitted, EmitError> {
         brought: emitter.brought,
         shared: emitter.shared.into_iter().map(|(new, old)| (old, new)).collect(),
         shared_external,
+        constants,
     })
 }
 
@@ -181,6 +185,19 @@ impl<'a> Emitter<'_, 'a> {
             self.brought.push(Brought { at, symbol: id, kind });
         }
         id
+    }
+
+    /// Carried constants that have a name and that the image has, too.
+    fn constants(&self) -> Vec<(At, SymbolId)> {
+        let constant = |(key, id): (&Key, &SymbolId)| {
+            let Key::Own(Item::Section(at)) = key else { return None };
+            let is_one =
+                self.diff.new.section(*at).kind == Kind::ReadOnly && self.diff.partners.contains_key(at);
+            is_one.then_some((*at, *id))
+        };
+        let mut found: Vec<_> = self.numbers.iter().filter_map(constant).collect();
+        found.sort_by_key(|(_, id)| *id);
+        found
     }
 
     /// A section without contents yet, the name of what it holds, and that thing's size.

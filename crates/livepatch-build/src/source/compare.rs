@@ -35,7 +35,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     items.extend(additions.items());
     if items.is_empty() {
         let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
-        return Ok(SourceDiff { change: Change::Nothing, tainted });
+        return Ok(SourceDiff { change: Change::Nothing, tainted, direct: None });
     }
     runs_at_compile_time(&old_files, &new_files)?;
     let all: Vec<&File> = old_files.iter().chain(&new_files).collect();
@@ -48,15 +48,25 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
         held: additions.entities().collect(),
         candidates: additions.candidates(),
     };
-    for entity in changed.iter().flat_map(|pair: &Pair<'_>| [pair.old, pair.new]).flatten() {
-        closure.by_name_only(entity)?;
-    }
-    let seeds = changed.iter().map(|pair| pair.any().name.clone()).chain(additions.names());
-    let names = closure.grow(seeds.collect())?;
+    let seeds: HashSet<String> =
+        changed.iter().map(|pair| pair.any().name.clone()).chain(additions.names()).collect();
     let functions = function_names(&all);
-    let lines = |files: &[File]| files.iter().map(|file| lines(file, &names, &functions, &closure)).collect();
-    let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
-    Ok(SourceDiff { change: Change::Items(items), tainted: Tainted::new(names, old_lines, new_lines) })
+    let tainted = |names: HashSet<String>| {
+        let lines =
+            |files: &[File]| files.iter().map(|file| lines(file, &names, &functions, &closure)).collect();
+        let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
+        Tainted::new(names, old_lines, new_lines)
+    };
+    let reached = changed
+        .iter()
+        .flat_map(|pair: &Pair<'_>| [pair.old, pair.new])
+        .flatten()
+        .try_for_each(|entity| closure.by_name_only(entity))
+        .and_then(|()| closure.grow(seeds.clone()));
+    Ok(match reached {
+        Ok(names) => SourceDiff { change: Change::Items(items), tainted: tainted(names), direct: None },
+        Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..SourceDiff::everything(doubt.0) },
+    })
 }
 
 fn same_paths(old: &SourceSet, new: &SourceSet) -> Sure<()> {
