@@ -16,6 +16,7 @@ use crate::guard::{self, GuardError, GuardReport};
 use crate::image::{Image, ImageError};
 use crate::objects::Inputs;
 use crate::source::{Change, SourceDiff};
+use crate::units;
 use livepatch_patch::{ContainerError, NewItemKind, Patch, Reason};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
@@ -120,6 +121,11 @@ pub fn create(
     source: &SourceDiff,
     options: &CreateOptions,
 ) -> Result<Outcome, CreateError> {
+    let (was, is) = (&old.manifest, &new.manifest);
+    if let Some(finding) = units::compare(&was.artifact.name, &was.units, &is.units) {
+        let report = CreateReport { findings: vec![finding], ..CreateReport::default() };
+        return Ok(Outcome::Refused(report));
+    }
     let (old_image, new_image) = (Image::open(&old.image)?, Image::open(&new.image)?);
     let (old_inputs, new_inputs) = (Inputs::new(&old.inputs), Inputs::new(&new.inputs));
     let mut diff = diff::diff((old, &old_image, &old_inputs), (new, &new_image, &new_inputs))?;
@@ -127,6 +133,7 @@ pub fn create(
     if *source.change() == Change::Nothing && same_inputs(old, new) {
         diff.line_only.extend(diff.changed.drain(..).map(|change| change.new));
         diff.unsettled.clear();
+        diff.initialisers.clear();
     }
     repartition::set_aside(&mut diff, (old, new), source)?;
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };

@@ -15,6 +15,9 @@
 //!    operands or constants count as a change unless inlining explains them.
 //! 4. It does not reach a replaced function by direct calls: caller and callee may have been compiled for each other.
 //!
+//! Where the source does not tell what changed, only functions of the standard library are left out, and only if 4 holds:
+//! link-time optimisation compiles them with the program, and the compiler that they came with is the same.
+//!
 //! The running code of a function left out is what the compiler made of the same source, so it does what the new code
 //! would do. Where the patch calls it, and its calling convention may have been altered, the patch carries a copy of
 //! the new code for its own use.
@@ -91,7 +94,7 @@ pub fn set_aside(
     (old_build, new_build): (&Build, &Build),
     source: &SourceDiff,
 ) -> Result<(), GuardError> {
-    if !matches!(source.change(), Change::Items(_)) {
+    if *source.change() == Change::Nothing {
         return Ok(());
     }
     let old_at: Vec<At> = diff.changed.iter().map(|c| c.old).chain(sets(diff, |set| &set.old)).collect();
@@ -99,6 +102,11 @@ pub fn set_aside(
     let old = describe(&diff.old, &old_build.image, &old_at)?;
     let new = describe(&diff.new, &new_build.image, &new_at)?;
     let crates = changed_crates(old_build, new_build);
+    // What a variable holds of places in the source, as the call sites of `tracing` do, tells of no change.
+    let (program, tainted) = (&diff.new, source.tainted());
+    diff.initialisers.retain(|(_, new)| {
+        tainted.mentions_path(&crate::guard::demangle(crate::emit::name_of(program, *new)), &crates)
+    });
     let known = |program: &Program<'_>, at: &At, info: Option<&FunctionInfo>, side| match info {
         None if is_of_others(crate::emit::name_of(program, *at), &crates) => Reach::No,
         info => reach(source, &crates, info, side),
