@@ -25,6 +25,7 @@ mod additions;
 mod compare;
 mod items;
 mod lookup;
+mod macros;
 mod mentions;
 mod parts;
 pub(crate) mod record;
