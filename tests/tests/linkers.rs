@@ -71,7 +71,8 @@ fn runs_with(name: &str, config: &str) -> Result<(), Failed> {
 
 /// Where the C compiler has a file.
 fn file(name: &str) -> Result<String, Failed> {
-    let ran = Ran::of(Command::new("cc").arg(format!("-print-file-name={name}")))?.expect(exit::DONE, "cc")?;
+    let ran =
+        Ran::of(Command::new("cc").arg(format!("-print-file-name={name}")))?.expect(exit::DONE, "cc")?;
     let path = ran.text.trim().to_owned();
     if path.starts_with('/') { Ok(path) } else { Err(format!("{name} is not installed").into()) }
 }

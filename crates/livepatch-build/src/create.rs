@@ -161,7 +161,7 @@ pub fn create(
     }
     let patch = Patch { meta, sections: emitted.sections, symbols: emitted.symbols };
     let bytes = patch.to_bytes()?;
-    trial::link(&Patch::from_bytes(&bytes)?)?;
+    trial::link(&Patch::from_bytes(&bytes)?, old_image.fixed)?;
     report.patch_bytes = bytes.len();
     report.id = Some(Patch::id_of(&bytes)?.to_string());
     Ok(Outcome::Patch(report, bytes))

@@ -42,6 +42,8 @@ pub struct Image {
     pub path: PathBuf,
     /// How it is loaded.
     pub kind: ImageKind,
+    /// Whether it is loaded where it was linked for (`ET_EXEC`).
+    pub fixed: bool,
     /// Its identity.
     pub build_id: Option<BuildId>,
     /// Its `PT_TLS` segment.
@@ -79,13 +81,14 @@ impl Image {
             data: Vec::new(),
             path: path.to_owned(),
             kind: ImageKind::SharedObject,
+            fixed: header.e_type(LE) == elf::ET_EXEC,
             build_id: None,
             tls: None,
             segments: Vec::new(),
             symbols: HashMap::new(),
             imports: HashMap::new(),
         };
-        let mut interpreted = header.e_type(LE) == elf::ET_EXEC;
+        let mut interpreted = image.fixed;
         for segment in header.program_headers(LE, bytes).map_err(text)? {
             let range = segment.p_offset(LE) as usize..(segment.p_offset(LE) + segment.p_filesz(LE)) as usize;
             match segment.p_type(LE) {

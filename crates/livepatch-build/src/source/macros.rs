@@ -73,7 +73,8 @@ impl<'s> Packages<'s> {
             let (key, value) = line.split_once('=')?;
             (key.trim() == "name").then(|| value.trim().trim_matches(['"', '\'']))
         });
-        let own: Vec<&str> = [Some(folder), name].into_iter().flatten().filter(|word| !word.is_empty()).collect();
+        let own: Vec<&str> =
+            [Some(folder), name].into_iter().flatten().filter(|word| !word.is_empty()).collect();
         // Another name that a manifest gives it, perhaps for the whole workspace.
         let others = self.manifests.iter().enumerate().filter(|(at, _)| *at != other);
         let lines = others.flat_map(|(_, manifest)| manifest.text.lines());
@@ -94,9 +95,18 @@ mod tests {
     fn set() -> SourceSet {
         let file = |path: &str, text: &str| SourceFile::new(path, text);
         SourceSet::new(vec![
-            file("Cargo.toml", "[workspace]\nmembers = [\"*\"]\n[workspace.dependencies]\nt = { path = \"text\" }"),
-            file("app/Cargo.toml", "[package]\nname = \"app\"\n[dependencies]\nderive = { path = \"../derive\" }"),
-            file("derive/Cargo.toml", "[package]\nname = \"derive\"\n[dependencies]\nt = { workspace = true }"),
+            file(
+                "Cargo.toml",
+                "[workspace]\nmembers = [\"*\"]\n[workspace.dependencies]\nt = { path = \"text\" }",
+            ),
+            file(
+                "app/Cargo.toml",
+                "[package]\nname = \"app\"\n[dependencies]\nderive = { path = \"../derive\" }",
+            ),
+            file(
+                "derive/Cargo.toml",
+                "[package]\nname = \"derive\"\n[dependencies]\nt = { workspace = true }",
+            ),
             file("text/Cargo.toml", "[package]\nname = \"text\"\n[dependencies]\n"),
         ])
     }

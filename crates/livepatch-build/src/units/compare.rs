@@ -199,8 +199,10 @@ mod tests {
 
     #[test]
     fn a_bump_is_pinned_with_everything_above_it() {
-        let old = [unit("app", "1.0.0", "a", &[]), unit("dep", "1.0.0", "b", &[]), unit("x", "1.0.0", "c", &[])];
-        let new = [unit("app", "1.0.0", "d", &[]), unit("dep", "1.0.1", "e", &[]), unit("x", "1.0.0", "c", &[])];
+        let old =
+            [unit("app", "1.0.0", "a", &[]), unit("dep", "1.0.0", "b", &[]), unit("x", "1.0.0", "c", &[])];
+        let new =
+            [unit("app", "1.0.0", "d", &[]), unit("dep", "1.0.1", "e", &[]), unit("x", "1.0.0", "c", &[])];
         let pins = pins(&old, &new);
         assert_eq!(pins.of("e").unwrap().folders, [("/r/dep-1.0.1".into(), "/r/dep-1.0.0".into())]);
         assert_eq!([pins.wanted("d"), pins.wanted("e"), pins.wanted("c")], ["a", "b", "c"]);
@@ -221,12 +223,17 @@ mod tests {
 
     #[test]
     fn other_settings_are_never_pinned() {
-        let old = [unit("app", "1.0.0", "a", &["-C opt-level=3"]), unit("dep", "1.0.0", "b", &["-C opt-level=3"])];
-        let new = [unit("app", "1.0.0", "c", &["-C opt-level=z"]), unit("dep", "1.0.0", "d", &["-C opt-level=z"])];
+        let old =
+            [unit("app", "1.0.0", "a", &["-C opt-level=3"]), unit("dep", "1.0.0", "b", &["-C opt-level=3"])];
+        let new =
+            [unit("app", "1.0.0", "c", &["-C opt-level=z"]), unit("dep", "1.0.0", "d", &["-C opt-level=z"])];
         assert!(pins(&old, &new).is_empty());
         let finding = compare("app", &old, &new).unwrap();
         let [change] = &*finding.changes else { panic!("{finding:?}") };
-        assert_eq!((change.old.as_deref(), change.new.as_deref()), (Some("-C opt-level=3"), Some("-C opt-level=z")));
+        assert_eq!(
+            (change.old.as_deref(), change.new.as_deref()),
+            (Some("-C opt-level=3"), Some("-C opt-level=z"))
+        );
         assert_eq!(change.what, "settings of `app` and 1 more");
     }
 

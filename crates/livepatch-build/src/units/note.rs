@@ -160,8 +160,13 @@ mod tests {
         .unwrap();
         assert_eq!((&*parsed.crate_name, &*parsed.metadata, &*parsed.suffix), ("app", "0a", "-1b"));
         assert_eq!(parsed.features, BTreeSet::from(["fast".to_owned()]));
-        let wanted =
-            ["--cfg tokio_unstable", "--crate-type bin", "--edition 2024", "-C opt-level=3", "-C opt-level=z"];
+        let wanted = [
+            "--cfg tokio_unstable",
+            "--crate-type bin",
+            "--edition 2024",
+            "-C opt-level=3",
+            "-C opt-level=z",
+        ];
         assert_eq!(parsed.settings, wanted.map(str::to_owned).into());
         assert!(Arguments::parse(&args("-vV")).is_none());
     }
