@@ -35,7 +35,7 @@ pub struct FunctionReport {
     pub path: String,
     /// Mangled name.
     pub symbol: String,
-    /// Why it is in: `changed`, `inlines PATH`, `uses PATH` or `new`.
+    /// Why it is in: `changed`, `inlines PATH` or `new`.
     pub reason: String,
     /// `file:line` of its definition, if known.
     pub place: Option<String>,
@@ -270,7 +270,6 @@ pub fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::Changed => "changed".into(),
         Reason::Inlines(path) => format!("inlines {path}"),
-        Reason::Uses(path) => format!("uses {path}"),
         Reason::New => "new".into(),
     }
 }

@@ -1,10 +1,11 @@
 //! Old and new files, item by item.
 
 use super::additions::{Additions, Candidate, align};
-use super::items::{Entity, File, may_include_text, parse};
+use super::items::{Entity, File, parse};
 use super::lookup::{ItemLines, Lines, Tainted};
 use super::macros::Packages;
 use super::mentions::{Closure, LocalTraits, entity_is_tainted, expected, function_names};
+use super::pieces::may_include_text;
 use super::tokens::Token;
 use super::{Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure};
 use rayon::prelude::*;

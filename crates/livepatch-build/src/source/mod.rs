@@ -28,6 +28,7 @@ mod lookup;
 mod macros;
 mod mentions;
 mod parts;
+mod pieces;
 pub(crate) mod record;
 mod set;
 mod tokens;
