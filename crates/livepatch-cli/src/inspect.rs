@@ -51,7 +51,6 @@ pub fn reason(reason: &Reason) -> String {
     match reason {
         Reason::Changed => "changed".into(),
         Reason::Inlines(path) => format!("inlines {path}"),
-        Reason::Uses(path) => format!("uses {path}"),
         Reason::New => "new".into(),
     }
 }

@@ -145,8 +145,6 @@ pub enum Reason {
     Changed,
     /// Code of this function, inlined into it, changed.
     Inlines(String),
-    /// It refers to this item, which had to move into the patch.
-    Uses(String),
     /// The image has no such function.
     New,
 }

@@ -16,8 +16,10 @@ mod frames;
 mod tls;
 
 use crate::diff::compare::{self, Ends, Ref, entry, is_call, is_relative, reference};
+use crate::diff::names::is_anonymous;
 use crate::diff::program::At;
 use crate::diff::{Diff, DiffError};
+use crate::image::ImageSymbol;
 use crate::objects::{Kind, Merge, Reloc as ObjReloc, SymIx};
 use bind::{Bound, binding};
 use livepatch_patch::*;
@@ -305,9 +307,12 @@ impl<'a> Emitter<'_, 'a> {
         }
     }
 
-    /// Variables reached by a name whose object did not change: the guard wants to know them.
+    /// Variables reached by a name whose object did not change: the guard wants to know them. A constant without a
+    /// lasting name, which link-time optimisation lets other code units see, is the same bytes in the new build.
     fn note_external(&mut self, name: &str) {
-        if self.diff.old.image.symbols(name).iter().any(|symbol| !symbol.code) {
+        let is_variable =
+            |symbol: &ImageSymbol| !symbol.code && !(symbol.constant && is_anonymous(name, true));
+        if self.diff.old.image.symbols(name).iter().any(is_variable) {
             self.shared_external.insert(name.to_owned());
         }
     }
