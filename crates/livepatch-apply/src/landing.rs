@@ -34,7 +34,7 @@ use std::ops::Range;
 /// Size of the code part. Only touched pages become resident.
 pub const TEXT_SIZE: u64 = 512 << 10;
 /// Size of the data part.
-pub const DATA_SIZE: u64 = SITES_AT + SITE_SIZE * ((TEXT_SIZE - PADS_AT) / PAD_SIZE) + 0xfff & !0xfff;
+pub const DATA_SIZE: u64 = (SITES_AT + SITE_SIZE * ((TEXT_SIZE - PADS_AT) / PAD_SIZE)).next_multiple_of(4096);
 /// Size of both.
 pub const LANDING_SIZE: u64 = TEXT_SIZE + DATA_SIZE;
 
