@@ -124,14 +124,14 @@ impl Job<'_> {
                 ));
             }
             if self.options.dry_run {
-                *repaired = Some("a killed run left something that apply would repair first".into());
-            } else {
-                let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
-                let (seized, what) = repair(&view, seized, found, self.deadline)?;
-                seized.leave()?;
-                *repaired = Some(what);
-                return Ok(Outcome::Again);
+                let what = "a killed run left something that has to be repaired first: run apply or rollback";
+                return Err(ApplyError::refused(what));
             }
+            let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
+            let (seized, what) = repair(&view, seized, found, self.deadline)?;
+            seized.leave()?;
+            *repaired = Some(what);
+            return Ok(Outcome::Again);
         }
         let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(state) = state.filter(|s| s.active().is_some_and(|i| s.patches[i].id == self.id)) {

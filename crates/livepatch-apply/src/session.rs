@@ -168,13 +168,12 @@ impl Switch<'_> {
 
     fn by_breakpoints(
         &self,
-        seized: Seized,
+        mut seized: Seized,
         state: &mut State,
         entries: &Entries<'_>,
     ) -> Result<(Seized, Holds), Box<NotDone>> {
-        // Whoever finds the journal goes by the world: it must not be the one that the transition before committed to.
-        let reset = entries.landing().set_world(self.process, World::Before).map_err(ApplyError::from);
-        if let Err(error) = reset.and_then(|()| self.begin(state, true)) {
+        let announced = net::announce(&mut seized, entries.landing(), &entries.sites());
+        if let Err(error) = announced.and_then(|()| self.begin(state, true)) {
             return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
         }
         let mut guard = self.guard.clone();
