@@ -198,7 +198,7 @@ impl Tracees {
         let before = std::mem::replace(&mut thread.state, State::Running);
         (thread.goal, thread.parked) = (Goal::Run, None);
         let result = if thread.group_stop { sys::listen(tid) } else { sys::cont(tid, 0) };
-        if result.is_err() {
+        if result.is_err_and(|errno| errno != Errno::ESRCH) {
             thread.state = before;
         }
         self.accept_death(tid, "resume", result)
@@ -347,7 +347,7 @@ impl Tracees {
             self.lost.get_or_insert(Loss::Exec);
         }
         let dealt_with = self.answer(tid, wait);
-        if dealt_with.is_err()
+        if dealt_with.as_ref().is_err_and(|error| !error.is_lost())
             && let Some(thread) = self.threads.get_mut(&tid)
         {
             // It still is at its stop, and can be let go from there.
