@@ -6,6 +6,7 @@ use crate::guard::Guard;
 use crate::jump;
 use crate::landing::Landing;
 use crate::load::{self, Loaded, Loader};
+use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
 use crate::registry::{
     EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord,
@@ -21,27 +22,10 @@ use crate::transition::drain;
 use crate::transition::entries::Entries;
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, Plan, plan};
-use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr};
+use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, Selected};
 use livepatch_process::{Seized, on_tracer_thread};
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// How to apply a patch.
-#[derive(Clone, Copy, Debug)]
-pub struct ApplyOptions {
-    /// How threads are treated that are inside of what is replaced.
-    pub policy: Policy,
-    /// How long to try.
-    pub deadline: Duration,
-    /// Check everything, including whether the process is quiescent at this moment, and change nothing.
-    pub dry_run: bool,
-}
-
-impl Default for ApplyOptions {
-    fn default() -> Self {
-        Self { policy: Policy::Quiescent, deadline: Duration::from_secs(10), dry_run: false }
-    }
-}
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the work starts afresh because another run changed the registry meanwhile, or after a repair.
 const RESTARTS: u32 = 8;
@@ -58,9 +42,38 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
     let damaged = |error: livepatch_patch::ContainerError| Mismatch::Patch(error.to_string());
     let patch = Patch::from_bytes(patch_bytes).map_err(damaged)?;
     let id = Patch::id_of(patch_bytes).map_err(damaged)?;
+    let selected = patch.select(id, &options.selection)?;
+    let left = left_running(&selected.patch, options)?;
     let started = Instant::now();
-    let job = Job { pid, patch: &patch, id, options, started, deadline: started + options.deadline };
+    let deadline = started + options.deadline;
+    let job = Job {
+        pid,
+        patch: &selected.patch,
+        selected: &selected,
+        left,
+        id: selected.id,
+        options,
+        started,
+        deadline,
+    };
     job.run()
+}
+
+/// The functions whose calls under way may go on (indices of redirects).
+fn left_running(patch: &Patch, options: &ApplyOptions) -> Result<BTreeSet<usize>, ApplyError> {
+    let left = patch.functions_named(&options.leave_running)?;
+    let redirects = &patch.meta.redirects;
+    for redirect in left.iter().map(|at| &redirects[*at]) {
+        let tied = redirect.origin.iter().flat_map(|origin| &origin.tied).next();
+        if let Some(other) = tied.and_then(|at| redirects.get(*at as usize)) {
+            return Err(ApplyError::refused(format!(
+                "calls of `{}` cannot be left running: its old code may have been compiled for the old code of `{}`, which \
+                 changes, too",
+                redirect.path, other.path
+            )));
+        }
+    }
+    Ok(left)
 }
 
 /// Everything that [`apply`] checks before its first write, and whether the process is quiescent at this moment.
@@ -68,7 +81,7 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
 /// # Errors
 /// As [`apply`].
 pub fn check(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<ApplyReport, ApplyError> {
-    apply(pid, patch_bytes, &ApplyOptions { dry_run: true, ..*options })
+    apply(pid, patch_bytes, &ApplyOptions { dry_run: true, ..options.clone() })
 }
 
 enum Outcome {
@@ -79,6 +92,9 @@ enum Outcome {
 struct Job<'a> {
     pid: i32,
     patch: &'a Patch,
+    selected: &'a Selected,
+    /// Functions whose calls under way may go on (indices of redirects).
+    left: BTreeSet<usize>,
     id: Digest,
     options: &'a ApplyOptions,
     started: Instant,
@@ -156,15 +172,24 @@ impl Job<'_> {
         self.carry_out(&prepared, &tables, &rules, bound, seized, repaired.take()).map(Outcome::Done)
     }
 
-    /// Old calls that go on under the immediate policy must not branch into what the jumps overwrite.
+    /// How calls of a function that are under way are treated.
+    fn policy_for(&self, function: usize) -> Policy {
+        if self.left.contains(&function) { Policy::Immediate } else { self.options.policy }
+    }
+
+    /// Old calls that go on must not branch into what the jumps overwrite.
     fn check_entries(&self, module: &Module, code: &[Vec<u8>]) -> Result<(), ApplyError> {
-        if self.options.policy != Policy::Immediate {
-            return Ok(());
-        }
-        for (redirect, code) in self.patch.meta.redirects.iter().zip(code) {
+        for (at, (redirect, code)) in self.patch.meta.redirects.iter().zip(code).enumerate() {
+            if self.policy_for(at) != Policy::Immediate {
+                continue;
+            }
             if jump::branches_into_entry(redirect.old.at(module.image.bias), code) {
+                let how = match self.options.policy {
+                    Policy::Immediate => "use the quiescent policy",
+                    Policy::Quiescent | Policy::Snapshot => "its calls cannot be left running",
+                };
                 return Err(ApplyError::refused(format!(
-                    "`{}` may branch back into its first instructions, which the jump overwrites; use the quiescent policy",
+                    "`{}` may branch back into its first instructions, which the jump overwrites; {how}",
                     redirect.path
                 )));
             }
@@ -175,9 +200,10 @@ impl Job<'_> {
     fn guard(&self, prepared: &Prepared<'_>, state: &State) -> Guard {
         let mut guard = Guard::default();
         guard.patches(self.options.policy, state);
-        for (redirect, code) in self.patch.meta.redirects.iter().zip(&prepared.code) {
+        for (index, (redirect, code)) in self.patch.meta.redirects.iter().zip(&prepared.code).enumerate() {
             let at = redirect.old.at(prepared.module.image.bias);
-            guard.function(self.options.policy, at, code, &redirect.path, &prepared.view.process);
+            let policy = self.policy_for(index);
+            guard.function(policy, at, code, &redirect.path, &prepared.view.process);
         }
         guard
     }
@@ -358,6 +384,7 @@ impl Job<'_> {
         Ok(Record {
             id: self.id,
             name: self.patch.meta.name.clone(),
+            selection: self.selected.selection.clone(),
             state: PatchState::Applying,
             applied_at: now(),
             mapping: loaded.mapping,

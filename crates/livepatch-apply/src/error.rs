@@ -1,6 +1,6 @@
 //! Why an operation did not happen, in the terms of the command line's exit codes.
 
-use livepatch_patch::{BuildId, Digest, RunAddr};
+use livepatch_patch::{BuildId, Digest, RunAddr, SelectError};
 use livepatch_process::{InterruptError, ProcessError, RemoteError};
 use serde::Serialize;
 
@@ -30,6 +30,9 @@ pub enum ApplyError {
         /// What is in the way and what to do.
         reason: String,
     },
+    /// The selected part of the patch cannot be applied (exit code 2 or 4, see there).
+    #[error(transparent)]
+    Selection(#[from] SelectError),
     /// There is no applied patch that the selector means (exit code 2).
     #[error("nothing to roll back: {0}")]
     NothingToRollBack(String),

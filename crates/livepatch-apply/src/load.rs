@@ -126,7 +126,7 @@ pub fn trial_link(
     bindings: &[Binding],
 ) -> Result<(), ApplyError> {
     let floor = livepatch_process::mmap_min_addr();
-    let base = livepatch_process::near_gap(&process.maps()?, module.image.span(), plan.total(), floor)
+    let base = livepatch_process::near_gap(&process.maps()?, module.image.neighbourhood(), plan.total(), floor)
         .ok_or_else(|| {
             ApplyError::refused(
                 "no room for the patch within 2 GiB of the module; restart the program with less mapped around it",
@@ -180,7 +180,7 @@ impl Loader<'_> {
         } else {
             Unwinder::None
         };
-        let near = self.module.image.span();
+        let near = self.module.image.neighbourhood();
         let base = safepoint::on_any_thread(seized, self.deadline, |thread| {
             map_near(thread, near.clone(), plan.total(), Protection::None, self.deadline)
         })?;

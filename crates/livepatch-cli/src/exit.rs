@@ -4,6 +4,8 @@
 //! without a catch-all arm, so that a new error variant does not compile before somebody has decided its code.
 
 #[cfg(feature = "apply")]
+use livepatch_apply::SelectError;
+#[cfg(feature = "apply")]
 use livepatch_apply::error::{ApplyError, ThreadInside};
 use livepatch_patch::ContainerError;
 use serde_json::{Value, json};
@@ -127,6 +129,20 @@ impl From<ApplyError> for Failure {
             ApplyError::Permission(_) => Self::new(Exit::Permission, message),
             ApplyError::Lost(_) => Self::new(Exit::Lost, message),
             ApplyError::Refused { .. } => Self::new(Exit::Refused, message),
+            ApplyError::Selection(SelectError::NotHeld { unknown, holds }) => {
+                let mut failure =
+                    Self::new(Exit::Usage, message).help("`livepatch inspect FILE` shows what a patch holds");
+                failure.extra = json!({"unknown": unknown, "holds": holds});
+                failure
+            }
+            ApplyError::Selection(SelectError::Indivisible { .. }) => Self::new(Exit::Refused, message)
+                .help("apply the whole patch, or make one of a smaller change"),
+            ApplyError::Selection(SelectError::Incomplete { missing }) => {
+                let mut failure = Self::new(Exit::Refused, message)
+                    .help("select what is missing, too, or apply the whole patch");
+                failure.extra = json!({"missing": missing});
+                failure
+            }
             ApplyError::NothingToRollBack(_) => Self::new(Exit::Usage, message)
                 .help("`livepatch status PID` lists the patches of the process"),
             ApplyError::Environment { .. } | ApplyError::NotUndone { .. } => Self::new(Exit::Error, message),

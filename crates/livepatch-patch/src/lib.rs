@@ -8,13 +8,17 @@
 pub mod addr;
 pub mod container;
 pub mod ident;
+pub mod item;
 pub mod link;
 pub mod patch;
 pub mod reloc;
+pub mod select;
 
 pub use addr::{Bias, LinkAddr, RunAddr};
 pub use container::ContainerError;
 pub use ident::{Arch, BuildId, Digest};
+pub use item::ItemName;
 pub use link::{Binding, LinkError, Linked, Plan, TlsPlace, TlsPlan, link, plan, tls_image};
 pub use patch::*;
 pub use reloc::RelocKind;
+pub use select::{Part, SelectError, Selected, Selection};

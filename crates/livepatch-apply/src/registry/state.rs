@@ -1,7 +1,7 @@
 //! What the registry says: everything that a later run of the tool must know about the process.
 
 use crate::landing::Pad;
-use livepatch_patch::{Bias, BuildId, Digest, RunAddr};
+use livepatch_patch::{Bias, BuildId, Digest, RunAddr, Selection};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -40,10 +40,13 @@ pub enum PatchState {
 /// One patch in the process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Digest of the patch file.
+    /// Digest of the patch file; for a part of it one that stands for that part.
     pub id: Digest,
     /// Name given by its author.
     pub name: String,
+    /// What part of the patch file it is; empty for all of it.
+    #[serde(default, skip_serializing_if = "Selection::is_empty")]
+    pub selection: Selection,
     /// Where it stands.
     pub state: PatchState,
     /// When it was last applied, in nanoseconds since the Unix epoch.
