@@ -422,6 +422,6 @@ mod tests {
         assert_eq!(landing.text().end, landing.data().start);
         assert_eq!(landing.data().end.distance_from(landing.text().start) as u64, LANDING_SIZE);
         assert!(landing.net().end <= landing.text().start.offset(PADS_AT as i64));
-        const { assert!(DATA_SIZE % 4096 == 0 && TEXT_SIZE % 4096 == 0) };
+        const { assert!(DATA_SIZE.is_multiple_of(4096) && TEXT_SIZE.is_multiple_of(4096)) };
     }
 }
