@@ -15,6 +15,17 @@ pub enum Event {
         /// Where it is held.
         addr: RunAddr,
     },
+    /// A thread that [`crate::Seized::request_stop`] was called for is at a canonical stop and held.
+    Stopped {
+        /// The thread.
+        tid: Tid,
+    },
+    /// The process made a child with a copy of its memory, breakpoints included. The child is held before its first
+    /// instruction, until [`crate::Seized::release_forked`].
+    Forked {
+        /// The child.
+        child: Tid,
+    },
     /// A new thread. It runs.
     Started {
         /// The thread.

@@ -25,9 +25,11 @@
 //! `epoll_wait`, `recv` with a timeout, `sigtimedwait` and `semtimedop` return `EINTR` once when interrupted (signal(7) lists them:
 //! the calls that fail with `EINTR` after SIGCONT as well). All other calls go on. `/proc/self/status` shows the tracer.
 
+mod asleep;
 mod drive;
 pub mod error;
 mod event;
+mod fork;
 pub mod gap;
 mod ids;
 pub mod maps;
@@ -44,10 +46,13 @@ mod sharing;
 mod sys;
 mod thread;
 mod trace;
+mod watch;
 mod world;
 
+pub use asleep::Asleep;
 pub use error::{InterruptError, Loss, ProcessError, RemoteError, StuckThread};
 pub use event::Event;
+pub use fork::ForkedMemory;
 pub use gap::{mmap_min_addr, near_gap};
 pub use ids::{Pid, Tid};
 pub use maps::{Backing, Mapping, Perms};

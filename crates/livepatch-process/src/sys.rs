@@ -29,6 +29,8 @@ pub(crate) enum Wait {
     GroupStop,
     /// `PTRACE_EVENT_CLONE`.
     Clone,
+    /// `PTRACE_EVENT_FORK` or `PTRACE_EVENT_VFORK`.
+    Fork,
     /// `PTRACE_EVENT_EXEC`.
     Exec,
     /// Entry or exit of a system call under `PTRACE_SYSCALL`.
@@ -51,6 +53,7 @@ impl Wait {
             libc::PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Self::Trap,
             libc::PTRACE_EVENT_STOP => Self::GroupStop,
             libc::PTRACE_EVENT_CLONE => Self::Clone,
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => Self::Fork,
             libc::PTRACE_EVENT_EXEC => Self::Exec,
             _ => Self::Other,
         }
@@ -73,9 +76,10 @@ unsafe fn request_buffer(request: libc::c_uint, tid: Tid, addr: usize, data: *mu
     Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data) }).map(drop)
 }
 
-/// Attaches without stopping; clones are attached automatically, execve and system-call stops are marked.
+/// Attaches without stopping; new threads and children are attached automatically, execve and system-call stops are marked.
 pub(crate) fn seize(tid: Tid) -> Result<()> {
-    let options = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACESYSGOOD;
+    let children = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK;
+    let options = children | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACESYSGOOD;
     request(libc::PTRACE_SEIZE, tid, 0, options as usize)
 }
 
@@ -366,6 +370,8 @@ mod tests {
         assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_STOP), Wait::Trap);
         assert_eq!(stopped(libc::SIGSTOP, libc::PTRACE_EVENT_STOP), Wait::GroupStop);
         assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_CLONE), Wait::Clone);
+        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_FORK), Wait::Fork);
+        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_VFORK), Wait::Fork);
         assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_EXEC), Wait::Exec);
         assert_eq!(stopped(libc::SIGTRAP | 0x80, 0), Wait::Syscall);
         assert_eq!(stopped(libc::SIGTRAP, 0), Wait::Signal(libc::SIGTRAP));

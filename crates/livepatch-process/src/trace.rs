@@ -8,6 +8,7 @@
 use crate::drive::Saved;
 use crate::error::{Loss, ProcessError};
 use crate::event::Event;
+use crate::fork::Forked;
 use crate::pause::Pause;
 use crate::process::check_tracers;
 use crate::sys::{self, Wait};
@@ -48,7 +49,9 @@ pub(crate) struct Thread {
     /// Whether the last canonical stop was a group stop: the thread then stays stopped for the program's own reasons.
     pub group_stop: bool,
     /// The breakpoint that this thread is on its way to be held at.
-    parked: Option<RunAddr>,
+    pub parked: Option<RunAddr>,
+    /// Somebody asked for its stop and did not wait: it is told by an event.
+    pub announce: bool,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,15 @@ pub(crate) struct Tracees {
     /// Threads that are stuck in remote work, and what to put back at their next stop.
     stuck: BTreeMap<Tid, Saved>,
     /// Tasks that were attached on creation but are no threads of the process: let go at their first stop.
-    foreign: BTreeSet<Tid>,
+    pub foreign: BTreeSet<Tid>,
+    /// Children with a memory of their own: held at their first stop while [`Self::hold_forked`] is set.
+    pub forked: BTreeMap<Tid, Forked>,
+    /// Whether somebody looks after forked children.
+    pub hold_forked: bool,
+    /// When it was last seen that no thread had anything to report: later stops happened later.
+    pub quiet_at: Instant,
+    /// When any event at all was last asked for.
+    pub asked_for_any: Instant,
     /// The process is a child of this one, so its end is for its owner here to collect.
     own_child: bool,
     /// ptrace requests work only from the thread that attached.
@@ -84,6 +95,10 @@ impl Tracees {
             syscall_instruction: None,
             stuck: BTreeMap::new(),
             foreign: BTreeSet::new(),
+            forked: BTreeMap::new(),
+            hold_forked: false,
+            quiet_at: Instant::now(),
+            asked_for_any: Instant::now(),
             own_child,
             _not_send: PhantomData,
         }
@@ -148,7 +163,13 @@ impl Tracees {
     }
 
     fn add(&mut self, tid: Tid) {
-        let thread = Thread { goal: self.goal, state: State::Running, group_stop: false, parked: None };
+        let thread = Thread {
+            goal: self.goal,
+            state: State::Running,
+            group_stop: false,
+            parked: None,
+            announce: false,
+        };
         self.threads.entry(tid).or_insert(thread);
     }
 
@@ -158,7 +179,12 @@ impl Tracees {
     }
 
     /// A thread can be killed at any moment; the kernel answers ESRCH then and reports the end later.
-    fn accept_death(&self, tid: Tid, request: &str, result: Result<(), Errno>) -> Result<(), ProcessError> {
+    pub fn accept_death(
+        &self,
+        tid: Tid,
+        request: &str,
+        result: Result<(), Errno>,
+    ) -> Result<(), ProcessError> {
         match result {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(ProcessError::ptrace(self.process.pid(), tid, request, errno)),
@@ -226,10 +252,12 @@ impl Tracees {
     }
 
     /// Collects and handles one event, if there is one.
-    fn collect_one(&mut self) -> Result<bool, ProcessError> {
+    pub fn collect_one(&mut self) -> Result<bool, ProcessError> {
+        let asked = Instant::now();
         let peeked = sys::peek_any().map_err(|errno| self.wait_error(errno))?;
         match peeked {
             None => {
+                self.quiet_at = asked;
                 if !self.threads.is_empty() && self.process.is_reapable() {
                     self.lost.get_or_insert(Loss::Ended);
                 }
@@ -238,7 +266,8 @@ impl Tracees {
             Some(tid) if self.is_ours(tid) && self.collect(tid)? => Ok(true),
             // A child or a tracee of somebody else on this OS thread hides the events behind it.
             Some(_) => {
-                let tids: Vec<Tid> = self.threads.keys().chain(&self.foreign).copied().collect();
+                let all = self.threads.keys().chain(&self.foreign).chain(self.forked.keys());
+                let tids: Vec<Tid> = all.copied().collect();
                 tids.into_iter().try_fold(false, |any, tid| Ok(self.collect(tid)? || any))
             }
         }
@@ -247,10 +276,11 @@ impl Tracees {
     fn is_ours(&self, tid: Tid) -> bool {
         self.threads.contains_key(&tid)
             || self.foreign.contains(&tid)
+            || self.forked.contains_key(&tid)
             || procfs::task_dir(self.process.pid(), tid).exists()
     }
 
-    fn collect(&mut self, tid: Tid) -> Result<bool, ProcessError> {
+    pub fn collect(&mut self, tid: Tid) -> Result<bool, ProcessError> {
         let leader = self.process.pid().leader();
         if tid == leader && self.own_child && self.process.is_reapable() {
             let known = self.threads.contains_key(&tid);
@@ -275,6 +305,7 @@ impl Tracees {
 
     fn gone(&mut self, tid: Tid) {
         self.foreign.remove(&tid);
+        self.forked.remove(&tid);
         if self.threads.remove(&tid).is_none() {
             return;
         }
@@ -295,12 +326,15 @@ impl Tracees {
         if self.foreign.remove(&tid) {
             return self.accept_death(tid, "detach from", sys::detach(tid, 0));
         }
+        if self.forked.contains_key(&tid) {
+            return self.forked_stopped(tid);
+        }
         if !self.threads.contains_key(&tid) {
             // Attached on creation; its first stop came before its creator's event.
             self.add(tid);
         }
-        if wait == Wait::Clone {
-            self.add_clone_of(tid)?;
+        if matches!(wait, Wait::Clone | Wait::Fork) {
+            self.add_child_of(tid)?;
         }
         if wait == Wait::Exec {
             self.lost.get_or_insert(Loss::Exec);
@@ -313,16 +347,20 @@ impl Tracees {
             thread.group_stop = wait == Wait::GroupStop;
         }
         match (thread.goal, wait) {
-            (Goal::Raw, wait) => thread.state = State::Raw(wait),
+            // Under an execve the new program stays where it is until it is let go.
+            (Goal::Raw, wait) | (Goal::Run | Goal::Stop, wait @ Wait::Exec) => {
+                thread.state = State::Raw(wait)
+            }
+            (Goal::Detach, Wait::Signal(libc::SIGTRAP)) if self.park(tid)? => self.release(tid, 0)?,
             (Goal::Detach, Wait::Signal(signal)) => self.release(tid, signal)?,
             (Goal::Detach, _) => self.release(tid, 0)?,
             (Goal::Stop, Wait::Trap | Wait::GroupStop) => self.stopped(tid),
             (Goal::Run, Wait::Trap | Wait::GroupStop) => self.resume(tid)?,
-            // The new program stays where it is until it is let go.
-            (_, Wait::Exec) => thread.state = State::Raw(wait),
             (_, Wait::Signal(libc::SIGTRAP)) if self.park(tid)? => self.send_on(tid, 0)?,
             (_, Wait::Signal(signal)) => self.send_on(tid, signal)?,
-            (_, Wait::Clone | Wait::Syscall | Wait::Other | Wait::Gone) => self.send_on(tid, 0)?,
+            (_, Wait::Clone | Wait::Fork | Wait::Syscall | Wait::Other | Wait::Gone) => {
+                self.send_on(tid, 0)?
+            }
         }
         Ok(())
     }
@@ -354,8 +392,11 @@ impl Tracees {
     fn stopped(&mut self, tid: Tid) {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
         thread.state = State::Stopped;
-        if let Some(addr) = thread.parked {
-            self.events.push(Event::Breakpoint { tid, addr });
+        let announced = std::mem::take(&mut thread.announce);
+        match thread.parked {
+            Some(addr) => self.events.push(Event::Breakpoint { tid, addr }),
+            None if announced => self.events.push(Event::Stopped { tid }),
+            None => {}
         }
     }
 
@@ -373,7 +414,8 @@ impl Tracees {
         self.accept_death(tid, "detach from", sys::detach(tid, signal))
     }
 
-    fn add_clone_of(&mut self, tid: Tid) -> Result<(), ProcessError> {
+    /// At the event of a new task: a thread of the process, or something else.
+    fn add_child_of(&mut self, tid: Tid) -> Result<(), ProcessError> {
         let child = match sys::event_tid(tid) {
             Ok(child) => child,
             Err(Errno::ESRCH) => return Ok(()),
@@ -388,9 +430,7 @@ impl Tracees {
             self.add(child);
             self.events.push(Event::Started { tid: child });
         } else {
-            // A process that shares memory (CLONE_VM without CLONE_THREAD), or a thread that is gone again: waiting for
-            // it answers ECHILD then.
-            self.foreign.insert(child);
+            self.add_process(child);
         }
         // Its events may have been dealt with before its creator's; then it is gone already, or let go.
         self.collect(child).map(drop)
@@ -456,10 +496,12 @@ impl Tracees {
     pub fn detach_all(&mut self, deadline: Instant) -> Vec<Tid> {
         self.goal = Goal::Detach;
         self.forget_exited_leader();
+        self.let_go_of_forked();
         let tids: Vec<Tid> = self.threads.keys().copied().collect();
         for tid in tids {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };
             thread.goal = Goal::Detach;
+            thread.announce = false;
             // An error means that the thread is beyond reach; it then shows in the result.
             let _ = match thread.state {
                 State::Running => self.request_stop(tid),

@@ -21,7 +21,7 @@ const DETACH_LIMIT: Duration = Duration::from_secs(5);
 /// Dropping it resumes and detaches every thread.
 #[derive(Debug)]
 pub struct Seized {
-    tracees: Tracees,
+    pub(crate) tracees: Tracees,
     last_stop: Option<Duration>,
 }
 
@@ -71,7 +71,9 @@ impl Seized {
     /// Deals with the events of running threads until the given time, or until a thread is held at a breakpoint. Returns
     /// what happened since the last call.
     pub fn pump(&mut self, until: Instant) -> Result<Vec<Event>, ProcessError> {
-        let held = |event: &Event| matches!(event, Event::Breakpoint { .. });
+        let held = |event: &Event| {
+            matches!(event, Event::Breakpoint { .. } | Event::Stopped { .. } | Event::Forked { .. })
+        };
         self.tracees.pump(until, |tracees| tracees.events.iter().any(held))?;
         Ok(std::mem::take(&mut self.tracees.events))
     }
@@ -219,7 +221,7 @@ impl Stopped {
 }
 
 impl Tracees {
-    fn ask_to_stop(&mut self, tid: Tid) -> Result<(), ProcessError> {
+    pub fn ask_to_stop(&mut self, tid: Tid) -> Result<(), ProcessError> {
         let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
         thread.goal = Goal::Stop;
         match thread.state {
@@ -228,7 +230,7 @@ impl Tracees {
         }
     }
 
-    fn resume_all(&mut self) -> Result<(), ProcessError> {
+    pub fn resume_all(&mut self) -> Result<(), ProcessError> {
         let tids: Vec<Tid> = self.threads.keys().copied().collect();
         for tid in tids {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };

@@ -1,0 +1,88 @@
+//! Looking at a sleeping thread without stopping it.
+//!
+//! The kernel tells where a thread that is off the processor will go on in user mode: instruction and stack pointer, in
+//! `/proc/PID/task/TID/syscall`. The stack can be read through the process's memory. All of that belongs together as long as the
+//! thread has not run since, which the counters in `/proc/PID/task/TID/schedstat` show: time on a processor in nanoseconds, and
+//! how often it got one (proc(5), `Documentation/scheduler/sched-stats.rst` of the kernel). So the counters are read first
+//! and once more at the end.
+
+use crate::{Process, Tid, procfs};
+use livepatch_patch::RunAddr;
+
+/// A thread off the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asleep {
+    /// Its stack pointer in user mode.
+    pub sp: RunAddr,
+    /// Its next instruction in user mode.
+    pub ip: RunAddr,
+    /// Whether it is in a system call. Else it waits for something that it does not know of: a page, a debugger.
+    pub in_syscall: bool,
+    runs: Runs,
+}
+
+/// How often and how long a thread has run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Runs {
+    time: u64,
+    times: u64,
+}
+
+impl Process {
+    /// Where a thread will go on; `None` if it runs or wants to, is gone, or the kernel does not tell.
+    pub fn asleep(&self, tid: Tid) -> Option<Asleep> {
+        let runs = self.runs(tid)?;
+        let text = std::fs::read(procfs::task_dir(self.pid(), tid).join("syscall")).ok()?;
+        parse_syscall(&text, runs)
+    }
+
+    /// Whether the thread has not run since it was looked at, so that what was read of its stack meanwhile is its stack.
+    pub fn slept_since(&self, tid: Tid, asleep: &Asleep) -> bool {
+        self.runs(tid) == Some(asleep.runs)
+    }
+
+    fn runs(&self, tid: Tid) -> Option<Runs> {
+        let text = std::fs::read(procfs::task_dir(self.pid(), tid).join("schedstat")).ok()?;
+        parse_schedstat(&text)
+    }
+}
+
+fn parse_schedstat(text: &[u8]) -> Option<Runs> {
+    let mut numbers = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+    let time = numbers.next()?.parse().ok()?;
+    let times = numbers.nth(1)?.parse().ok()?;
+    // A kernel that does not count says 0 0 0; every living thread has run.
+    (times != 0).then_some(Runs { time, times })
+}
+
+/// `running`, or the number of the system call with six arguments (−1 outside one, without arguments), stack pointer and
+/// instruction pointer.
+fn parse_syscall(text: &[u8], runs: Runs) -> Option<Asleep> {
+    let fields: Vec<&str> = std::str::from_utf8(text).ok()?.split_ascii_whitespace().collect();
+    let number: i64 = fields.first()?.parse().ok()?;
+    let [.., sp, ip] = fields[..] else { return None };
+    if fields.len() < 3 {
+        return None;
+    }
+    let address = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok().map(RunAddr);
+    Some(Asleep { sp: address(sp)?, ip: address(ip)?, in_syscall: number >= 0, runs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_prints() {
+        let runs = parse_schedstat(b"123 45 6\n").unwrap();
+        assert_eq!(runs, Runs { time: 123, times: 6 });
+        assert_eq!(parse_schedstat(b"0 0 0\n"), None);
+        assert_eq!(parse_schedstat(b""), None);
+        let waits = parse_syscall(b"232 0x3 0x7f 0x1 0x2 0x0 0x8 0x7ffe10 0x7f55aa\n", runs).unwrap();
+        assert_eq!((waits.sp, waits.ip, waits.in_syscall), (RunAddr(0x7ffe10), RunAddr(0x7f55aa), true));
+        let faults = parse_syscall(b"-1 0x7ffe10 0x7f55aa\n", runs).unwrap();
+        assert_eq!((faults.ip, faults.in_syscall), (RunAddr(0x7f55aa), false));
+        assert_eq!(parse_syscall(b"running\n", runs), None);
+        assert_eq!(parse_syscall(b"-1 0x7ffe10\n", runs), None);
+    }
+}

@@ -1,0 +1,82 @@
+//! Stopping threads one by one without waiting for each: many may be on their way at once, and each is held only as long as the
+//! caller looks at it.
+
+use crate::error::ProcessError;
+use crate::event::Event;
+use crate::trace::State;
+use crate::{Seized, Tid};
+use std::time::{Duration, Instant};
+
+/// How often to ask for any event at all, for each traced thread: the kernel looks through all of them every time.
+const ASK_FOR_ANY: Duration = Duration::from_nanos(400);
+/// The shortest of these pauses.
+const ASK_AT_LEAST: Duration = Duration::from_micros(20);
+
+impl Seized {
+    /// Asks a running thread to stop. [`Event::Stopped`] tells that it did, unless a breakpoint or its end comes first. A thread
+    /// that is held already stays as it is and tells nothing.
+    ///
+    /// # Errors
+    /// The kernel refused. A thread that is gone is no error.
+    pub fn request_stop(&mut self, tid: Tid) -> Result<(), ProcessError> {
+        if let Some(thread) = self.tracees.threads.get_mut(&tid)
+            && thread.state == State::Running
+        {
+            thread.announce = true;
+            self.tracees.ask_to_stop(tid)?;
+        }
+        Ok(())
+    }
+
+    /// Deals with what the threads report, at once, and returns the events; without waiting. `awaited` are threads that were
+    /// asked to stop: they are asked after first.
+    ///
+    /// # Errors
+    /// [`ProcessError::Lost`], or the kernel refused something.
+    pub fn poll(&mut self, awaited: impl IntoIterator<Item = Tid>) -> Result<Vec<Event>, ProcessError> {
+        for tid in awaited {
+            self.tracees.collect(tid)?;
+        }
+        let pause = (ASK_FOR_ANY * self.tracees.threads.len() as u32).max(ASK_AT_LEAST);
+        if self.tracees.events.is_empty() && self.tracees.asked_for_any.elapsed() >= pause {
+            while self.tracees.collect_one()? {}
+            self.tracees.asked_for_any = Instant::now();
+        }
+        match self.tracees.lost {
+            Some(how) => Err(ProcessError::Lost { pid: self.process().pid(), how }),
+            None => Ok(std::mem::take(&mut self.tracees.events)),
+        }
+    }
+
+    /// When it was last seen that no thread had anything to report. A stop that was reported later happened later.
+    pub fn quiet_at(&self) -> Instant {
+        self.tracees.quiet_at
+    }
+
+    /// Whether the thread is traced by this tool.
+    pub fn traces(&self, tid: Tid) -> bool {
+        self.tracees.threads.contains_key(&tid)
+    }
+
+    /// Attaches threads that came into being past the kernel's automatic attachment (`CLONE_UNTRACED`). Returns whether there
+    /// were any.
+    ///
+    /// # Errors
+    /// As [`Seized::seize_all`].
+    pub fn seize_untraced(&mut self, deadline: Instant) -> Result<bool, ProcessError> {
+        self.tracees.forget_exited_leader();
+        Ok(self.tracees.seize_new(deadline)? > 0)
+    }
+
+    /// Ends the work without touching the threads: they stay traced until the OS thread that attached ends, which lets go of
+    /// all of them without interrupting a single one. Threads that are held are resumed first.
+    ///
+    /// # Errors
+    /// A held thread could not be resumed.
+    pub fn leave(mut self) -> Result<(), ProcessError> {
+        self.tracees.let_go_of_forked();
+        self.tracees.resume_all()?;
+        self.tracees.threads.clear();
+        Ok(())
+    }
+}
