@@ -1,0 +1,102 @@
+//! The engine's answer to a request, in the form of the command line's JSON.
+
+use super::{caller, failure};
+use crate::answer::code;
+use crate::request::{Operation, Request, Which};
+use livepatch_apply::{ApplyError, ApplyOptions, RollbackOptions, SelectError, Selector};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long a rollback is tried before the question whether the caller itself is in the way.
+const FIRST_TRY: Duration = Duration::from_millis(100);
+
+/// Does what the request says.
+pub(super) fn run(request: &Request, patch: &[u8]) -> Value {
+    match &request.operation {
+        Operation::Apply => answer(apply(request, patch)),
+        Operation::Rollback(which) => answer(rollback(request, which)),
+        Operation::Status => answer(livepatch_apply::status(request.pid)),
+    }
+}
+
+fn apply(request: &Request, patch: &[u8]) -> Result<livepatch_apply::ApplyReport, ApplyError> {
+    let options = ApplyOptions {
+        policy: request.policy,
+        deadline: request.limit,
+        dry_run: request.dry_run,
+        selection: request.selection.clone(),
+        leave_running: request.leave_running.clone(),
+    };
+    if caller::may_be_inside(request.pid, &request.frames, Some(patch)) {
+        let now = ApplyOptions { deadline: Duration::ZERO, ..options.clone() };
+        match livepatch_apply::check(request.pid, patch, &now) {
+            Err(error) if caller::is_inside(&error, request.tid) => return Err(error),
+            // Whatever else it said, the operation itself will say.
+            other => tracing::debug!(found = other.is_ok(), "the calling thread is not inside"),
+        }
+    }
+    livepatch_apply::apply(request.pid, patch, &options)
+}
+
+fn rollback(request: &Request, which: &Which) -> Result<livepatch_apply::RollbackReport, ApplyError> {
+    let selector = match which {
+        Which::Last => Selector::Last,
+        Which::Id(id) => Selector::Id(id.clone()),
+        Which::All => Selector::All,
+    };
+    let options = RollbackOptions { policy: request.policy, deadline: request.limit };
+    if request.limit > FIRST_TRY && caller::may_be_inside(request.pid, &request.frames, None) {
+        let short = RollbackOptions { deadline: FIRST_TRY, ..options };
+        match livepatch_apply::rollback(request.pid, &selector, &short) {
+            Err(error @ ApplyError::Busy { .. }) if !caller::is_inside(&error, request.tid) => {}
+            other => return other,
+        }
+    }
+    livepatch_apply::rollback(request.pid, &selector, &options)
+}
+
+fn answer<T: Serialize>(result: Result<T, ApplyError>) -> Value {
+    match result {
+        Ok(report) => serde_json::to_value(report)
+            .unwrap_or_else(|error| failure(code::ERROR, format!("the report cannot be written: {error}"))),
+        Err(error) => describe(&error),
+    }
+}
+
+fn describe(error: &ApplyError) -> Value {
+    let (exit, extra) = match error {
+        ApplyError::Busy { waited_ms, inside } => {
+            (code::BUSY, json!({"waited_ms": waited_ms, "inside": inside}))
+        }
+        ApplyError::Mismatch(_) => (code::MISMATCH, json!({})),
+        ApplyError::Permission(_) => (code::PERMISSION, json!({})),
+        ApplyError::Lost(_) => (code::LOST, json!({})),
+        ApplyError::Refused { .. } => (code::REFUSED, json!({})),
+        ApplyError::Selection(SelectError::NotHeld { unknown, holds }) => {
+            (code::USAGE, json!({"unknown": unknown, "holds": holds}))
+        }
+        ApplyError::Selection(SelectError::Incomplete { missing }) => {
+            (code::REFUSED, json!({"missing": missing}))
+        }
+        ApplyError::NothingToRollBack(_) => (code::USAGE, json!({})),
+        ApplyError::Environment { .. } | ApplyError::NotUndone { .. } => (code::ERROR, json!({})),
+    };
+    let mut object = failure(exit, chain(error));
+    if let (Some(object), Value::Object(extra)) = (object.as_object_mut(), extra) {
+        object.extend(extra);
+    }
+    object
+}
+
+/// The whole chain of causes in one line, outermost first.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
