@@ -356,9 +356,14 @@ fn what_is_no_patch_and_what_is_not_there() -> Result<(), Failed> {
     let mut case = Case::start()?;
     case.expect("apply /nowhere", "error read")?;
     case.expect("apply /proc/self/exe", "error mismatch")?;
+    let damaged = case.folder.path().join("damaged");
+    let mut bytes = fs::read(&built().patch)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&damaged, bytes)?;
+    case.expect(&format!("apply {}", damaged.display()), "error mismatch")?;
+    fs::remove_file(damaged)?;
     let program = case.file.clone();
-    let foreign = build(Profile::Cgu1)?;
-    case.expect(&format!("apply {}", foreign.patch.display()), "error mismatch")?;
     // The marks of a helper's start without a helper's request: the program does not run, nor does anything else.
     let output = Command::new(program)
         .arg("livepatch-helper-8f3c5d1e9a7b42c6b0d4e85f17a26c93")

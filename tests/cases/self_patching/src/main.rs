@@ -4,6 +4,7 @@ mod api;
 mod children;
 mod sandbox;
 
+use std::hint::black_box;
 use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -27,16 +28,17 @@ static STOP: AtomicBool = AtomicBool::new(false);
 #[inline(never)]
 fn word() -> &'static str {
     CALLS.fetch_add(1, Ordering::Relaxed);
-    "old" //-
-    "new" //+
+    black_box("old") //-
+    black_box("new") //+
 }
 
 /// Changed by the patch, and on the stack while `inner` runs.
 #[inline(never)]
 fn around(inner: &mut dyn FnMut() -> String) -> String {
-    let text = inner();
-    format!("around {text}") //-
-    format!("AROUND {text}") //+
+    let mut text = inner();
+    text.insert_str(0, black_box("around ")); //-
+    text.insert_str(0, black_box("AROUND ")); //+
+    text
 }
 
 /// Changed by the patch, and on the stack until told to leave.
@@ -70,6 +72,8 @@ struct Program {
 }
 
 impl Program {
+    /// Not inlined, so that `main`, which never ends, is not changed.
+    #[inline(never)]
     fn command(&mut self, line: &str) -> String {
         let (name, argument) = line.split_once(' ').unwrap_or((line, ""));
         let settings = self.settings.clone();

@@ -1,7 +1,7 @@
 //! A seccomp filter with the effect of the container runtimes' default profile for a process without capabilities.
 
 unsafe extern "C" {
-    fn prctl(option: i32, a: u64, b: *const Program, c: u64, d: u64) -> i32;
+    fn prctl(option: i32, a: u64, b: u64, c: u64, d: u64) -> i32;
 }
 
 #[repr(C)]
@@ -71,8 +71,8 @@ pub fn enter() -> String {
     let program = Program { length: steps.len() as u16, steps: steps.as_ptr() };
     // SAFETY: the kernel reads `length` steps, which live until the call returns.
     let done = unsafe {
-        prctl(PR_SET_NO_NEW_PRIVS, 1, std::ptr::null(), 0, 0) == 0
-            && prctl(PR_SET_SECCOMP, MODE_FILTER, &raw const program, 0, 0) == 0
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && prctl(PR_SET_SECCOMP, MODE_FILTER, (&raw const program).expose_provenance() as u64, 0, 0) == 0
     };
     format!("sandboxed {done}")
 }
