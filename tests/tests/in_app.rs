@@ -264,6 +264,8 @@ fn a_helper_that_is_killed() -> Result<(), Failed> {
 fn a_helper_that_hangs() -> Result<(), Failed> {
     let mut case = Case::start()?;
     case.expect("load 2", "loaded")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("rollback", "took out 1")?;
     case.expect("occupy", "occupied")?;
     case.expect("deadline 1000", "set")?;
     for round in 0..8 {
