@@ -4,6 +4,7 @@ use crate::bind::{self, Bound};
 use crate::error::{ApplyError, Mismatch};
 use crate::guard::Guard;
 use crate::jump;
+use crate::landing::Landing;
 use crate::load::{self, Loaded, Loader};
 use crate::registry::live::{self, Found};
 use crate::registry::{
@@ -14,11 +15,14 @@ use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
 use crate::session::{Switch, UNDO_LIMIT, View, Why, patch_reports, repair};
 use crate::target::{self, Module};
-use crate::transition::{self, Failed};
+use crate::transition::Failed;
+use crate::transition::drain;
+use crate::transition::entries::Entries;
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, Plan, plan};
-use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, Selection};
-use livepatch_process::Seized;
+use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, Selection};
+use livepatch_process::{Seized, on_tracer_thread};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How to apply a patch.
@@ -69,17 +73,7 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
     }
     let started = Instant::now();
     let job = Job { pid, patch: &patch, id, options, started, deadline: started + options.deadline };
-    let mut repaired = None;
-    for _ in 0..RESTARTS {
-        match job.attempt(&mut repaired)? {
-            Outcome::Done(report) => return Ok(*report),
-            Outcome::Again => tracing::debug!("the state of the process changed, starting afresh"),
-        }
-    }
-    Err(ApplyError::Environment {
-        what: "other runs of livepatch keep changing this process".into(),
-        source: None,
-    })
+    job.run()
 }
 
 /// Everything that [`apply`] checks before its first write, and whether the process is quiescent at this moment.
@@ -116,6 +110,20 @@ struct Prepared<'a> {
 }
 
 impl Job<'_> {
+    fn run(&self) -> Result<ApplyReport, ApplyError> {
+        let mut repaired = None;
+        for _ in 0..RESTARTS {
+            match on_tracer_thread(|| self.attempt(&mut repaired))?? {
+                Outcome::Done(report) => return Ok(*report),
+                Outcome::Again => tracing::debug!("the state of the process changed, starting afresh"),
+            }
+        }
+        Err(ApplyError::Environment {
+            what: "other runs of livepatch keep changing this process".into(),
+            source: None,
+        })
+    }
+
     fn attempt(&self, repaired: &mut Option<String>) -> Result<Outcome, ApplyError> {
         let view = View::open(self.pid)?;
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
@@ -128,7 +136,7 @@ impl Job<'_> {
             } else {
                 let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
                 let (seized, what) = repair(&view, seized, found, self.deadline)?;
-                seized.detach()?;
+                seized.leave()?;
                 *repaired = Some(what);
                 return Ok(Outcome::Again);
             }
@@ -157,7 +165,7 @@ impl Job<'_> {
 
     /// Old calls that go on under the immediate policy must not branch into what the jumps overwrite.
     fn check_entries(&self, module: &Module, code: &[Vec<u8>]) -> Result<(), ApplyError> {
-        if self.options.policy == Policy::Quiescent {
+        if self.options.policy != Policy::Immediate {
             return Ok(());
         }
         for (redirect, code) in self.patch.meta.redirects.iter().zip(code) {
@@ -176,7 +184,7 @@ impl Job<'_> {
         guard.patches(self.options.policy, state);
         for (redirect, code) in self.patch.meta.redirects.iter().zip(&prepared.code) {
             let at = redirect.old.at(prepared.module.image.bias);
-            guard.function(self.options.policy, at, code, &redirect.path);
+            guard.function(self.options.policy, at, code, &redirect.path, &prepared.view.process);
         }
         guard
     }
@@ -190,19 +198,21 @@ impl Job<'_> {
     ) -> Result<Box<ApplyReport>, ApplyError> {
         let state = prepared.state();
         let guard = self.guard(prepared, &state);
-        let policy = self.options.policy;
-        match transition::quiesce(seized, tables, &guard, policy, self.deadline) {
-            Ok(quiesced) => {
-                let (seized, progress) = quiesced.resume()?;
-                seized.detach()?;
+        let process = &prepared.view.process;
+        let nowhere = Landing::of(Location { at: RunAddr(0) });
+        let entries = Entries::new(process, nowhere, &[], &[], &BTreeMap::new())?;
+        let job = drain::Job { process, entries: &entries, tables, guard: &guard, deadline: self.deadline };
+        match drain::survey(seized, job) {
+            Ok((seized, progress)) => {
+                seized.leave()?;
                 let mut report = self.report(&state, progress.holds(), repaired);
                 report.dry_run = true;
                 report.mapped_bytes = prepared.plan.total();
                 Ok(Box::new(report))
             }
-            Err(Failed::Error(error)) => Err(error),
+            Err(Failed::Error(error) | Failed::Unable(_, error)) => Err(error),
             Err(Failed::Busy(busy)) => {
-                drop(busy.seized);
+                busy.seized.leave()?;
                 let why = Why::Busy { inside: busy.inside, stuck: busy.stuck };
                 Err(self.explain(prepared, why))
             }
@@ -255,11 +265,11 @@ impl Job<'_> {
         let switch = self.switch(prepared, location, tables, &state, index);
         match switch.run(seized, &mut state) {
             Ok((seized, holds)) => {
-                let detached = seized.detach();
+                let left = seized.leave();
                 let mut report = self.report(&state, holds, repaired);
                 report.replaced = active.iter().map(|i| state.patches[*i].id.to_string()).collect();
                 report.mapped_bytes = if known.is_some() { 0 } else { prepared.plan.total() };
-                detached?;
+                left?;
                 report.total_ms = millis(self.started);
                 Ok(Box::new(report))
             }

@@ -1,11 +1,12 @@
 //! What no thread may be inside of at the switch.
 
+use crate::elf::Peek;
 use crate::error::ThreadInside;
 use crate::jump::{JUMP_SIZE, entry_is_fresh};
 use crate::registry::{Record, State};
 use crate::report::Policy;
 use crate::stacks::ThreadStack;
-use crate::unwind::{Frame, FrameKind};
+use crate::unwind::{Frame, FrameKind, Walk};
 use livepatch_patch::RunAddr;
 use livepatch_process::Tid;
 use std::ops::Range;
@@ -40,24 +41,28 @@ pub struct Guard {
 /// A thread that is in the way.
 #[derive(Clone, Debug)]
 pub struct Inside {
+    /// The thread.
+    pub tid: Tid,
     /// Its stack.
-    pub stack: ThreadStack,
+    pub walk: Walk,
     /// The piece that it is inside of; `None` if its stack could not be proven.
     pub function: Option<String>,
+    /// Frame address of the outermost frame in such a piece: below it, everything is inside.
+    pub outermost: Option<RunAddr>,
 }
 
 impl Guard {
     /// Forbids a whole function (quiescent) or what a jump overwrites (immediate). `code` is the function as the image has
     /// it.
-    pub fn function(&mut self, policy: Policy, start: RunAddr, code: &[u8], name: &str) {
+    pub fn function(&mut self, policy: Policy, start: RunAddr, code: &[u8], name: &str, memory: &dyn Peek) {
         let size = match policy {
-            Policy::Quiescent => code.len().max(JUMP_SIZE) as u64,
+            Policy::Quiescent | Policy::Snapshot => code.len().max(JUMP_SIZE) as u64,
             Policy::Immediate => JUMP_SIZE as u64 + RESTART,
         };
         self.pieces.push(Forbidden {
             range: start..start.offset(size as i64),
             name: name.into(),
-            fresh_entry: entry_is_fresh(start, code),
+            fresh_entry: entry_is_fresh(start, code, memory),
         });
     }
 
@@ -73,17 +78,32 @@ impl Guard {
         }
     }
 
+    /// Forbids the code that leads from a breakpoint into a function.
+    pub fn landing(&mut self, range: Range<RunAddr>) {
+        self.pieces.push(Forbidden { range, name: "a replaced function".into(), fresh_entry: false });
+    }
+
     /// The threads that are in the way.
     pub fn inside(&self, stacks: Vec<ThreadStack>) -> Vec<Inside> {
-        stacks
-            .into_iter()
-            .filter_map(|stack| {
-                let frames = &stack.walk.frames;
-                let hit = frames.iter().find_map(|frame| self.pieces.iter().find(|p| p.holds(frame)));
-                let function = hit.map(|piece| piece.name.clone());
-                (function.is_some() || stack.walk.end.is_err()).then_some(Inside { stack, function })
-            })
-            .collect()
+        stacks.into_iter().filter_map(|stack| self.judge(stack.tid, stack.walk).err()).collect()
+    }
+
+    /// Whether a thread is outside of everything that is guarded, by its stack.
+    ///
+    /// # Errors
+    /// It is in the way.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the finding, made once for each look at a thread"
+    )]
+    pub fn judge(&self, tid: Tid, walk: Walk) -> Result<(), Inside> {
+        let piece = |frame: &Frame| self.pieces.iter().find(|piece| piece.holds(frame));
+        let function = walk.frames.iter().find_map(piece).map(|piece| piece.name.clone());
+        if function.is_none() && walk.end.is_ok() {
+            return Ok(());
+        }
+        let outermost = walk.frames.iter().rfind(|frame| piece(frame).is_some()).map(|frame| frame.cfa);
+        Err(Inside { tid, walk, function, outermost })
     }
 }
 
@@ -99,22 +119,17 @@ pub fn function_in_patch(record: &Record, at: RunAddr) -> Option<&str> {
 impl Inside {
     /// What a person wants to know about it. `symbolise` turns the address of a frame into text.
     pub fn describe(&self, name: String, symbolise: &dyn Fn(RunAddr) -> String) -> ThreadInside {
-        let reason = match (&self.function, &self.stack.walk.end) {
+        let reason = match (&self.function, &self.walk.end) {
             (Some(function), _) => format!("is inside {function}"),
             (None, Err(why)) => format!("has a stack that cannot be proven: {why}"),
             (None, Ok(())) => "is in the way".to_owned(),
         };
         ThreadInside {
-            tid: self.stack.tid.0,
+            tid: self.tid.0,
             name,
             function: self.function.clone(),
             reason,
-            backtrace: self.stack.active().map(symbolise).collect(),
+            backtrace: self.walk.frames.iter().map(|frame| symbolise(frame.lookup())).collect(),
         }
     }
-}
-
-/// The thread that a busy answer is about.
-pub fn tid(inside: &Inside) -> Tid {
-    inside.stack.tid
 }

@@ -10,7 +10,7 @@
 //! | find everything that the patch refers to | [`bind`], [`scope`], [`dynsym`] |
 //! | map, link, register | [`load`], [`carrier`], [`safepoint`] |
 //! | prove every stack | [`unwind`], [`stacks`], [`guard`] |
-//! | reach quiescence, write the jumps | [`transition`], [`mod@switch`], [`jump`] |
+//! | reach quiescence, write the jumps | [`transition`], [`landing`], [`jump`] |
 //! | record | [`registry`] |
 //!
 //! # What is not guaranteed
@@ -27,6 +27,7 @@ pub mod elf;
 pub mod error;
 pub mod guard;
 pub mod jump;
+pub mod landing;
 pub mod load;
 pub mod registry;
 pub mod report;
@@ -36,7 +37,6 @@ pub mod scope;
 mod session;
 pub mod stacks;
 mod status;
-pub mod switch;
 pub mod symbolise;
 pub mod target;
 pub mod transition;

@@ -84,6 +84,9 @@ pub enum Policy {
     Quiescent,
     /// Old calls may finish in old code while new calls run new code.
     Immediate,
+    /// As [`Policy::Quiescent`], but by stopping all threads at once and looking at all stacks, again and again: the method
+    /// to compare with. A function that is always on some stack ends as busy.
+    Snapshot,
 }
 
 /// How the switch went.
@@ -95,7 +98,7 @@ pub struct Holds {
     pub parked_us: u64,
     /// Threads of the process at the switch.
     pub threads: usize,
-    /// Attempts that found changed code in use.
+    /// Attempts that were given up because changed code was in use.
     pub retries: u32,
 }
 

@@ -12,6 +12,7 @@ use crate::registry::{EntryWrite, PatchState, State};
 use crate::report::{Holds, Policy, RollbackReport};
 use crate::session::{Switch, View, patch_reports, repair};
 use livepatch_patch::RunAddr;
+use livepatch_process::{Seized, on_tracer_thread};
 use std::time::{Duration, Instant};
 
 /// Which patches to take out.
@@ -67,17 +68,15 @@ pub fn rollback(
     for _ in 0..RESTARTS {
         let view = View::open(pid)?;
         if let Some(found) = interrupted(&view) {
-            if let Some(seized) = view.seize(deadline)? {
-                let (seized, what) = repair(&view, seized, &found, deadline)?;
-                seized.detach()?;
-                report.repaired = Some(what);
-            }
+            let repaired = on_tracer_thread(|| settle(&view, &found, deadline))??;
+            report.repaired = repaired.or(report.repaired);
             continue;
         }
         let Some((found, state, active)) = select(&view, selector) else {
             return finish(&view, report, selector, started);
         };
-        let Some(holds) = take_out(&view, &found, state, active, options, started)? else { continue };
+        let taken = on_tracer_thread(|| take_out(&view, &found, state, active, options, started))??;
+        let Some(holds) = taken else { continue };
         report.holds = merge(report.holds, holds.0);
         report.rolled_back.push(holds.1);
         if *selector != Selector::All {
@@ -89,6 +88,14 @@ pub fn rollback(
         what: "other runs of livepatch keep changing this process".into(),
         source: None,
     })
+}
+
+/// What was repaired; `None` if another run came in between.
+fn settle(view: &View, found: &Found, deadline: Instant) -> Result<Option<String>, ApplyError> {
+    let Some(seized) = view.seize(deadline)? else { return Ok(None) };
+    let (seized, what) = repair(view, seized, found, deadline)?;
+    seized.leave()?;
+    Ok(Some(what))
 }
 
 fn interrupted(view: &View) -> Option<Found> {
@@ -164,7 +171,7 @@ fn take_out(
     if options.policy == Policy::Immediate {
         for function in &record.functions {
             // Under the jump is no code that could branch: what it is does not matter here.
-            guard.function(options.policy, function.old, &[], &function.path);
+            guard.function(options.policy, function.old, &[], &function.path, &view.process);
         }
     }
     let entry = |at: RunAddr, before, after| EntryWrite { at, before, after };
@@ -182,11 +189,11 @@ fn take_out(
     };
     match switch.run(seized, &mut state) {
         Ok((seized, holds)) => {
-            seized.detach()?;
+            seized.leave()?;
             Ok(Some((holds, id)))
         }
         Err(failed) => {
-            drop(failed.seized);
+            failed.seized.map_or(Ok(()), Seized::leave)?;
             Err(failed.why.into_error(view, started.elapsed(), None))
         }
     }

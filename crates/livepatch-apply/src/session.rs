@@ -2,15 +2,20 @@
 
 use crate::error::{ApplyError, Mismatch};
 use crate::guard::{Guard, Inside};
+use crate::landing::{Landing, Pad, World};
 use crate::registry::live::{self, Found};
-use crate::registry::{EntryWrite, Journal, Location, PatchState, State};
+use crate::registry::{Code, EntryWrite, Journal, Location, PatchState, State};
 use crate::report::{Holds, PatchReport, Policy};
 use crate::symbolise::Symboliser;
 use crate::target::{Module, Modules};
-use crate::transition::{self, Failed, NotQuiescent};
+use crate::transition::drain::{self, Job};
+use crate::transition::entries::{Entries, read_code};
+use crate::transition::net::{self, Serialise};
+use crate::transition::{Failed, NotQuiescent, snapshot};
 use crate::unwind::{Tables, modules};
-use livepatch_patch::{BuildId, Redirect};
+use livepatch_patch::{BuildId, Redirect, RunAddr};
 use livepatch_process::{Pid, Process, Seized};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Time that undoing may take beyond the deadline.
@@ -48,7 +53,11 @@ impl View {
     /// Unwind tables of all modules and patches.
     pub(crate) fn tables(&self) -> Result<Tables, ApplyError> {
         let states: Vec<&State> = self.registries.iter().filter_map(|found| found.state.as_ref()).collect();
-        Ok(modules::gather(&self.process, &self.modules, &states)?)
+        let tables = modules::gather(&self.process, &self.modules, &states)?;
+        for state in states {
+            tables.know_pads(&state.pads);
+        }
+        Ok(tables)
     }
 
     /// Attaches to all threads, and makes sure that no other run changed the registries since they were read. `None` if
@@ -91,22 +100,143 @@ pub(crate) enum Why {
 impl Switch<'_> {
     /// Notes the intention, switches, notes the result.
     pub(crate) fn run(&self, seized: Seized, state: &mut State) -> Result<(Seized, Holds), Box<NotDone>> {
-        let journal = Journal::Switching {
+        let landing = Landing::of(self.location);
+        let originals = originals(state);
+        let pads = match self.policy {
+            Policy::Snapshot => None,
+            Policy::Quiescent | Policy::Immediate => match self.pads(landing, state, &originals) {
+                Ok(pads) => pads,
+                Err(error) => {
+                    return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
+                }
+            },
+        };
+        let Some(pads) = pads else { return self.at_once(seized, state) };
+        self.tables.know_pads(&pads);
+        state.pads = pads;
+        let entries = Entries::new(self.process, landing, &self.writes, &state.pads, &originals);
+        match entries {
+            Ok(entries) => self.by_breakpoints(seized, state, &entries),
+            Err(error) => Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) })),
+        }
+    }
+
+    /// Pads for all entries; `None` if some entry cannot have one.
+    fn pads(
+        &self,
+        landing: Landing,
+        state: &State,
+        originals: &BTreeMap<RunAddr, Code>,
+    ) -> Result<Option<Vec<Pad>>, ApplyError> {
+        let mut pads = state.pads.clone();
+        let mut functions = Vec::new();
+        for write in &self.writes {
+            let Some(original) = originals.get(&write.at) else { return Ok(None) };
+            let size = state.patches.iter().flat_map(|record| &record.functions);
+            let size = size.filter(|f| f.old == write.at).map(|f| f.old_size).max().unwrap_or_default();
+            let len = size.clamp(original.0.len() as u64, LONGEST_INSTRUCTION);
+            let mut code = self.process.read_vec(write.at, len as usize)?;
+            code[..original.0.len()].copy_from_slice(&original.0);
+            code.truncate(size.max(1) as usize);
+            functions.push((write.at, code));
+        }
+        match landing.make_pads(self.process, &mut pads, &functions)? {
+            Ok(()) => Ok(Some(pads)),
+            Err((entry, unfit)) => {
+                tracing::info!(%entry, %unfit, "all threads are stopped at once, because there is no breakpoint for one function");
+                Ok(None)
+            }
+        }
+    }
+
+    fn begin(&self, state: &mut State, by_breakpoints: bool) -> Result<(), ApplyError> {
+        state.journal = Some(Journal::Switching {
             writes: self.writes.clone(),
             after: self.after.clone(),
             before: self.before.clone(),
-        };
-        state.journal = Some(journal);
-        if let Err(error) = self.location.commit(&mut &*self.process, state) {
+            by_breakpoints,
+        });
+        let noted = self.location.commit(&mut &*self.process, state);
+        noted.map_err(|error| {
             state.settle(&self.before);
-            return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error.into()) }));
+            error.into()
+        })
+    }
+
+    fn by_breakpoints(
+        &self,
+        seized: Seized,
+        state: &mut State,
+        entries: &Entries<'_>,
+    ) -> Result<(Seized, Holds), Box<NotDone>> {
+        if let Err(error) = self.begin(state, true) {
+            return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
         }
-        let quiesced = transition::quiesce(seized, self.tables, &self.guard, self.policy, self.deadline);
-        let quiesced = match quiesced {
+        let mut guard = self.guard.clone();
+        guard.landing(entries.landing().text());
+        let job = Job {
+            process: self.process,
+            entries,
+            tables: self.tables,
+            guard: &guard,
+            deadline: self.deadline,
+        };
+        let drained = match drain::drain(seized, job) {
+            Ok(drained) => drained,
+            Err(Failed::Busy(busy)) => {
+                let NotQuiescent { seized, inside, stuck } = *busy;
+                return Err(self.give_up(Some(seized), state, Why::Busy { inside, stuck }));
+            }
+            Err(Failed::Unable(seized, ApplyError::Refused { reason })) => {
+                tracing::info!(reason, "all threads are stopped at once, because breakpoints cannot be used");
+                state.settle(&self.before);
+                return self.at_once(*seized, state);
+            }
+            Err(Failed::Unable(seized, error)) => {
+                return Err(self.give_up(Some(*seized), state, Why::Error(error)));
+            }
+            Err(Failed::Error(error @ ApplyError::NotUndone { .. })) => {
+                return Err(Box::new(NotDone { seized: None, why: Why::Error(error) }));
+            }
+            Err(Failed::Error(error)) => return Err(self.give_up(None, state, Why::Error(error))),
+        };
+        let mut noted = Ok(());
+        let switched = drained.switch(|| {
+            state.settle(&self.after);
+            noted = self.location.commit(&mut &*self.process, state);
+        });
+        match (switched, noted) {
+            (Ok(switched), Ok(())) => Ok((switched.seized, switched.progress.holds())),
+            // The journal stays and says what was intended; the next run finds it done.
+            (Ok(switched), Err(error)) => {
+                Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error.into()) }))
+            }
+            (Err(failed), _) if failed.committed => {
+                let what = failed.error.to_string();
+                let undo = "the new code is in force, some entries reach it by breakpoints".to_owned();
+                let why = Why::Error(ApplyError::NotUndone { what, undo });
+                Err(Box::new(NotDone { seized: failed.seized, why }))
+            }
+            (Err(failed), _) if matches!(failed.error, ApplyError::NotUndone { .. }) => {
+                Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(failed.error) }))
+            }
+            (Err(failed), _) => Err(self.give_up(failed.seized, state, Why::Error(failed.error))),
+        }
+    }
+
+    /// All threads stopped at once.
+    fn at_once(&self, seized: Seized, state: &mut State) -> Result<(Seized, Holds), Box<NotDone>> {
+        if let Err(error) = self.begin(state, false) {
+            return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
+        }
+        let quiesced = match snapshot::quiesce(seized, self.tables, &self.guard, self.deadline) {
             Ok(quiesced) => quiesced,
             Err(Failed::Busy(busy)) => {
-                let NotQuiescent { seized, inside, stuck, .. } = *busy;
+                let NotQuiescent { seized, inside, stuck } = *busy;
                 return Err(self.give_up(Some(seized), state, Why::Busy { inside, stuck }));
+            }
+            Err(Failed::Unable(seized, error)) => {
+                return Err(self.give_up(Some(*seized), state, Why::Error(error)));
             }
             Err(Failed::Error(error)) => return Err(self.give_up(None, state, Why::Error(error))),
         };
@@ -138,6 +268,14 @@ impl Switch<'_> {
     }
 }
 
+/// The longest instruction of x86-64.
+const LONGEST_INSTRUCTION: u64 = 15;
+
+/// The image's bytes at every entry that some patch redirects.
+fn originals(state: &State) -> BTreeMap<RunAddr, Code> {
+    state.patches.iter().flat_map(|record| &record.functions).map(|f| (f.old, f.saved)).collect()
+}
+
 impl Why {
     /// The error for the caller. Called with every thread running.
     pub(crate) fn into_error(
@@ -159,7 +297,7 @@ impl Why {
                 let mut threads: Vec<_> = inside
                     .iter()
                     .map(|i| {
-                        let name = view.process.thread_name(i.stack.tid).unwrap_or_default();
+                        let name = view.process.thread_name(i.tid).unwrap_or_default();
                         i.describe(name, &|at| names.name(at))
                     })
                     .collect();
@@ -203,10 +341,23 @@ pub(crate) fn repair(
             commit(&state)?;
             Ok((seized, text.into()))
         }
-        Journal::Switching { writes, after, before } => {
+        Journal::Switching { writes, after, before, by_breakpoints: true } => {
+            let landing = Landing::of(found.location);
+            let originals = originals(&state);
+            let entries = Entries::new(process, landing, &writes, &state.pads, &originals)?;
+            let world = finish(&mut seized, &entries, deadline)?;
+            let (states, text) = match world {
+                World::Before => (before, "a switch that a killed run had begun was taken back"),
+                World::After => (after, "a switch that a killed run had committed to was finished"),
+            };
+            state.settle(&states);
+            commit(&state)?;
+            Ok((seized, text.into()))
+        }
+        Journal::Switching { writes, after, before, by_breakpoints: false } => {
             let mut done = Vec::new();
             for write in &writes {
-                let code = crate::switch::read_code(process, write.at)?;
+                let code = read_code(process, write.at)?;
                 if code == write.after && code != write.before {
                     done.push(*write);
                 } else if code != write.before {
@@ -241,6 +392,17 @@ pub(crate) fn repair(
     }
 }
 
+/// Leaves no breakpoint and no net behind, in the world that was committed to.
+fn finish(seized: &mut Seized, entries: &Entries<'_>, deadline: Instant) -> Result<World, ApplyError> {
+    let limit = deadline.max(Instant::now() + UNDO_LIMIT);
+    seized.set_breakpoints(entries.addresses());
+    let mut events = Vec::new();
+    let world = entries.finish(|| net::serialise(seized, Serialise::Stops, limit, &mut events))?;
+    net::remove(seized, entries.landing(), limit)?;
+    seized.set_breakpoints(BTreeSet::new());
+    Ok(world)
+}
+
 fn put_back<'a>(
     view: &'a View,
     tables: &'a Tables,
@@ -251,11 +413,11 @@ fn put_back<'a>(
     deadline: Instant,
 ) -> Result<Switch<'a>, ApplyError> {
     let mut guard = Guard::default();
-    guard.patches(Policy::Quiescent, state);
+    guard.patches(Policy::Snapshot, state);
     for function in state.patches.iter().flat_map(|record| &record.functions) {
         if done.iter().any(|write| write.at == function.old) {
             let code = view.process.read_vec(function.old, function.old_size.min(MAX_FUNCTION) as usize)?;
-            guard.function(Policy::Quiescent, function.old, &code, &function.path);
+            guard.function(Policy::Snapshot, function.old, &code, &function.path, &view.process);
         }
     }
     let writes =
@@ -265,7 +427,7 @@ fn put_back<'a>(
         location: found.location,
         tables,
         guard,
-        policy: Policy::Quiescent,
+        policy: Policy::Snapshot,
         deadline,
         writes,
         after: before.clone(),

@@ -2,7 +2,7 @@
 
 use crate::unwind::{self, Frame, FrameKind, Registers, Tables, Unverified, Walk, dwarf};
 use livepatch_patch::RunAddr;
-use livepatch_process::{PAGE_SIZE, PageCache, Process, ProcessError, Regs, Stopped, Tid};
+use livepatch_process::{Asleep, PAGE_SIZE, PageCache, Process, ProcessError, Regs, Stopped, Tid};
 
 /// What a stopped thread is doing.
 #[derive(Clone, Debug)]
@@ -32,9 +32,21 @@ pub fn of_all(stopped: &Stopped, tables: &Tables) -> Result<Vec<ThreadStack>, Pr
     Ok(threads.into_iter().map(|(tid, regs)| walk(tid, regs, tables, &mut cache)).collect())
 }
 
+/// Walks the stack of a thread that is off the processor and not stopped. Only its instruction and stack pointer are known;
+/// a frame that needs another register ends the walk unproven. Valid if the thread [slept on](Process::slept_since).
+pub fn of_sleeper(process: &Process, asleep: &Asleep, tables: &Tables) -> Walk {
+    let mut registers = [None; dwarf::COUNT];
+    (registers[dwarf::RIP], registers[dwarf::RSP]) = (Some(asleep.ip.0), Some(asleep.sp.0));
+    let mut cache = PageCache::new(process);
+    cache.prefetch((0..READ_AHEAD).map(|page| asleep.sp.offset((page * PAGE_SIZE) as i64)));
+    unwind::walk(tables, &mut cache, Registers(registers))
+}
+
 /// Walks one stack.
 pub fn of_one(process: &Process, tid: Tid, regs: Regs, tables: &Tables) -> ThreadStack {
-    walk(tid, regs, tables, &mut PageCache::new(process))
+    let mut cache = PageCache::new(process);
+    cache.prefetch((0..READ_AHEAD).map(|page| regs.sp().offset((page * PAGE_SIZE) as i64)));
+    walk(tid, regs, tables, &mut cache)
 }
 
 fn walk(tid: Tid, regs: Regs, tables: &Tables, cache: &mut PageCache<'_>) -> ThreadStack {

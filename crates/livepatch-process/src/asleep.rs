@@ -16,8 +16,9 @@ pub struct Asleep {
     pub sp: RunAddr,
     /// Its next instruction in user mode.
     pub ip: RunAddr,
-    /// Whether it is in a system call. Else it waits for something that it does not know of: a page, a debugger.
-    pub in_syscall: bool,
+    /// The number of the system call that it is in. Outside one it waits for something that it does not know of: a page, a
+    /// debugger.
+    pub syscall: Option<u64>,
     runs: Runs,
 }
 
@@ -65,7 +66,7 @@ fn parse_syscall(text: &[u8], runs: Runs) -> Option<Asleep> {
         return None;
     }
     let address = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok().map(RunAddr);
-    Some(Asleep { sp: address(sp)?, ip: address(ip)?, in_syscall: number >= 0, runs })
+    Some(Asleep { sp: address(sp)?, ip: address(ip)?, syscall: u64::try_from(number).ok(), runs })
 }
 
 #[cfg(test)]
@@ -79,9 +80,9 @@ mod tests {
         assert_eq!(parse_schedstat(b"0 0 0\n"), None);
         assert_eq!(parse_schedstat(b""), None);
         let waits = parse_syscall(b"232 0x3 0x7f 0x1 0x2 0x0 0x8 0x7ffe10 0x7f55aa\n", runs).unwrap();
-        assert_eq!((waits.sp, waits.ip, waits.in_syscall), (RunAddr(0x7ffe10), RunAddr(0x7f55aa), true));
+        assert_eq!((waits.sp, waits.ip, waits.syscall), (RunAddr(0x7ffe10), RunAddr(0x7f55aa), Some(232)));
         let faults = parse_syscall(b"-1 0x7ffe10 0x7f55aa\n", runs).unwrap();
-        assert_eq!((faults.ip, faults.in_syscall), (RunAddr(0x7f55aa), false));
+        assert_eq!((faults.ip, faults.syscall), (RunAddr(0x7f55aa), None));
         assert_eq!(parse_syscall(b"running\n", runs), None);
         assert_eq!(parse_syscall(b"-1 0x7ffe10\n", runs), None);
     }

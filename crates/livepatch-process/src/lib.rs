@@ -16,7 +16,8 @@
 //!   tool, so [`Seized::pump`] must be called while waiting.
 //! - **Stopped**: every thread is at an interrupt stop with no signal in flight. A signal that arrived on the way was delivered
 //!   (its handler's frame lies on the stack) or is pending in the kernel; none is kept here, so none can be lost.
-//! - Dropping any of them resumes and detaches every thread. So does the kernel if the tool dies.
+//! - Dropping any of them resumes and detaches every thread. So does the kernel if the tool dies, and, without interrupting
+//!   any, when the OS thread ends that attached ([`on_tracer_thread`], [`Seized::leave`]).
 //!
 //! ptrace requests work only from the OS thread that attached, so these types are not `Send`.
 //!
@@ -46,6 +47,7 @@ mod sharing;
 mod sys;
 mod thread;
 mod trace;
+mod tracer;
 mod watch;
 mod world;
 
@@ -63,4 +65,5 @@ pub use regs::{Regs, XState};
 pub use remote::{CallStack, RemoteCall};
 pub use remote_memory::Protection;
 pub use thread::StoppedThread;
+pub use tracer::on_tracer_thread;
 pub use world::{Seized, Stopped};

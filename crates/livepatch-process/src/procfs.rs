@@ -86,6 +86,10 @@ pub struct Status {
     pub seccomp_filters: u32,
     /// Whether the thread has a user shadow stack (CET): a forged return address would fault.
     pub shadow_stack: bool,
+    /// Signals that the thread blocks; bit `n - 1` stands for signal `n`.
+    pub blocked: u64,
+    /// Signals that the process has a handler for.
+    pub caught: u64,
     /// Whether the process has user memory. Kernel threads and zombies have none.
     pub has_memory: bool,
 }
@@ -155,6 +159,8 @@ fn parse_status(text: &[u8]) -> Option<Status> {
         seccomp_filters: field("Seccomp_filters").and_then(|count| count.parse().ok()).unwrap_or(0),
         shadow_stack: field("x86_Thread_features")
             .is_some_and(|features| features.split_ascii_whitespace().any(|feature| feature == "shstk")),
+        blocked: field("SigBlk").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0),
+        caught: field("SigCgt").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0),
         has_memory: field("VmSize").is_some(),
     })
 }
@@ -173,7 +179,7 @@ mod tests {
     #[test]
     fn status_with_a_name_that_is_no_text() {
         let text = b"Name:\t\xff\xfe\nState:\tT (stopped)\nPPid:\t6\nTracerPid:\t7\nUid:\t1\t2\t3\t4\nVmSize:\t 5 kB\nThreads:\t9\n\
-            Seccomp:\t2\nSeccomp_filters:\t3\nx86_Thread_features:\tshstk wrss \n";
+            SigBlk:\t0000000000000010\nSigCgt:\t00000001000004c0\nSeccomp:\t2\nSeccomp_filters:\t3\nx86_Thread_features:\tshstk wrss \n";
         let expected = Status {
             uid: 1,
             euid: 2,
@@ -184,6 +190,8 @@ mod tests {
             seccomp: true,
             seccomp_filters: 3,
             shadow_stack: true,
+            blocked: 0x10,
+            caught: 0x1_0000_04c0,
             has_memory: true,
         };
         assert_eq!(parse_status(text), Some(expected));

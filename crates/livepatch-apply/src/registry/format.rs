@@ -19,7 +19,7 @@ use livepatch_patch::{BuildId, Digest, RunAddr};
 /// First bytes of every registry.
 pub const MAGIC: [u8; 16] = *b"livepatch\0state\0";
 /// Version of layout and payload. A tool refuses other versions.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of one slot. Only what is used becomes resident.
 pub const SLOT_SIZE: u32 = 4 << 20;
 /// Size of the whole mapping.

@@ -3,6 +3,7 @@
 use super::format::{self, FormatError, HEADER_SIZE, Header, Location, Store, TOTAL_SIZE};
 use super::state::State;
 use crate::error::ApplyError;
+use crate::landing::{DATA_SIZE, LANDING_SIZE, Landing, TEXT_SIZE};
 use livepatch_patch::{Bias, BuildId, RunAddr};
 use livepatch_process::{
     Backing, Mapping, Process, ProcessError, Protection, RemoteError, StoppedThread, mmap_min_addr, near_gap,
@@ -75,7 +76,7 @@ pub fn of_module(found: &[Found], build_id: &BuildId, bias: Bias) -> Option<Foun
     found.iter().filter(fits).max_by_key(|f| f.header.generation).cloned()
 }
 
-/// Maps and initialises a registry.
+/// Maps and initialises a registry and its landing area.
 pub fn create(
     thread: &mut StoppedThread<'_>,
     near: Range<RunAddr>,
@@ -84,10 +85,14 @@ pub fn create(
     deadline: Instant,
 ) -> Result<Location, ApplyError> {
     let process = thread.process().clone();
-    let at = map_near(thread, near, TOTAL_SIZE, Protection::Read, deadline)?;
+    let at = map_near(thread, near, TOTAL_SIZE + LANDING_SIZE, Protection::Read, deadline)?;
+    let location = Location { at };
+    let landing = Landing::of(location);
+    thread.protect(landing.text().start, TEXT_SIZE, Protection::ReadExecute, deadline)?;
+    thread.protect(landing.data().start, DATA_SIZE, Protection::ReadWrite, deadline)?;
+    landing.write_net(&process)?;
     let header = Header { build_id: state.build_id.clone(), generation };
     process.write(at, &format::encode_header(&header))?;
-    let location = Location { at };
     location.commit(&mut &process, state)?;
     name(thread, at, deadline);
     Ok(location)

@@ -1,5 +1,6 @@
 //! What the registry says: everything that a later run of the tool must know about the process.
 
+use crate::landing::Pad;
 use livepatch_patch::{Bias, BuildId, Digest, RunAddr};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -14,6 +15,8 @@ pub struct State {
     /// Every patch that was ever mapped, oldest first. Records are never removed, because statics and text of each
     /// stay in the process.
     pub patches: Vec<Record>,
+    /// Landing pads that were made, in the order of their places.
+    pub pads: Vec<Pad>,
     /// What is under way. Left behind only by a run that was killed.
     pub journal: Option<Journal>,
 }
@@ -188,6 +191,8 @@ pub enum Journal {
         after: Vec<(usize, PatchState)>,
         /// State of each patch (by index) if none was made.
         before: Vec<(usize, PatchState)>,
+        /// Whether breakpoints lead to the landing area, which knows the world that was committed to.
+        by_breakpoints: bool,
     },
 }
 
@@ -205,7 +210,7 @@ pub struct EntryWrite {
 impl State {
     /// A module without patches.
     pub fn new(build_id: BuildId, bias: Bias) -> Self {
-        Self { build_id, bias, patches: Vec::new(), journal: None }
+        Self { build_id, bias, patches: Vec::new(), pads: Vec::new(), journal: None }
     }
 
     /// The patch whose functions run, if any: there is at most one.

@@ -2,6 +2,7 @@
 
 use super::entry::StraightCode;
 use super::{Unverified, dwarf};
+use crate::landing::Pad;
 use gimli::{
     BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EhFrameOffset, EndianArcSlice, Expression,
     FrameDescriptionEntry, LittleEndian, ParsedEhFrameHdr, Register, RegisterRule, UnwindContext,
@@ -243,6 +244,8 @@ pub struct Tables {
 
 #[derive(Default)]
 struct Cache {
+    /// By ascending place.
+    pads: Vec<Pad>,
     rows: HashMap<u64, Result<Arc<Row>, Unverified>>,
     context: UnwindContext<usize>,
 }
@@ -265,6 +268,14 @@ impl Tables {
         Self { main, ..self }
     }
 
+    /// Lets these landing pads, too, count as the instructions that they are copies of.
+    pub fn know_pads(&self, pads: &[Pad]) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.pads.extend_from_slice(pads);
+        cache.pads.sort_by_key(|pad| pad.at);
+        cache.pads.dedup();
+    }
+
     /// The table that speaks for an address.
     pub fn find(&self, pc: RunAddr) -> Option<&Table> {
         let after = self.tables.partition_point(|table| table.text.start <= pc.0);
@@ -278,7 +289,9 @@ impl Tables {
 
     pub(super) fn row(&self, pc: RunAddr) -> Result<Arc<Row>, Unverified> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let Cache { rows, context } = &mut *cache;
+        let Cache { pads, rows, context } = &mut *cache;
+        let after = pads.partition_point(|pad| pad.at <= pc);
+        let pc = pads[..after].last().and_then(|pad| pad.origin(pc)).unwrap_or(pc);
         rows.entry(pc.0)
             .or_insert_with(|| {
                 let table = self.find(pc).ok_or(Unverified::NoCfi(pc))?;

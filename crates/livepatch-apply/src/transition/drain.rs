@@ -1,0 +1,607 @@
+//! The drain protocol: breakpoints on all entries, threads one at a time.
+//!
+//! 1. A breakpoint goes on every entry that is to be redirected. From then on a thread outside cannot come in: at an entry it
+//!    is held (parked). A thread with such code on its stack is of the old world and passes through.
+//! 2. Every thread is looked at: in its sleep without stopping it where possible, else stopped for the time of one look. Who is found
+//!    outside stays outside; who is inside is looked at again later. So the set inside only shrinks.
+//! 3. When nobody is inside, the entries are switched ([`super::entries`]), and the parked threads go on.
+//!
+//! A parked thread may hold a lock that one inside waits for. So an attempt ends after a grace period if somebody is parked: the
+//! breakpoints are taken away, all go on, and a longer attempt follows. At the deadline everything is undone.
+//!
+//! A thread that comes into being after the breakpoints starts outside. A forked child has copies of the breakpoints, which are
+//! put in order before its first instruction; a child in the same memory has the net.
+
+use super::entries::{Entries, SwitchError, undone};
+use super::net::{self, SIGTRAP_BIT, Serialise};
+use super::standing::{self, Seen, Standing};
+use super::{Failed, NotQuiescent, Progress, sharers};
+use crate::error::ApplyError;
+use crate::guard::{Guard, Inside};
+use crate::unwind::Tables;
+use livepatch_patch::RunAddr;
+use livepatch_process::{Event, Process, Seized, Tid};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// Threads that are on their way to a stop at the same time, at most: each is held until those before it were looked at.
+const WINDOW: usize = 12;
+/// First and longest grace period of parked threads.
+const FIRST_GRACE: Duration = Duration::from_millis(40);
+const LONGEST_GRACE: Duration = Duration::from_secs(2);
+/// Time between attempts, in which threads that waited for each other get on.
+const BREATH: Duration = Duration::from_millis(2);
+/// How often to make sure that the net is in place.
+const NET_CHECK: Duration = Duration::from_millis(1);
+/// Longest sleep while events may come.
+const NAP: Duration = Duration::from_micros(100);
+/// How long after an event to wait awake for the next one.
+const AWAKE: Duration = Duration::from_micros(300);
+/// Time that undoing may take.
+const UNDO: Duration = Duration::from_secs(5);
+
+/// What a transition is about.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The process.
+    pub process: &'a Process,
+    /// The entries.
+    pub entries: &'a Entries<'a>,
+    /// Unwind tables of the process.
+    pub tables: &'a Tables,
+    /// What nobody may be inside of.
+    pub guard: &'a Guard,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+/// The breakpoints are in place, and every thread is outside: running there, or parked at one of them.
+#[derive(Debug)]
+pub struct Drained<'a>(Drain<'a>);
+
+#[derive(Debug)]
+struct Drain<'a> {
+    seized: Seized,
+    job: Job<'a>,
+    serialise: Serialise,
+    threads: BTreeMap<Tid, Standing>,
+    /// When to look at whom.
+    due: BTreeSet<(Instant, Tid)>,
+    due_of: BTreeMap<Tid, Instant>,
+    /// Threads asked to stop, and when they were last seen not to have.
+    asked: BTreeMap<Tid, Instant>,
+    parked: BTreeMap<Tid, Instant>,
+    /// Threads that block SIGTRAP by their own will; while there are breakpoints they do not.
+    unblocked: BTreeSet<Tid>,
+    /// Whether there are breakpoints at all.
+    armed: bool,
+    net_seen: Instant,
+    last_event: Instant,
+    progress: Progress,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Drained,
+    /// Somebody is parked, and the grace period is over.
+    Stalled,
+    Deadline,
+}
+
+/// Brings all threads outside. The breakpoints stay in place until [`Drained::switch`].
+///
+/// # Errors
+/// [`Failed::Busy`] at the deadline, or an error; the breakpoints and the net are gone then.
+pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
+    while let Some(stuck) = sharers(&seized) {
+        if Instant::now() >= job.deadline {
+            let busy = NotQuiescent { seized, inside: Vec::new(), stuck: Some(stuck) };
+            return Err(Failed::Busy(Box::new(busy)));
+        }
+        seized.pump(Instant::now() + BREATH)?;
+    }
+    let landing = job.entries.landing();
+    landing.write_sites(job.process, &job.entries.sites())?;
+    let serialise = match net::install(&mut seized, landing, job.deadline) {
+        Ok(serialise) => serialise,
+        Err(error) => {
+            return Err(match net::remove(&mut seized, landing, Instant::now() + UNDO) {
+                Ok(()) => Failed::Unable(Box::new(seized), error),
+                Err(_) => Failed::Error(error),
+            });
+        }
+    };
+    seized.set_breakpoints(job.entries.addresses());
+    seized.hold_forked(true);
+    let mut drain = Drain::new(seized, job, serialise);
+    let outcome = drain.unblock_sleepers().and_then(|()| drain.run());
+    match outcome {
+        Ok(Attempt::Drained) => Ok(Drained(drain)),
+        Ok(_) => Err(drain.give_up()),
+        Err(error) => Err(Failed::Error(drain.abandon(error).1)),
+    }
+}
+
+/// Looks whether every thread is outside at some time: what [`drain()`] would meet. Nothing is written, and no thread held for
+/// longer than a look.
+///
+/// # Errors
+/// As [`drain()`].
+pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed> {
+    let mut drain = Drain::new(seized, job, Serialise::Stops);
+    drain.armed = false;
+    match drain.attempt(drain.job.deadline) {
+        Ok(Attempt::Drained) => Ok((drain.seized, drain.progress)),
+        Ok(_) => Err(drain.who_is_inside()),
+        Err(error) => Err(Failed::Error(error)),
+    }
+}
+
+impl<'a> Drain<'a> {
+    fn new(seized: Seized, job: Job<'a>, serialise: Serialise) -> Self {
+        let now = Instant::now();
+        Self {
+            seized,
+            job,
+            serialise,
+            threads: BTreeMap::new(),
+            due: BTreeSet::new(),
+            due_of: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            unblocked: BTreeSet::new(),
+            armed: true,
+            net_seen: now,
+            last_event: now,
+            progress: Progress::default(),
+        }
+    }
+
+    /// Attempts until drained or the deadline. Except after [`Attempt::Drained`] no breakpoint is left.
+    fn run(&mut self) -> Result<Attempt, ApplyError> {
+        let mut grace = FIRST_GRACE;
+        loop {
+            self.job.entries.arm()?;
+            let attempt = self.attempt(Instant::now() + grace)?;
+            if matches!(attempt, Attempt::Drained) {
+                return Ok(attempt);
+            }
+            self.job.entries.disarm()?;
+            self.release()?;
+            self.progress.retries += 1;
+            let inside = self.threads.values().filter(|s| matches!(s, Standing::Inside(_))).count();
+            tracing::debug!(inside, ?grace, "an attempt to drain ended");
+            if matches!(attempt, Attempt::Deadline) {
+                return Ok(attempt);
+            }
+            grace = (grace * 2).min(LONGEST_GRACE);
+            self.breathe()?;
+        }
+    }
+
+    /// Lets the threads run without breakpoints for a while.
+    fn breathe(&mut self) -> Result<(), ApplyError> {
+        let until = Instant::now() + BREATH;
+        while Instant::now() < until {
+            for event in self.seized.pump(until)? {
+                self.on_event_at_rest(event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Breakpoints are away: whoever came to one before is sent back to the entry.
+    fn on_event_at_rest(&mut self, event: Event) -> Result<(), ApplyError> {
+        match event {
+            Event::Stopped { tid } | Event::Breakpoint { tid, .. } => {
+                if let Some(thread) = self.seized.held(tid) {
+                    thread.resume()?;
+                }
+            }
+            Event::Forked { child } => self.clean_child(child)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self, grace: Instant) -> Result<Attempt, ApplyError> {
+        self.begin()?;
+        loop {
+            self.take_events()?;
+            let now = Instant::now();
+            self.look(now)?;
+            if self.due.is_empty() && self.asked.is_empty() && self.nobody_missing()? {
+                return Ok(Attempt::Drained);
+            }
+            if now >= self.job.deadline {
+                return Ok(Attempt::Deadline);
+            }
+            if now >= grace && !self.parked.is_empty() {
+                return Ok(Attempt::Stalled);
+            }
+            self.keep_net()?;
+            self.wait(now);
+        }
+    }
+
+    /// All threads that exist now may be inside. What happened before the breakpoints is of no interest.
+    fn begin(&mut self) -> Result<(), ApplyError> {
+        for event in self.seized.poll([])? {
+            self.on_event_at_rest(event)?;
+        }
+        let now = Instant::now();
+        (self.last_event, self.net_seen) = (now, now);
+        self.asked.clear();
+        self.due.clear();
+        self.due_of.clear();
+        self.threads.clear();
+        self.add_strangers(now);
+        Ok(())
+    }
+
+    /// Threads that are traced but were not known yet.
+    fn add_strangers(&mut self, now: Instant) {
+        for tid in self.seized.threads() {
+            if !self.threads.contains_key(&tid) {
+                self.threads.insert(tid, Standing::Unknown);
+                self.schedule(tid, now);
+            }
+        }
+        self.progress.threads = self.threads.len();
+    }
+
+    fn schedule(&mut self, tid: Tid, when: Instant) {
+        self.unschedule(tid);
+        self.due_of.insert(tid, when);
+        self.due.insert((when, tid));
+    }
+
+    fn unschedule(&mut self, tid: Tid) {
+        if let Some(when) = self.due_of.remove(&tid) {
+            self.due.remove(&(when, tid));
+        }
+    }
+
+    fn outside(&mut self, tid: Tid) {
+        self.unschedule(tid);
+        self.threads.insert(tid, Standing::Outside);
+    }
+
+    fn nobody_missing(&mut self) -> Result<bool, ApplyError> {
+        self.seized.seize_untraced(self.job.deadline)?;
+        self.add_strangers(Instant::now());
+        if !self.due.is_empty() {
+            return Ok(false);
+        }
+        // The kernel takes the net away when a thread that blocks SIGTRAP comes to a breakpoint.
+        if self.armed && !net::is_installed(&self.seized)? {
+            net::install_again(&mut self.seized, self.job.entries.landing(), self.job.deadline)?;
+        }
+        Ok(self.due.is_empty() && self.asked.is_empty())
+    }
+
+    fn keep_net(&mut self) -> Result<(), ApplyError> {
+        if self.armed && self.net_seen.elapsed() >= NET_CHECK && self.last_event > self.net_seen {
+            self.net_seen = Instant::now();
+            if !net::is_installed(&self.seized)? {
+                net::install_again(&mut self.seized, self.job.entries.landing(), self.job.deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_events(&mut self) -> Result<(), ApplyError> {
+        let polled = Instant::now();
+        let awaited: Vec<Tid> = self.asked.keys().copied().collect();
+        let events = self.seized.poll(awaited)?;
+        if !events.is_empty() {
+            self.last_event = polled;
+        }
+        for &event in &events {
+            self.on_event(event)?;
+        }
+        // Whoever is still on the way was not stopped when it was asked after.
+        for seen in self.asked.values_mut() {
+            *seen = (*seen).max(polled);
+        }
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<(), ApplyError> {
+        match event {
+            Event::Stopped { tid } => self.on_stop(tid),
+            Event::Breakpoint { tid, addr } => self.on_breakpoint(tid, addr),
+            Event::Started { tid } => {
+                self.threads.insert(tid, Standing::Outside);
+                Ok(())
+            }
+            Event::Exited { tid } => {
+                self.forget(tid);
+                Ok(())
+            }
+            Event::Forked { child } => self.clean_child(child),
+            _ => Ok(()),
+        }
+    }
+
+    fn forget(&mut self, tid: Tid) {
+        self.threads.remove(&tid);
+        self.asked.remove(&tid);
+        self.parked.remove(&tid);
+        self.unschedule(tid);
+    }
+
+    fn clean_child(&mut self, child: Tid) -> Result<(), ApplyError> {
+        let cleaned =
+            self.seized.forked_memory(child).and_then(|memory| self.job.entries.clean_child(&memory));
+        if let Err(error) = cleaned {
+            tracing::debug!(%error, %child, "a forked child keeps the breakpoints, which its copy of the net serves");
+        }
+        Ok(self.seized.release_forked(child)?)
+    }
+
+    /// Looks at one thread whose time has come; without waiting for anything.
+    fn look(&mut self, now: Instant) -> Result<(), ApplyError> {
+        let Some(&(when, tid)) = self.due.first() else { return Ok(()) };
+        if when > now {
+            return Ok(());
+        }
+        self.unschedule(tid);
+        if !self.seized.traces(tid) {
+            self.forget(tid);
+            return Ok(());
+        }
+        let process = self.job.process;
+        if let Some(Standing::Inside(seen)) = self.threads.get(&tid)
+            && seen.sleeps_on(process)
+        {
+            let next = seen.next_look(now);
+            self.schedule(tid, next);
+            return Ok(());
+        }
+        match standing::of_sleeper(process, tid, self.job.tables, self.job.guard) {
+            Some(Ok(())) => self.outside(tid),
+            Some(Err((inside, asleep))) => self.inside(inside, Some(asleep)),
+            None if self.asked.len() < WINDOW => {
+                self.asked.insert(tid, Instant::now());
+                self.seized.request_stop(tid)?;
+            }
+            None => self.schedule(tid, now),
+        }
+        Ok(())
+    }
+
+    fn inside(&mut self, who: Inside, asleep: Option<livepatch_process::Asleep>) {
+        let (now, tid) = (Instant::now(), who.tid);
+        let since = match self.threads.get(&tid) {
+            Some(Standing::Inside(seen)) => seen.since,
+            _ => now,
+        };
+        let seen = Seen::new(since, who, asleep);
+        let next = seen.next_look(now);
+        self.schedule(tid, next);
+        self.threads.insert(tid, Standing::Inside(seen));
+    }
+
+    fn on_stop(&mut self, tid: Tid) -> Result<(), ApplyError> {
+        let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
+        let process = self.job.process;
+        let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
+        let mask = thread.signal_mask()?;
+        if self.armed && mask & SIGTRAP_BIT != 0 {
+            thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+            self.unblocked.insert(tid);
+        }
+        let judged = standing::of_stopped(process, tid, thread.regs()?, self.job.tables, self.job.guard);
+        thread.resume()?;
+        self.progress.held(since.elapsed());
+        match judged {
+            Ok(()) => self.outside(tid),
+            Err(inside) => self.inside(inside, None),
+        }
+        Ok(())
+    }
+
+    fn on_breakpoint(&mut self, tid: Tid, entry: RunAddr) -> Result<(), ApplyError> {
+        let was_asked = self.asked.remove(&tid).is_some();
+        let process = self.job.process;
+        let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
+        let mut regs = thread.regs()?;
+        let unseen = match self.threads.get_mut(&tid) {
+            Some(Standing::Inside(seen)) => seen.passes_unseen(regs.sp()),
+            _ => false,
+        };
+        let passes = match self.threads.get(&tid) {
+            Some(Standing::Outside) => Ok(()),
+            Some(Standing::Inside(_)) if unseen => Err(None),
+            _ => standing::of_stopped(process, tid, regs, self.job.tables, self.job.guard).map_err(Some),
+        };
+        match passes {
+            Ok(()) => {
+                thread.keep();
+                self.outside(tid);
+                self.parked.insert(tid, Instant::now());
+            }
+            Err(inside) => {
+                let before = self.job.entries.before(entry).unwrap_or(entry);
+                regs.set_ip(before);
+                thread.set_regs(&regs)?;
+                thread.resume()?;
+                match inside {
+                    Some(inside) => self.inside(inside, None),
+                    None if was_asked => self.schedule(tid, Instant::now()),
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the parked threads go on, at the entry that they came to.
+    fn release(&mut self) -> Result<(), ApplyError> {
+        for (tid, since) in std::mem::take(&mut self.parked) {
+            if let Some(thread) = self.seized.held(tid) {
+                thread.resume()?;
+            }
+            self.progress.parked(since.elapsed());
+        }
+        Ok(())
+    }
+
+    /// A thread that blocks SIGTRAP would lose the net for all at a breakpoint. Those that sleep are not stopped for a look, so
+    /// they are stopped for this.
+    fn unblock_sleepers(&mut self) -> Result<(), ApplyError> {
+        for tid in self.seized.threads() {
+            let blocked = |status: livepatch_process::Status| status.blocked & SIGTRAP_BIT != 0;
+            if !self.job.process.thread_status(tid).is_ok_and(blocked) {
+                continue;
+            }
+            let Ok(mut thread) = self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30) else {
+                continue;
+            };
+            let mask = thread.signal_mask()?;
+            thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+            drop(thread);
+            self.unblocked.insert(tid);
+        }
+        Ok(())
+    }
+
+    fn block_again(&mut self) {
+        for tid in std::mem::take(&mut self.unblocked) {
+            // Without it the thread only takes a signal that nobody sends.
+            let blocked =
+                self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30).ok().map(|mut thread| {
+                    let mask = thread.signal_mask()?;
+                    thread.set_signal_mask(mask | SIGTRAP_BIT)
+                });
+            tracing::trace!(?blocked, %tid, "blocking SIGTRAP again");
+        }
+    }
+
+    /// Waits a little, awake if a thread waits for its look or events come one after the other.
+    fn wait(&self, now: Instant) {
+        if self.due.first().is_some_and(|(when, _)| *when <= now) && self.asked.len() < WINDOW {
+            return;
+        }
+        if !self.asked.is_empty() || now.duration_since(self.last_event) < AWAKE {
+            std::thread::yield_now();
+        } else {
+            let next = self.due.first().map_or(NAP, |(when, _)| when.saturating_duration_since(now));
+            std::thread::sleep(next.min(NAP));
+        }
+    }
+
+    /// At the deadline, with the breakpoints away.
+    fn give_up(mut self) -> Failed {
+        if let Err(error) = self.end() {
+            return Failed::Error(error);
+        }
+        self.who_is_inside()
+    }
+
+    fn who_is_inside(self) -> Failed {
+        let mut inside = Vec::new();
+        let mut unseen = Vec::new();
+        for (tid, standing) in self.threads {
+            match standing {
+                Standing::Inside(seen) => inside.push(seen.who),
+                Standing::Unknown => unseen.push(tid.to_string()),
+                Standing::Outside => {}
+            }
+        }
+        let stuck = (!unseen.is_empty()).then(|| format!("threads did not stop: {}", unseen.join(", ")));
+        Failed::Busy(Box::new(NotQuiescent { seized: self.seized, inside, stuck }))
+    }
+
+    /// After an error: everything back as it was.
+    fn abandon(mut self, error: ApplyError) -> (Option<Seized>, ApplyError) {
+        let process = self.job.process;
+        if !process.is_alive() {
+            return (None, error);
+        }
+        let lost = |error: ApplyError| (None, error);
+        if let Err(second) = self.job.entries.disarm() {
+            let what = error.to_string();
+            return lost(match second {
+                ApplyError::NotUndone { undo, .. } => ApplyError::NotUndone { what, undo },
+                other => other,
+            });
+        }
+        if let Err(second) = self.release().and_then(|()| self.end()) {
+            tracing::warn!(error = %second, "after an error, the threads are let go");
+        }
+        (Some(self.seized), error)
+    }
+
+    /// The entries are as they stay: no breakpoint is left.
+    fn end(&mut self) -> Result<(), ApplyError> {
+        let removed = net::remove(&mut self.seized, self.job.entries.landing(), Instant::now() + UNDO);
+        if let Err(error) = removed {
+            tracing::debug!(%error, "the net stays");
+        }
+        self.block_again();
+        self.seized.set_breakpoints(BTreeSet::new());
+        Ok(())
+    }
+}
+
+/// All threads run in the new world.
+#[derive(Debug)]
+pub struct Switched {
+    /// The process, still seized.
+    pub seized: Seized,
+    /// How the threads were held.
+    pub progress: Progress,
+}
+
+/// The switch failed.
+#[derive(Debug)]
+pub struct NotSwitched {
+    /// The process, if it can be worked with.
+    pub seized: Option<Seized>,
+    /// What failed.
+    pub error: ApplyError,
+    /// The new world was committed to, and only some breakpoints are left that lead there.
+    pub committed: bool,
+}
+
+impl Drained<'_> {
+    /// Switches all entries and lets all threads go on. `done` is called as soon as the entries are final.
+    ///
+    /// # Errors
+    /// Before the commit everything is undone; after it, what is missing is left to the next run.
+    pub fn switch(self, done: impl FnOnce()) -> Result<Switched, Box<NotSwitched>> {
+        let Self(mut drain) = self;
+        let mut events = Vec::new();
+        let limit = Instant::now() + UNDO;
+        let (seized, how) = (&mut drain.seized, drain.serialise);
+        let switched = drain.job.entries.switch(|| net::serialise(seized, how, limit, &mut events));
+        match switched {
+            Ok(()) => {}
+            Err(SwitchError::Before(error)) => {
+                let (seized, error) = drain.abandon(error);
+                return Err(Box::new(NotSwitched { seized, error, committed: false }));
+            }
+            Err(SwitchError::After(error)) => {
+                // The net leads everybody to the new world.
+                let released = drain.release();
+                let error = undone(error, Ok(()));
+                tracing::warn!(?released, %error, "the entries could not be completed");
+                return Err(Box::new(NotSwitched { seized: None, error, committed: true }));
+            }
+        }
+        done();
+        let finished = drain.release().and_then(|()| {
+            events.into_iter().try_for_each(|event| drain.on_event_at_rest(event))?;
+            drain.end()
+        });
+        match finished {
+            Ok(()) => Ok(Switched { seized: drain.seized, progress: drain.progress }),
+            Err(error) => {
+                tracing::warn!(%error, "after the switch");
+                Ok(Switched { seized: drain.seized, progress: drain.progress })
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Getting every thread out of what is to be replaced, and the switch.
+//!
+//! | method | policy | module |
+//! |---|---|---|
+//! | breakpoints at the entries, threads one at a time | `quiescent`, `immediate` | [`drain`], [`entries`], [`net`] |
+//! | all threads stopped at once | `snapshot`, and functions that cannot have a breakpoint | [`snapshot`] |
+//!
+//! Either yields a value that proves quiescence ([`drain::Drained`], [`snapshot::Quiesced`]), and only such a value writes the
+//! jumps.
+
+pub mod drain;
+pub mod entries;
+pub mod net;
+pub mod snapshot;
+mod standing;
+
+use crate::error::ApplyError;
+use crate::guard::Inside;
+use crate::report::Holds;
+use livepatch_process::{ProcessError, Seized};
+use std::time::Duration;
+
+/// How it went so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    pub(crate) held: Duration,
+    pub(crate) parked: Duration,
+    pub(crate) threads: usize,
+    pub(crate) retries: u32,
+}
+
+impl Progress {
+    /// A thread was held without regard to what it runs.
+    fn held(&mut self, time: Duration) {
+        self.held = self.held.max(time);
+    }
+
+    /// A thread was held because it came to an entry.
+    fn parked(&mut self, time: Duration) {
+        self.parked = self.parked.max(time);
+    }
+
+    /// The figures for the report. A thread that comes to an entry may have been held before, as any other.
+    pub fn holds(&self) -> Holds {
+        Holds {
+            world_stopped_us: self.held.as_micros() as u64,
+            parked_us: self.held.max(self.parked).as_micros() as u64,
+            threads: self.threads,
+            retries: self.retries,
+        }
+    }
+}
+
+/// Quiescence was not reached by the deadline. Every thread runs.
+#[derive(Debug)]
+pub struct NotQuiescent {
+    /// The process, still seized.
+    pub seized: Seized,
+    /// Who was in the way at the last attempt.
+    pub inside: Vec<Inside>,
+    /// Threads that did not stop, as text.
+    pub stuck: Option<String>,
+}
+
+/// How an attempt to reach quiescence ended without it.
+#[derive(Debug)]
+pub enum Failed {
+    /// Somebody was inside all the time.
+    Busy(Box<NotQuiescent>),
+    /// This way of getting there is not open to the process; nothing was changed.
+    Unable(Box<Seized>, ApplyError),
+    /// The process or the system failed.
+    Error(ApplyError),
+}
+
+impl From<ProcessError> for Failed {
+    fn from(error: ProcessError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// Processes that run in the same memory without being threads of the process, as text. The parent of a `vfork` child shows
+/// besides as a thread that does not stop, so that one born after this look is noticed. A kernel without `kcmp` leaves only
+/// that.
+fn sharers(seized: &Seized) -> Option<String> {
+    let found = match seized.process().address_space_sharers() {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::debug!(%error, "cannot look for processes in the same memory");
+            return None;
+        }
+    };
+    let list: Vec<String> = found.iter().map(ToString::to_string).collect();
+    (!list.is_empty()).then(|| format!("shares its memory with process {} (vfork or clone)", list.join(", ")))
+}

@@ -1,0 +1,194 @@
+//! The net: the target's own way from a breakpoint on, for the time that no tracer looks after it.
+//!
+//! It is a handler of SIGTRAP (its code is in [`crate::landing`]), put in place before the first breakpoint and taken away after
+//! the last one, when no thread can be on its way from a breakpoint to the handler any more.
+
+use crate::error::ApplyError;
+use crate::landing::Landing;
+use crate::safepoint;
+use livepatch_process::{Event, RemoteError, Seized, StoppedThread, Tid};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// `SIGTRAP` of `<signal.h>` on x86-64.
+pub const SIGTRAP: u64 = 5;
+/// Its bit in a signal mask.
+pub const SIGTRAP_BIT: u64 = 1 << (SIGTRAP - 1);
+/// System calls of x86-64.
+const SYS_RT_SIGACTION: i64 = 13;
+const SYS_MEMBARRIER: i64 = 324;
+/// Size of the kernel's `sigset_t`.
+const SIGSET: u64 = 8;
+/// Commands of `<linux/membarrier.h>`.
+const PRIVATE_EXPEDITED_SYNC_CORE: u64 = 1 << 5;
+const REGISTER_PRIVATE_EXPEDITED_SYNC_CORE: u64 = 1 << 6;
+
+/// How long it may take until every thread was seen away from breakpoints and net.
+const CALM_LIMIT: Duration = Duration::from_secs(2);
+/// Threads that are stopped at the same time, at most.
+const AT_ONCE: usize = 4;
+
+/// How all cores are made to fetch changed code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serialise {
+    /// `membarrier` in the target.
+    Membarrier,
+    /// Every running thread is stopped once.
+    Stops,
+}
+
+fn action(thread: &mut StoppedThread<'_>, new: u64, old: u64, deadline: Instant) -> Result<(), ApplyError> {
+    let result = thread.remote_syscall(SYS_RT_SIGACTION, [SIGTRAP, new, old, SIGSET, 0, 0], deadline)?;
+    result.map(drop).map_err(|errno| RemoteError::Syscall { name: "rt_sigaction", errno }.into())
+}
+
+/// Whether the kernel did it.
+fn membarrier(thread: &mut StoppedThread<'_>, command: u64, deadline: Instant) -> Result<bool, ApplyError> {
+    match thread.remote_syscall(SYS_MEMBARRIER, [command, 0, 0, 0, 0, 0], deadline) {
+        Ok(result) => Ok(result.is_ok()),
+        Err(RemoteError::Forbidden { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Puts the net in place, and finds out how to serialise cores.
+///
+/// # Errors
+/// [`ApplyError::Refused`] if a seccomp filter forbids it.
+pub fn install(seized: &mut Seized, landing: Landing, deadline: Instant) -> Result<Serialise, ApplyError> {
+    let process = seized.process().clone();
+    landing.write_action(&process)?;
+    let serialise = safepoint::on_any_thread(seized, deadline, |thread| {
+        action(thread, landing.new_action().0, landing.last_action().0, deadline)?;
+        let registered = membarrier(thread, REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, deadline)?;
+        Ok(if registered { Serialise::Membarrier } else { Serialise::Stops })
+    })?;
+    landing.keep_last_action(&process)?;
+    Ok(serialise)
+}
+
+/// Puts the net in place again after the kernel took it away: it does so when a thread comes to a breakpoint with SIGTRAP blocked.
+///
+/// # Errors
+/// No thread could be used for it.
+pub fn install_again(seized: &mut Seized, landing: Landing, deadline: Instant) -> Result<(), ApplyError> {
+    safepoint::on_any_thread(seized, deadline, |thread| action(thread, landing.new_action().0, 0, deadline))
+}
+
+/// Whether the process has a handler for SIGTRAP.
+///
+/// # Errors
+/// The process is gone.
+pub fn is_installed(seized: &Seized) -> Result<bool, ApplyError> {
+    Ok(seized.process().status()?.caught & SIGTRAP_BIT != 0)
+}
+
+/// Makes every core fetch changed code anew before it executes it.
+///
+/// # Errors
+/// No thread could be used for it.
+pub fn serialise(
+    seized: &mut Seized,
+    how: Serialise,
+    deadline: Instant,
+    others: &mut Vec<Event>,
+) -> Result<(), ApplyError> {
+    if how == Serialise::Membarrier {
+        let done = safepoint::on_any_thread(seized, deadline, |thread| {
+            membarrier(thread, PRIVATE_EXPEDITED_SYNC_CORE, deadline)
+        })?;
+        if done {
+            return Ok(());
+        }
+    }
+    // A thread that does not run goes through the kernel before it does, and a core that takes it up serialises.
+    let process = seized.process().clone();
+    let running = |tid: &Tid| process.asleep(*tid).is_none();
+    let tids: BTreeSet<Tid> = seized.threads().into_iter().filter(running).collect();
+    visit(seized, tids, deadline, others, &mut |_| true)
+}
+
+/// Waits until no thread is on the way from a breakpoint to its destination. No breakpoint may be left in the code.
+///
+/// # Errors
+/// [`ApplyError::Busy`] if some thread could not be looked at in time; the net has to stay.
+fn calm(seized: &mut Seized, landing: Landing) -> Result<(), ApplyError> {
+    let process = seized.process().clone();
+    let in_system_call = |tid: &Tid| process.asleep(*tid).is_some_and(|asleep| asleep.syscall.is_some());
+    let tids: BTreeSet<Tid> = seized.threads().into_iter().filter(|tid| !in_system_call(tid)).collect();
+    let away =
+        &mut |thread: &StoppedThread<'_>| thread.regs().is_ok_and(|regs| !landing.net().contains(&regs.ip()));
+    visit(seized, tids, Instant::now() + CALM_LIMIT, &mut Vec::new(), away)
+}
+
+/// Stops threads, a few at a time, until each was found `done`; one that comes from a breakpoint is sent on. Events of another
+/// kind are left to the caller.
+fn visit(
+    seized: &mut Seized,
+    mut tids: BTreeSet<Tid>,
+    deadline: Instant,
+    others: &mut Vec<Event>,
+    done: &mut dyn FnMut(&StoppedThread<'_>) -> bool,
+) -> Result<(), ApplyError> {
+    let mut asked: BTreeSet<Tid> = BTreeSet::new();
+    loop {
+        tids.retain(|tid| seized.traces(*tid));
+        asked.retain(|tid| tids.contains(tid));
+        if tids.is_empty() {
+            return Ok(());
+        }
+        let next: Vec<Tid> = tids
+            .iter()
+            .filter(|tid| !asked.contains(tid))
+            .take(AT_ONCE - asked.len().min(AT_ONCE))
+            .copied()
+            .collect();
+        for tid in next {
+            seized.request_stop(tid)?;
+            asked.insert(tid);
+        }
+        let events = seized.poll(asked.iter().copied().collect::<Vec<_>>())?;
+        let idle = events.is_empty();
+        for event in events {
+            let (Event::Stopped { tid } | Event::Breakpoint { tid, .. }) = event else {
+                others.push(event);
+                continue;
+            };
+            asked.remove(&tid);
+            if let Some(thread) = seized.held(tid) {
+                if done(&thread) {
+                    tids.remove(&tid);
+                }
+                thread.resume()?;
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(ApplyError::Environment {
+                what: format!("threads {tids:?} could not be looked at in time"),
+                source: None,
+            });
+        }
+        if idle {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Takes the net away when no breakpoint is left in the code, unless the program has installed an action of its own meanwhile.
+///
+/// # Errors
+/// No thread could be used for it: the net stays, which changes nothing for the program.
+pub fn remove(seized: &mut Seized, landing: Landing, deadline: Instant) -> Result<(), ApplyError> {
+    seized.hold_forked(false);
+    calm(seized, landing)?;
+    let process = seized.process().clone();
+    landing.keep_last_action(&process)?;
+    safepoint::on_any_thread(seized, deadline, |thread| {
+        action(thread, landing.old_action().0, landing.last_action().0, deadline)?;
+        if !landing.last_was_net(&process)? {
+            action(thread, landing.last_action().0, 0, deadline)?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! Where a thread stands: inside of what is to be replaced, or outside.
+
+use crate::guard::{Guard, Inside};
+use crate::stacks;
+use crate::unwind::Tables;
+use livepatch_patch::RunAddr;
+use livepatch_process::{Asleep, Process, Regs, Tid};
+use std::time::{Duration, Instant};
+
+/// First and longest time between two looks at a thread that is inside.
+const FIRST_LOOK: Duration = Duration::from_micros(100);
+const LONGEST_LOOK: Duration = Duration::from_millis(5);
+/// How often a thread that is inside may pass a breakpoint without its stack being walked.
+const PASSES: u32 = 256;
+
+/// What is known of a thread since the breakpoints are in place.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Not looked at yet.
+    Unknown,
+    /// It was inside, or its stack could not be proven.
+    Inside(Box<Seen>),
+    /// It was outside, and cannot have come in since.
+    Outside,
+}
+
+/// The last look at a thread that is in the way.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// When it was first found in the way.
+    pub since: Instant,
+    /// Its stack.
+    pub who: Inside,
+    /// Its sleep, if it slept.
+    asleep: Option<Asleep>,
+    /// Breakpoints that it passed since.
+    passes: u32,
+}
+
+impl Seen {
+    pub fn new(since: Instant, who: Inside, asleep: Option<Asleep>) -> Box<Self> {
+        Box::new(Self { since, who, asleep, passes: 0 })
+    }
+
+    /// When to look again: the longer it has been inside, the later.
+    pub fn next_look(&self, now: Instant) -> Instant {
+        now + (now.duration_since(self.since) / 8).clamp(FIRST_LOOK, LONGEST_LOOK)
+    }
+
+    /// Whether it has not run since the last look.
+    pub fn sleeps_on(&self, process: &Process) -> bool {
+        self.asleep.as_ref().is_some_and(|asleep| process.slept_since(self.who.tid, asleep))
+    }
+
+    /// Whether it may be taken for being inside at a breakpoint without a look at its stack: the stack pointer is below the
+    /// frame that makes it so. The frame may have gone since, so this holds only a limited number of times; to let a thread
+    /// pass is always right, because it is looked at again afterwards.
+    pub fn passes_unseen(&mut self, sp: RunAddr) -> bool {
+        self.passes += 1;
+        self.passes % PASSES != 0 && self.who.outermost.is_some_and(|cfa| sp.offset(8) < cfa)
+    }
+}
+
+/// Judges a sleeping thread without stopping it. `None` if that is not possible at this moment.
+pub(super) fn of_sleeper(
+    process: &Process,
+    tid: Tid,
+    tables: &Tables,
+    guard: &Guard,
+) -> Option<Result<(), (Inside, Asleep)>> {
+    let asleep = process.asleep(tid)?;
+    let walk = stacks::of_sleeper(process, &asleep, tables);
+    // Without all registers, an unproven stack may be provable.
+    if walk.end.is_err() || !process.slept_since(tid, &asleep) {
+        return None;
+    }
+    Some(guard.judge(tid, walk).map_err(|inside| (inside, asleep)))
+}
+
+/// Judges a stopped thread.
+#[expect(clippy::result_large_err, reason = "the error is the finding, made once for each look at a thread")]
+pub(super) fn of_stopped(
+    process: &Process,
+    tid: Tid,
+    regs: Regs,
+    tables: &Tables,
+    guard: &Guard,
+) -> Result<(), Inside> {
+    guard.judge(tid, stacks::of_one(process, tid, regs, tables).walk)
+}

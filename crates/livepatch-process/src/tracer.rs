@@ -1,0 +1,33 @@
+//! A thread for tracing.
+//!
+//! ptrace binds tracees to the OS thread that attached. When that thread ends, the kernel lets go of all of them at once, and
+//! none is interrupted for it; to detach from a running thread, it would have to be stopped.
+
+use crate::error::ProcessError;
+use crate::procfs;
+use crate::{Pid, Tid};
+use std::io;
+use std::panic::resume_unwind;
+
+/// Does work that traces a process on an OS thread of its own, and returns when everything that it still traced is let go.
+///
+/// # Errors
+/// The thread could not be started.
+///
+/// # Panics
+/// If the work does.
+pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ProcessError> {
+    let own = Pid(std::process::id() as i32);
+    let name = "livepatch-tracer".to_owned();
+    let (outcome, tid) = std::thread::scope(|scope| -> io::Result<_> {
+        let work = || (work(), Tid(nix::unistd::gettid().as_raw()));
+        let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, work)?;
+        Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+    .map_err(|error| ProcessError::io(own, "start a thread", error))?;
+    // A thread can be joined a moment before it lets go of its tracees; it leaves the list after that.
+    while procfs::task_dir(own, tid).exists() {
+        std::thread::yield_now();
+    }
+    Ok(outcome)
+}
