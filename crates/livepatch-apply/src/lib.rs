@@ -42,6 +42,8 @@ pub mod target;
 pub mod transition;
 pub mod unwind;
 
+pub use livepatch_process::prefer_this_thread;
+
 pub use apply::{ApplyOptions, apply, check};
 pub use error::{ApplyError, Mismatch, ThreadInside};
 pub use livepatch_patch::select::{Missing, Part, SelectError, Selection, Unknown};

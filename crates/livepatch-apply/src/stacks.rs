@@ -17,6 +17,8 @@ pub struct ThreadStack {
 
 /// Stack pages of each thread that are read ahead with one system call.
 const READ_AHEAD: u64 = 4;
+/// Stack pages that are copied of a thread that is not held for the walk.
+const COPIED: usize = 12;
 
 /// Walks the stacks of all threads.
 pub fn of_all(stopped: &Stopped, tables: &Tables) -> Result<Vec<ThreadStack>, ProcessError> {
@@ -34,12 +36,31 @@ pub fn of_all(stopped: &Stopped, tables: &Tables) -> Result<Vec<ThreadStack>, Pr
 
 /// Walks the stack of a thread that is off the processor and not stopped. Only its instruction and stack pointer are known;
 /// a frame that needs another register ends the walk unproven. Valid if the thread [slept on](Process::slept_since).
-pub fn of_sleeper(process: &Process, asleep: &Asleep, tables: &Tables) -> Walk {
+pub fn of_sleeper(process: &Process, tid: Tid, asleep: &Asleep, tables: &Tables) -> Walk {
     let mut registers = [None; dwarf::COUNT];
     (registers[dwarf::RIP], registers[dwarf::RSP]) = (Some(asleep.ip.0), Some(asleep.sp.0));
-    let mut cache = PageCache::new(process);
-    cache.prefetch((0..READ_AHEAD).map(|page| asleep.sp.offset((page * PAGE_SIZE) as i64)));
+    let mut cache = PageCache::of_stack(process, tid, asleep.sp, COPIED);
     unwind::walk(tables, &mut cache, Registers(registers))
+}
+
+/// A copy of a thread's stack, to be walked while the thread goes on.
+#[derive(Debug)]
+pub struct Copied<'p> {
+    tid: Tid,
+    regs: Regs,
+    cache: PageCache<'p>,
+}
+
+impl<'p> Copied<'p> {
+    /// Copies the upper part of a stopped thread's stack.
+    pub fn new(process: &'p Process, tid: Tid, regs: Regs) -> Self {
+        Self { tid, regs, cache: PageCache::of_stack(process, tid, regs.sp(), COPIED) }
+    }
+
+    /// Walks the copy. A stack that goes beyond it ends unproven.
+    pub fn walk(mut self, tables: &Tables) -> Walk {
+        walk(self.tid, self.regs, tables, &mut self.cache).walk
+    }
 }
 
 /// Walks one stack.

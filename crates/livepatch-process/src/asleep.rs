@@ -6,8 +6,10 @@
 //! how often it got one (proc(5), `Documentation/scheduler/sched-stats.rst` of the kernel). So the counters are read first
 //! and once more at the end.
 
-use crate::{Process, Tid, procfs};
+use crate::{Process, Tid};
 use livepatch_patch::RunAddr;
+use std::fs::File;
+use std::io::Read;
 
 /// A thread off the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +35,7 @@ impl Process {
     /// Where a thread will go on; `None` if it runs or wants to, is gone, or the kernel does not tell.
     pub fn asleep(&self, tid: Tid) -> Option<Asleep> {
         let runs = self.runs(tid)?;
-        let text = std::fs::read(procfs::task_dir(self.pid(), tid).join("syscall")).ok()?;
-        parse_syscall(&text, runs)
+        self.read_line(tid, "syscall", |text| parse_syscall(text, runs))
     }
 
     /// Whether the thread has not run since it was looked at, so that what was read of its stack meanwhile is its stack.
@@ -43,8 +44,15 @@ impl Process {
     }
 
     fn runs(&self, tid: Tid) -> Option<Runs> {
-        let text = std::fs::read(procfs::task_dir(self.pid(), tid).join("schedstat")).ok()?;
-        parse_schedstat(&text)
+        self.read_line(tid, "schedstat", parse_schedstat)
+    }
+
+    /// Reads a file that the kernel prints at once, with as few system calls as possible.
+    fn read_line<T>(&self, tid: Tid, name: &str, parse: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+        let mut buffer = [0; 512];
+        let mut file = File::open(format!("/proc/{}/task/{tid}/{name}", self.pid())).ok()?;
+        let len = file.read(&mut buffer).ok()?;
+        parse(&buffer[..len])
     }
 }
 

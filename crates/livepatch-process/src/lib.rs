@@ -65,5 +65,5 @@ pub use regs::{Regs, XState};
 pub use remote::{CallStack, RemoteCall};
 pub use remote_memory::Protection;
 pub use thread::StoppedThread;
-pub use tracer::on_tracer_thread;
+pub use tracer::{on_tracer_thread, prefer_this_thread};
 pub use world::{Seized, Stopped};

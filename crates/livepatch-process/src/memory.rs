@@ -4,7 +4,7 @@
 //! It writes to read-only private mappings, too (a private copy of the page is made, files are never changed).
 
 use crate::error::{Loss, ProcessError};
-use crate::{Process, sys};
+use crate::{Process, Tid, sys};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use std::collections::HashMap;
@@ -117,12 +117,27 @@ fn addr_beyond_user(addr: RunAddr) -> bool {
 pub struct PageCache<'p> {
     process: &'p Process,
     pages: HashMap<u64, Box<[u8; PAGE_SIZE as usize]>>,
+    sealed: bool,
 }
 
 impl<'p> PageCache<'p> {
     /// An empty cache.
     pub fn new(process: &'p Process) -> Self {
-        Self { process, pages: HashMap::new() }
+        Self { process, pages: HashMap::new(), sealed: false }
+    }
+
+    /// Copies the stack of a traced thread from its stack pointer upwards, as many pages as there are and as are wanted, with one
+    /// system call. Nothing else will be read: the copy stays what the stack was, when the thread goes on meanwhile.
+    pub fn of_stack(process: &'p Process, tid: Tid, sp: RunAddr, pages: usize) -> Self {
+        let first = sp.0 & !(PAGE_SIZE - 1);
+        let addrs = (0..pages as u64).map(|page| first.wrapping_add(page * PAGE_SIZE));
+        let mut buffers: Vec<_> = addrs.map(|page| (page, Box::new([0; PAGE_SIZE as usize]))).collect();
+        let mut pieces: Vec<(RunAddr, &mut [u8])> =
+            buffers.iter_mut().map(|(page, buffer)| (RunAddr(*page), &mut buffer[..])).collect();
+        // A short count is the number of bytes in front of the first page that is not there (process_vm_readv(2)).
+        let got = sys::process_vm_readv(tid, &mut pieces).unwrap_or(0) / PAGE_SIZE as usize;
+        buffers.truncate(got);
+        Self { process, pages: buffers.into_iter().collect(), sealed: true }
     }
 
     /// Reads many pages ahead with few system calls (the tops of all stacks, say). If one of them cannot be read, all are left
@@ -166,6 +181,11 @@ impl<'p> PageCache<'p> {
         use std::collections::hash_map::Entry;
         match self.pages.entry(page) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(_) if self.sealed => {
+                let source = io::Error::other("it is not part of the copy");
+                let (pid, len) = (self.process.pid(), PAGE_SIZE as usize);
+                Err(ProcessError::Memory { pid, access: "read", addr: RunAddr(page), len, source })
+            }
             Entry::Vacant(entry) => Ok(entry.insert(Box::new(self.process.read_array(RunAddr(page))?))),
         }
     }

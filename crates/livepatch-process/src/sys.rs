@@ -306,6 +306,14 @@ pub(crate) fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
     }
 }
 
+/// Gives the calling thread the highest priority among ordinary ones, if that is permitted.
+pub(crate) fn prefer_this_thread() {
+    const HIGHEST: c_int = -20;
+    // SAFETY: takes numbers only; 0 stands for the calling thread, which has a priority of its own on Linux.
+    let set = Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, HIGHEST) });
+    tracing::trace!(?set, "priority of the tracing thread");
+}
+
 /// Whether the process has ended: a pidfd becomes readable when the last thread is gone.
 pub(crate) fn pidfd_ended(fd: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };

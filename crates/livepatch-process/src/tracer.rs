@@ -2,12 +2,20 @@
 //!
 //! ptrace binds tracees to the OS thread that attached. When that thread ends, the kernel lets go of all of them at once, and
 //! none is interrupted for it; to detach from a running thread, it would have to be stopped.
+//!
+//! Threads of the target wait for this one while they are held, so it gets a processor before others where the system
+//! permits that (`nice` −20; root, or CAP_SYS_NICE).
 
 use crate::error::ProcessError;
-use crate::procfs;
-use crate::{Pid, Tid};
+use crate::{Pid, Tid, procfs, sys};
 use std::io;
 use std::panic::resume_unwind;
+
+/// Gives the calling thread, and those that it starts, a processor before others where the system permits that. For tools
+/// that do nothing but this work: on a busy machine the way to the first stop is long otherwise.
+pub fn prefer_this_thread() {
+    sys::prefer_this_thread();
+}
 
 /// Does work that traces a process on an OS thread of its own, and returns when everything that it still traced is let go.
 ///
@@ -20,7 +28,10 @@ pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, P
     let own = Pid(std::process::id() as i32);
     let name = "livepatch-tracer".to_owned();
     let (outcome, tid) = std::thread::scope(|scope| -> io::Result<_> {
-        let work = || (work(), Tid(nix::unistd::gettid().as_raw()));
+        let work = || {
+            sys::prefer_this_thread();
+            (work(), Tid(nix::unistd::gettid().as_raw()))
+        };
         let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, work)?;
         Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })

@@ -18,9 +18,10 @@ use super::standing::{self, Seen, Standing};
 use super::{Failed, NotQuiescent, Progress, sharers};
 use crate::error::ApplyError;
 use crate::guard::{Guard, Inside};
+use crate::stacks;
 use crate::unwind::Tables;
 use livepatch_patch::RunAddr;
-use livepatch_process::{Event, Process, Seized, Tid};
+use livepatch_process::{Asleep, Event, Process, Seized, Status, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ const WINDOW: usize = 12;
 /// First and longest grace period of parked threads.
 const FIRST_GRACE: Duration = Duration::from_millis(40);
 const LONGEST_GRACE: Duration = Duration::from_secs(2);
+/// How many grace periods an attempt may last while threads go on leaving.
+const TRICKLE: u32 = 8;
 /// Time between attempts, in which threads that waited for each other get on.
 const BREATH: Duration = Duration::from_millis(2);
 /// How often to make sure that the net is in place.
@@ -71,6 +74,14 @@ struct Drain<'a> {
     /// Threads asked to stop, and when they were last seen not to have.
     asked: BTreeMap<Tid, Instant>,
     parked: BTreeMap<Tid, Instant>,
+    /// Threads whose stack is to be walked while they are held.
+    deep: BTreeSet<Tid>,
+    /// Threads that slept outside when there was no breakpoint yet.
+    slept: BTreeMap<Tid, Asleep>,
+    /// Threads that were not looked at yet in this attempt.
+    unknown: usize,
+    /// When the last of them was looked at, or the last thread left since.
+    moved: Instant,
     /// Threads that block SIGTRAP by their own will; while there are breakpoints they do not.
     unblocked: BTreeSet<Tid>,
     /// Whether there are breakpoints at all.
@@ -114,7 +125,7 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
     seized.set_breakpoints(job.entries.addresses());
     seized.hold_forked(true);
     let mut drain = Drain::new(seized, job, serialise);
-    let outcome = drain.unblock_sleepers().and_then(|()| drain.run());
+    let outcome = drain.prepare().and_then(|()| drain.run());
     match outcome {
         Ok(Attempt::Drained) => Ok(Drained(drain)),
         Ok(_) => Err(drain.give_up()),
@@ -130,7 +141,7 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
 pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed> {
     let mut drain = Drain::new(seized, job, Serialise::Stops);
     drain.armed = false;
-    match drain.attempt(drain.job.deadline) {
+    match drain.attempt(LONGEST_GRACE) {
         Ok(Attempt::Drained) => Ok((drain.seized, drain.progress)),
         Ok(_) => Err(drain.who_is_inside()),
         Err(error) => Err(Failed::Error(error)),
@@ -149,6 +160,10 @@ impl<'a> Drain<'a> {
             due_of: BTreeMap::new(),
             asked: BTreeMap::new(),
             parked: BTreeMap::new(),
+            deep: BTreeSet::new(),
+            slept: BTreeMap::new(),
+            unknown: 0,
+            moved: now,
             unblocked: BTreeSet::new(),
             armed: true,
             net_seen: now,
@@ -162,7 +177,7 @@ impl<'a> Drain<'a> {
         let mut grace = FIRST_GRACE;
         loop {
             self.job.entries.arm()?;
-            let attempt = self.attempt(Instant::now() + grace)?;
+            let attempt = self.attempt(grace)?;
             if matches!(attempt, Attempt::Drained) {
                 return Ok(attempt);
             }
@@ -204,8 +219,9 @@ impl<'a> Drain<'a> {
         Ok(())
     }
 
-    fn attempt(&mut self, grace: Instant) -> Result<Attempt, ApplyError> {
+    fn attempt(&mut self, grace: Duration) -> Result<Attempt, ApplyError> {
         self.begin()?;
+        let started = Instant::now();
         loop {
             self.take_events()?;
             let now = Instant::now();
@@ -216,7 +232,8 @@ impl<'a> Drain<'a> {
             if now >= self.job.deadline {
                 return Ok(Attempt::Deadline);
             }
-            if now >= grace && !self.parked.is_empty() {
+            let stands = self.unknown == 0 && now.duration_since(self.moved) >= grace;
+            if (stands || now.duration_since(started) >= grace * TRICKLE) && !self.parked.is_empty() {
                 return Ok(Attempt::Stalled);
             }
             self.keep_net()?;
@@ -230,7 +247,9 @@ impl<'a> Drain<'a> {
             self.on_event_at_rest(event)?;
         }
         let now = Instant::now();
-        (self.last_event, self.net_seen) = (now, now);
+        (self.last_event, self.net_seen, self.moved) = (now, now, now);
+        self.unknown = 0;
+        self.deep.clear();
         self.asked.clear();
         self.due.clear();
         self.due_of.clear();
@@ -243,7 +262,7 @@ impl<'a> Drain<'a> {
     fn add_strangers(&mut self, now: Instant) {
         for tid in self.seized.threads() {
             if !self.threads.contains_key(&tid) {
-                self.threads.insert(tid, Standing::Unknown);
+                self.stands(tid, Standing::Unknown);
                 self.schedule(tid, now);
             }
         }
@@ -264,7 +283,24 @@ impl<'a> Drain<'a> {
 
     fn outside(&mut self, tid: Tid) {
         self.unschedule(tid);
-        self.threads.insert(tid, Standing::Outside);
+        self.stands(tid, Standing::Outside);
+    }
+
+    fn stands(&mut self, tid: Tid, standing: Standing) {
+        let leaves = matches!(standing, Standing::Outside);
+        self.unknown += usize::from(matches!(standing, Standing::Unknown));
+        let before = self.threads.insert(tid, standing);
+        self.was(before.as_ref(), leaves);
+    }
+
+    /// Counts what a thread was before.
+    fn was(&mut self, before: Option<&Standing>, leaves: bool) {
+        if matches!(before, Some(Standing::Unknown)) {
+            self.unknown -= 1;
+            self.moved = Instant::now();
+        } else if leaves && matches!(before, Some(Standing::Inside(_))) {
+            self.moved = Instant::now();
+        }
     }
 
     fn nobody_missing(&mut self) -> Result<bool, ApplyError> {
@@ -312,7 +348,7 @@ impl<'a> Drain<'a> {
             Event::Stopped { tid } => self.on_stop(tid),
             Event::Breakpoint { tid, addr } => self.on_breakpoint(tid, addr),
             Event::Started { tid } => {
-                self.threads.insert(tid, Standing::Outside);
+                self.stands(tid, Standing::Outside);
                 Ok(())
             }
             Event::Exited { tid } => {
@@ -325,7 +361,8 @@ impl<'a> Drain<'a> {
     }
 
     fn forget(&mut self, tid: Tid) {
-        self.threads.remove(&tid);
+        let before = self.threads.remove(&tid);
+        self.was(before.as_ref(), true);
         self.asked.remove(&tid);
         self.parked.remove(&tid);
         self.unschedule(tid);
@@ -359,6 +396,10 @@ impl<'a> Drain<'a> {
             self.schedule(tid, next);
             return Ok(());
         }
+        if self.slept.remove(&tid).is_some_and(|asleep| process.slept_since(tid, &asleep)) {
+            self.outside(tid);
+            return Ok(());
+        }
         match standing::of_sleeper(process, tid, self.job.tables, self.job.guard) {
             Some(Ok(())) => self.outside(tid),
             Some(Err((inside, asleep))) => self.inside(inside, Some(asleep)),
@@ -371,7 +412,7 @@ impl<'a> Drain<'a> {
         Ok(())
     }
 
-    fn inside(&mut self, who: Inside, asleep: Option<livepatch_process::Asleep>) {
+    fn inside(&mut self, who: Inside, asleep: Option<Asleep>) {
         let (now, tid) = (Instant::now(), who.tid);
         let since = match self.threads.get(&tid) {
             Some(Standing::Inside(seen)) => seen.since,
@@ -380,7 +421,7 @@ impl<'a> Drain<'a> {
         let seen = Seen::new(since, who, asleep);
         let next = seen.next_look(now);
         self.schedule(tid, next);
-        self.threads.insert(tid, Standing::Inside(seen));
+        self.stands(tid, Standing::Inside(seen));
     }
 
     fn on_stop(&mut self, tid: Tid) -> Result<(), ApplyError> {
@@ -392,9 +433,25 @@ impl<'a> Drain<'a> {
             thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
             self.unblocked.insert(tid);
         }
-        let judged = standing::of_stopped(process, tid, thread.regs()?, self.job.tables, self.job.guard);
-        thread.resume()?;
-        self.progress.held(since.elapsed());
+        let regs = thread.regs()?;
+        let judged = if self.deep.remove(&tid) {
+            let judged = standing::of_stopped(process, tid, regs, self.job.tables, self.job.guard);
+            thread.resume()?;
+            self.progress.held(since.elapsed());
+            judged
+        } else {
+            let copy = stacks::Copied::new(process, tid, regs);
+            thread.resume()?;
+            self.progress.held(since.elapsed());
+            let walk = copy.walk(self.job.tables);
+            if walk.end.is_err() {
+                // Perhaps only the copy was too short.
+                self.deep.insert(tid);
+                self.schedule(tid, Instant::now());
+                return Ok(());
+            }
+            self.job.guard.judge(tid, walk)
+        };
         match judged {
             Ok(()) => self.outside(tid),
             Err(inside) => self.inside(inside, None),
@@ -448,20 +505,27 @@ impl<'a> Drain<'a> {
         Ok(())
     }
 
-    /// A thread that blocks SIGTRAP would lose the net for all at a breakpoint. Those that sleep are not stopped for a look, so
-    /// they are stopped for this.
-    fn unblock_sleepers(&mut self) -> Result<(), ApplyError> {
+    /// Before the first breakpoint, when nobody waits yet. A thread that blocks SIGTRAP would lose the net for all at a breakpoint.
+    /// Of those that sleep outside, only whether they slept on is to be asked later.
+    fn prepare(&mut self) -> Result<(), ApplyError> {
         for tid in self.seized.threads() {
-            let blocked = |status: livepatch_process::Status| status.blocked & SIGTRAP_BIT != 0;
-            if !self.job.process.thread_status(tid).is_ok_and(blocked) {
-                continue;
+            let blocked = |status: Status| status.blocked & SIGTRAP_BIT != 0;
+            if self.job.process.thread_status(tid).is_ok_and(blocked) {
+                self.unblock(tid)?;
             }
-            let Ok(mut thread) = self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30) else {
-                continue;
-            };
+            if let Some(asleep) =
+                standing::outside_asleep(self.job.process, tid, self.job.tables, self.job.guard)
+            {
+                self.slept.insert(tid, asleep);
+            }
+        }
+        Ok(())
+    }
+
+    fn unblock(&mut self, tid: Tid) -> Result<(), ApplyError> {
+        if let Ok(mut thread) = self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30) {
             let mask = thread.signal_mask()?;
             thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
-            drop(thread);
             self.unblocked.insert(tid);
         }
         Ok(())

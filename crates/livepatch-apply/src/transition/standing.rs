@@ -69,12 +69,20 @@ pub(super) fn of_sleeper(
     guard: &Guard,
 ) -> Option<Result<(), (Inside, Asleep)>> {
     let asleep = process.asleep(tid)?;
-    let walk = stacks::of_sleeper(process, &asleep, tables);
+    let walk = stacks::of_sleeper(process, tid, &asleep, tables);
     // Without all registers, an unproven stack may be provable.
     if walk.end.is_err() || !process.slept_since(tid, &asleep) {
         return None;
     }
     Some(guard.judge(tid, walk).map_err(|inside| (inside, asleep)))
+}
+
+/// The sleep of a thread that is outside.
+pub(super) fn outside_asleep(process: &Process, tid: Tid, tables: &Tables, guard: &Guard) -> Option<Asleep> {
+    let asleep = process.asleep(tid)?;
+    let walk = stacks::of_sleeper(process, tid, &asleep, tables);
+    let outside = guard.judge(tid, walk).is_ok();
+    (outside && process.slept_since(tid, &asleep)).then_some(asleep)
 }
 
 /// Judges a stopped thread.

@@ -23,6 +23,7 @@ pub(crate) struct ApplyArgs {
 
 /// Applies the patch.
 pub(crate) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
+    args.switch.hurry();
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("waiting for process {} to leave the changed code", args.pid));
     let options = args.switch.apply_options();

@@ -21,6 +21,7 @@ pub(crate) struct CheckArgs {
 
 /// Checks the patch against the process.
 pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
+    args.switch.hurry();
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("checking process {}", args.pid));
     let report = livepatch_apply::check(args.pid, &file.data, &args.switch.apply_options())?;

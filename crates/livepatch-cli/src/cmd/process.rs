@@ -9,8 +9,9 @@ use std::time::Duration;
 /// How to treat threads that are inside of what changes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SwitchArgs {
-    /// `quiescent`: every function switches for every thread at one instant. `immediate`: calls under way may finish in
-    /// the code that they are in.
+    /// `quiescent`: every function switches for every thread at one instant; threads are looked at one by one. `immediate`: calls
+    /// under way may finish in the code that they are in. `snapshot`: as `quiescent`, but by stopping all threads at once, for
+    /// comparison.
     #[arg(long, value_enum, default_value_t = PolicyArg::Quiescent)]
     policy: PolicyArg,
     /// Seconds after which a process that is never quiescent is reported as busy.
@@ -22,9 +23,15 @@ pub(crate) struct SwitchArgs {
 enum PolicyArg {
     Quiescent,
     Immediate,
+    Snapshot,
 }
 
 impl SwitchArgs {
+    /// Called first by commands that switch: threads of the process wait for them.
+    pub(crate) fn hurry(&self) {
+        livepatch_apply::prefer_this_thread();
+    }
+
     pub(crate) fn apply_options(&self) -> ApplyOptions {
         ApplyOptions { policy: self.policy(), deadline: self.timeout(), ..ApplyOptions::default() }
     }
@@ -37,6 +44,7 @@ impl SwitchArgs {
         match self.policy {
             PolicyArg::Quiescent => Policy::Quiescent,
             PolicyArg::Immediate => Policy::Immediate,
+            PolicyArg::Snapshot => Policy::Snapshot,
         }
     }
 
@@ -89,7 +97,12 @@ pub(crate) fn patch_text(patch: &PatchReport) -> String {
 
 /// How long the process was held.
 pub(crate) fn holds_text(holds: &Holds) -> String {
-    let mut text = format!("{} held for {} µs", count(holds.threads, "thread"), holds.world_stopped_us);
+    let mut text = format!(
+        "{} held for {} µs at most, {} µs at a changed function",
+        count(holds.threads, "thread"),
+        holds.world_stopped_us,
+        holds.parked_us
+    );
     if holds.retries > 0 {
         let times = if holds.retries == 1 { "once".into() } else { format!("{} times", holds.retries) };
         let _ = write!(text, ", after waiting {times} for changed code to be left");
