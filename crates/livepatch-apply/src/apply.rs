@@ -129,7 +129,6 @@ impl Job<'_> {
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
         let found = view.registry(module);
         let state = found.as_ref().and_then(|found| found.state.as_ref());
-        let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(found) = found.as_ref().filter(|_| state.is_some_and(|s| s.journal.is_some())) {
             if self.options.dry_run {
                 *repaired = Some("a killed run left something that apply would repair first".into());
@@ -141,6 +140,8 @@ impl Job<'_> {
                 return Ok(Outcome::Again);
             }
         }
+        // After the repair: a killed run may have left breakpoints in the code.
+        let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(state) = state.filter(|s| s.active().is_some_and(|i| s.patches[i].id == self.id)) {
             let mut report = self.report(state, Holds::default(), repaired.take());
             report.already_applied = true;
