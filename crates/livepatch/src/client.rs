@@ -25,6 +25,8 @@ const UNDO_PART: u32 = 5;
 const UNDO_MOST: Duration = Duration::from_secs(1);
 /// How long the end of a killed helper is waited for.
 const END_LIMIT: Duration = Duration::from_secs(1);
+/// Ends this close to the deadline are the deadline's.
+const TIE: Duration = Duration::from_millis(20);
 /// The helper's descriptors are made above these, so that none of them is in the place of another.
 const LOWEST_FILE: i32 = 16;
 /// Log lines that a report keeps.
@@ -113,6 +115,10 @@ impl Helper {
                     object.remove("log");
                 }
                 Ok((json, log))
+            }
+            // The helper's own time limit is the program's, so either may come first.
+            Err(_) if Instant::now() + TIE >= deadline => {
+                Err(HelperError::Deadline { waited: started.elapsed() }.into())
             }
             Err(_) if bytes.is_empty() => Err(HelperError::Ended { said }.into()),
             Err(error) => Err(HelperError::Report { reason: error.to_string() }.into()),
