@@ -18,7 +18,14 @@ const ROUNDS: u32 = 3;
 /// # Errors
 /// If anything is not as the case says.
 pub fn run(fixture: &Fixture, profile: Profile) -> Result<(), Failed> {
-    let project = Project::new(fixture, profile)?;
+    run_in(&Project::new(fixture, profile)?, fixture)
+}
+
+/// Runs a case in a project of its own making.
+///
+/// # Errors
+/// If anything is not as the case says.
+pub fn run_in(project: &Project, fixture: &Fixture) -> Result<(), Failed> {
     let program = project.ship()?;
     let mut live =
         Live { fixture, program: Program::start(project::command(&program))?, round: 0, patched: 0 };

@@ -77,20 +77,35 @@ impl Ran {
 /// If they do not build: no test has a meaning then.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let test = std::env::current_exe().expect("the test's own path");
-        let folder = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/test").to_owned();
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "livepatch-cli", "--bins", "--manifest-path"]);
-        cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
-        cargo.arg("--target-dir").arg(folder.parent().expect("target/PROFILE"));
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let status = cargo.status().expect("cargo runs");
-        assert!(status.success(), "the tools do not build");
-        folder
+    FOLDER.get_or_init(|| build(&["--bin", "livepatch", "--bin", "cargo-livepatch"]))
+}
+
+/// `livepatch` with fault injection: a program of its own name, so that it is in no other test's way.
+///
+/// # Panics
+/// If it does not build.
+pub fn with_faults() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let features = ["--no-default-features", "--features", "apply,fault-injection"];
+        build(&[&["--bin", "livepatch-faults"][..], &features].concat()).join("livepatch-faults")
     })
+}
+
+/// Builds programs of the command line package; returns the folder that they are in.
+fn build(arguments: &[&str]) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let folder = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/test").to_owned();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", "livepatch-cli", "--manifest-path"]);
+    cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")).args(arguments);
+    cargo.arg("--target-dir").arg(folder.parent().expect("target/PROFILE"));
+    if folder.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().expect("cargo runs");
+    assert!(status.success(), "the tools do not build");
+    folder
 }
 
 /// `livepatch --json ARGS`.

@@ -156,6 +156,23 @@ fn truncated_and_damaged_patches() -> Result<(), Failed> {
 }
 
 #[test]
+fn a_patch_for_another_architecture() -> Result<(), Failed> {
+    // Source: ELF gABI, `e_machine` at offset 18; 183 is AArch64.
+    let mut foreign = fs::read(&shipped().patch)?;
+    foreign[18..20].copy_from_slice(&183u16.to_le_bytes());
+    let dir = tempfile::tempdir()?;
+    let file = written(dir.path(), &foreign)?;
+    let victim = Victim::start()?;
+    for verb in ["check", "apply"] {
+        let ran = victim.run(verb, &file)?.expect(exit::MISMATCH, verb)?;
+        if !ran.json["error"].as_str().is_some_and(|error| error.contains("architecture")) {
+            return fail(format!("nothing says that it is the architecture: {}", ran.json));
+        }
+    }
+    victim.untouched()
+}
+
+#[test]
 fn files_that_are_no_patch() -> Result<(), Failed> {
     let victim = Victim::start()?;
     for file in ["/bin/cat", "/etc/passwd", "/dev/null"] {

@@ -354,6 +354,19 @@ fn the_tool_in_place_of_the_executable() -> Result<(), Failed> {
 }
 
 #[test]
+fn a_part_of_the_patch() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("select self_patching::nothing", "set")?;
+    case.expect("apply FIX", "error not-held")?;
+    case.expect("select self_patching::word", "set")?;
+    assert_eq!(case.ask("apply FIX")?, "applied self_patching::word");
+    case.expect("say", "new")?;
+    // The function around this call is changed by the patch, but not by this part of it.
+    case.expect("inside FIX", "around error already")?;
+    case.finish()
+}
+
+#[test]
 fn what_is_no_patch_and_what_is_not_there() -> Result<(), Failed> {
     let mut case = Case::start()?;
     case.expect("apply /nowhere", "error read")?;

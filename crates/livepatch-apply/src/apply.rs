@@ -6,9 +6,11 @@ use crate::guard::Guard;
 use crate::jump;
 use crate::landing::Landing;
 use crate::load::{self, Loaded, Loader};
+use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
 use crate::registry::{
-    EntryWrite, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
+    EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord,
+    ThreadLocalRecord,
 };
 use crate::report::{ApplyReport, Holds, Policy};
 use crate::safepoint::{self, Rules};
@@ -20,38 +22,10 @@ use crate::transition::drain;
 use crate::transition::entries::Entries;
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, Plan, plan};
-use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, Selection};
+use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, Selected};
 use livepatch_process::{Seized, on_tracer_thread};
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// How to apply a patch.
-#[derive(Clone, Debug)]
-pub struct ApplyOptions {
-    /// How threads are treated that are inside of what is replaced.
-    pub policy: Policy,
-    /// How long to try.
-    pub deadline: Duration,
-    /// Check everything, including whether the process is quiescent at this moment, and change nothing.
-    pub dry_run: bool,
-    /// Which part of the patch is wanted; all of it if empty.
-    pub selection: Selection,
-    /// Functions (paths as in [`Selection::function`]) whose calls under way may finish in the old code while new calls run
-    /// the new code, because they never end: `main`, an accept loop.
-    pub leave_running: Vec<String>,
-}
-
-impl Default for ApplyOptions {
-    fn default() -> Self {
-        Self {
-            policy: Policy::Quiescent,
-            deadline: Duration::from_secs(10),
-            dry_run: false,
-            selection: Selection::new(),
-            leave_running: Vec::new(),
-        }
-    }
-}
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the work starts afresh because another run changed the registry meanwhile, or after a repair.
 const RESTARTS: u32 = 8;
@@ -68,12 +42,38 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
     let damaged = |error: livepatch_patch::ContainerError| Mismatch::Patch(error.to_string());
     let patch = Patch::from_bytes(patch_bytes).map_err(damaged)?;
     let id = Patch::id_of(patch_bytes).map_err(damaged)?;
-    if !options.selection.is_empty() || !options.leave_running.is_empty() {
-        return Err(ApplyError::refused("this version applies whole patches only"));
-    }
+    let selected = patch.select(id, &options.selection)?;
+    let left = left_running(&selected.patch, options)?;
     let started = Instant::now();
-    let job = Job { pid, patch: &patch, id, options, started, deadline: started + options.deadline };
+    let deadline = started + options.deadline;
+    let job = Job {
+        pid,
+        patch: &selected.patch,
+        selected: &selected,
+        left,
+        id: selected.id,
+        options,
+        started,
+        deadline,
+    };
     job.run()
+}
+
+/// The functions whose calls under way may go on (indices of redirects).
+fn left_running(patch: &Patch, options: &ApplyOptions) -> Result<BTreeSet<usize>, ApplyError> {
+    let left = patch.functions_named(&options.leave_running)?;
+    let redirects = &patch.meta.redirects;
+    for redirect in left.iter().map(|at| &redirects[*at]) {
+        let tied = redirect.origin.iter().flat_map(|origin| &origin.tied).next();
+        if let Some(other) = tied.and_then(|at| redirects.get(*at as usize)) {
+            return Err(ApplyError::refused(format!(
+                "calls of `{}` cannot be left running: its old code may have been compiled for the old code of `{}`, which \
+                 changes, too",
+                redirect.path, other.path
+            )));
+        }
+    }
+    Ok(left)
 }
 
 /// Everything that [`apply`] checks before its first write, and whether the process is quiescent at this moment.
@@ -92,6 +92,9 @@ enum Outcome {
 struct Job<'a> {
     pid: i32,
     patch: &'a Patch,
+    selected: &'a Selected,
+    /// Functions whose calls under way may go on (indices of redirects).
+    left: BTreeSet<usize>,
     id: Digest,
     options: &'a ApplyOptions,
     started: Instant,
@@ -130,17 +133,22 @@ impl Job<'_> {
         let found = view.registry(module);
         let state = found.as_ref().and_then(|found| found.state.as_ref());
         if let Some(found) = found.as_ref().filter(|_| state.is_some_and(|s| s.journal.is_some())) {
-            if self.options.dry_run {
-                *repaired = Some("a killed run left something that apply would repair first".into());
-            } else {
-                let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
-                let (seized, what) = repair(&view, seized, found, self.deadline)?;
-                seized.leave()?;
-                *repaired = Some(what);
-                return Ok(Outcome::Again);
+            // A half-done switch has breakpoints in the code: nothing can be said about the entries before it is settled.
+            if self.options.dry_run && state.is_some_and(State::is_switching) {
+                return Err(ApplyError::refused(
+                    "a killed run left a switch half done; `apply` and `rollback` settle it before anything else",
+                ));
             }
+            if self.options.dry_run {
+                let what = "a killed run left something that has to be repaired first: run apply or rollback";
+                return Err(ApplyError::refused(what));
+            }
+            let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
+            let (seized, what) = repair(&view, seized, found, self.deadline)?;
+            seized.leave()?;
+            *repaired = Some(what);
+            return Ok(Outcome::Again);
         }
-        // After the repair: a killed run may have left breakpoints in the code.
         let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(state) = state.filter(|s| s.active().is_some_and(|i| s.patches[i].id == self.id)) {
             let mut report = self.report(state, Holds::default(), repaired.take());
@@ -164,15 +172,24 @@ impl Job<'_> {
         self.carry_out(&prepared, &tables, &rules, bound, seized, repaired.take()).map(Outcome::Done)
     }
 
-    /// Old calls that go on under the immediate policy must not branch into what the jumps overwrite.
+    /// How calls of a function that are under way are treated.
+    fn policy_for(&self, function: usize) -> Policy {
+        if self.left.contains(&function) { Policy::Immediate } else { self.options.policy }
+    }
+
+    /// Old calls that go on must not branch into what the jumps overwrite.
     fn check_entries(&self, module: &Module, code: &[Vec<u8>]) -> Result<(), ApplyError> {
-        if self.options.policy != Policy::Immediate {
-            return Ok(());
-        }
-        for (redirect, code) in self.patch.meta.redirects.iter().zip(code) {
+        for (at, (redirect, code)) in self.patch.meta.redirects.iter().zip(code).enumerate() {
+            if self.policy_for(at) != Policy::Immediate {
+                continue;
+            }
             if jump::branches_into_entry(redirect.old.at(module.image.bias), code) {
+                let how = match self.options.policy {
+                    Policy::Immediate => "use the quiescent policy",
+                    Policy::Quiescent | Policy::Snapshot => "its calls cannot be left running",
+                };
                 return Err(ApplyError::refused(format!(
-                    "`{}` may branch back into its first instructions, which the jump overwrites; use the quiescent policy",
+                    "`{}` may branch back into its first instructions, which the jump overwrites; {how}",
                     redirect.path
                 )));
             }
@@ -183,9 +200,10 @@ impl Job<'_> {
     fn guard(&self, prepared: &Prepared<'_>, state: &State) -> Guard {
         let mut guard = Guard::default();
         guard.patches(self.options.policy, state);
-        for (redirect, code) in self.patch.meta.redirects.iter().zip(&prepared.code) {
+        for (index, (redirect, code)) in self.patch.meta.redirects.iter().zip(&prepared.code).enumerate() {
             let at = redirect.old.at(prepared.module.image.bias);
-            guard.function(self.options.policy, at, code, &redirect.path, &prepared.view.process);
+            let policy = self.policy_for(index);
+            guard.function(policy, at, code, &redirect.path, &prepared.view.process);
         }
         guard
     }
@@ -300,13 +318,18 @@ impl Job<'_> {
             return Ok(());
         }
         let record = state.patches.remove(index);
-        let eh_frame = record.eh_frame.map(|region| region.start);
-        let journal = Journal::Loading { mapping: record.mapping, eh_frame, registering: eh_frame.is_some() };
-        state.journal = Some(journal);
-        loader.location.commit(&mut &*loader.process, &state)?;
+        match record.eh_frame {
+            Some(region) => loader.step(&mut state, record.mapping, region.start, FrameStep::Revoking)?,
+            None => {
+                let journal =
+                    Journal::Loading { mapping: record.mapping, eh_frame: None, step: FrameStep::None };
+                state.journal = Some(journal);
+                loader.location.commit(&mut &*loader.process, &state)?;
+            }
+        }
         let unwinder = load::unwinder(loader.process, loader.modules, prepared.module, loader.scope)?;
         let patient = Loader { deadline: Instant::now() + UNDO_LIMIT, ..*loader };
-        patient.unload(&mut seized, &mut state, unwinder)
+        patient.unload(&mut seized, &mut state, unwinder).map(drop)
     }
 
     fn location(
@@ -318,7 +341,12 @@ impl Job<'_> {
         if let Some(found) = &prepared.found {
             return Ok(found.location);
         }
-        let same = prepared.view.registries.iter().filter(|f| f.header.build_id == state.build_id);
+        let view = prepared.view;
+        if let Some(location) = live::unused(&view.process, &view.registries, &state.build_id) {
+            location.commit(&mut &view.process, state)?;
+            return Ok(location);
+        }
+        let same = view.registries.iter().filter(|f| f.header.build_id == state.build_id);
         let generation = same.map(|f| f.header.generation).max().unwrap_or(0) + 1;
         safepoint::on_any_thread(seized, self.deadline, |thread| {
             live::create(thread, prepared.module.image.span(), state, generation, self.deadline)
@@ -356,6 +384,7 @@ impl Job<'_> {
         Ok(Record {
             id: self.id,
             name: self.patch.meta.name.clone(),
+            selection: self.selected.selection.clone(),
             state: PatchState::Applying,
             applied_at: now(),
             mapping: loaded.mapping,

@@ -51,6 +51,13 @@ pub fn answers(load: RunAddr) -> Answers {
     }
 }
 
+/// A path to a descriptor of the process that no carrier had before: the loader takes two files of one name for the same
+/// object, and numbers of descriptors come again. `unique` is spelt in parts of the path that lead nowhere else.
+pub fn path(fd: u64, unique: u64) -> String {
+    let spelt: String = (0..64).map(|bit| if unique >> bit & 1 == 1 { "./" } else { "/" }).collect();
+    format!("/proc/self/fd/{spelt}{fd}")
+}
+
 /// The mark of a patch's carrier.
 pub fn mark(id: &Digest) -> [u8; 8] {
     let mut mark = [0; 8];

@@ -196,6 +196,13 @@ impl Image {
         start..end
     }
 
+    /// What a patch has to be within 2 GiB of. Code of an image with a fixed place refers to itself by absolute addresses
+    /// of 32 bits (`R_X86_64_32S`), so that a patch of it has to stay in the lowest 2 GiB.
+    pub fn neighbourhood(&self) -> Range<RunAddr> {
+        let span = self.span();
+        if self.bias == Bias(0) { RunAddr(0)..span.end } else { span }
+    }
+
     /// A pointer in the dynamic section as an address: loaders relocate some of them in place, others not.
     pub fn dynamic_address(&self, value: u64) -> RunAddr {
         let relocated = RunAddr(value);

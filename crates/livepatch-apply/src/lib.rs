@@ -29,6 +29,7 @@ pub mod guard;
 pub mod jump;
 pub mod landing;
 pub mod load;
+mod options;
 pub mod registry;
 pub mod report;
 mod rollback;
@@ -44,9 +45,10 @@ pub mod unwind;
 
 pub use livepatch_process::prefer_this_thread;
 
-pub use apply::{ApplyOptions, apply, check};
+pub use apply::{apply, check};
 pub use error::{ApplyError, Mismatch, ThreadInside};
 pub use livepatch_patch::select::{Missing, Part, SelectError, Selection, Unknown};
+pub use options::ApplyOptions;
 pub use report::{ApplyReport, FunctionReport, Holds, PatchReport, Policy, RollbackReport, Status};
 pub use rollback::{RollbackOptions, Selector, rollback};
 pub use status::{ps, status};

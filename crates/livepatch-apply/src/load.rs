@@ -7,17 +7,15 @@
 use crate::bind::Bound;
 use crate::carrier;
 use crate::error::{ApplyError, Mismatch};
-use crate::registry::live::map_near;
-use crate::registry::{Carrier, Journal, Location, Mapping, Region, State};
+use crate::registry::live::{self, map_near};
+use crate::registry::{Carrier, FrameStep, Journal, Location, Mapping, Region, State};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
 use crate::target::{Module, Modules};
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, LinkError, Linked, Plan, TlsPlace, link, tls_image};
 use livepatch_patch::{Digest, Patch, RunAddr, SectionKind, SymbolId};
-use livepatch_process::{
-    CallStack, Process, ProcessError, Protection, RemoteCall, RemoteError, Seized, StoppedThread,
-};
+use livepatch_process::{CallProgress, CallSite, Process, Protection, RemoteCall, Seized};
 use std::time::Instant;
 
 /// What the work of loading needs to know.
@@ -128,7 +126,7 @@ pub fn trial_link(
     bindings: &[Binding],
 ) -> Result<(), ApplyError> {
     let floor = livepatch_process::mmap_min_addr();
-    let base = livepatch_process::near_gap(&process.maps()?, module.image.span(), plan.total(), floor)
+    let base = livepatch_process::near_gap(&process.maps()?, module.image.neighbourhood(), plan.total(), floor)
         .ok_or_else(|| {
             ApplyError::refused(
                 "no room for the patch within 2 GiB of the module; restart the program with less mapped around it",
@@ -161,8 +159,6 @@ fn needs_carrier(plan: &Plan, bindings: &[Binding]) -> bool {
     plan.tls.as_ref().is_some_and(|tls| tls.offsets.iter().any(own))
 }
 
-const SCRATCH: u64 = 256 << 10;
-
 impl Loader<'_> {
     /// Loads the patch.
     ///
@@ -184,7 +180,7 @@ impl Loader<'_> {
         } else {
             Unwinder::None
         };
-        let near = self.module.image.span();
+        let near = self.module.image.neighbourhood();
         let base = safepoint::on_any_thread(seized, self.deadline, |thread| {
             map_near(thread, near.clone(), plan.total(), Protection::None, self.deadline)
         })?;
@@ -192,8 +188,10 @@ impl Loader<'_> {
         let loaded = self.fill(seized, state, patch, id, plan, bound, mapping, unwinder);
         if loaded.is_err() {
             let patient = Loader { deadline: Instant::now() + crate::session::UNDO_LIMIT, ..*self };
-            if let Err(error) = patient.unload(seized, state, unwinder) {
-                tracing::warn!(%error, "memory that nothing refers to stays in the process");
+            match patient.unload(seized, state, unwinder) {
+                Ok(true) => {}
+                Ok(false) => tracing::warn!("memory that the unwinder may refer to stays in the process"),
+                Err(error) => tracing::warn!(%error, "memory that nothing refers to stays in the process"),
             }
         }
         loaded
@@ -211,45 +209,18 @@ impl Loader<'_> {
         mapping: Mapping,
         unwinder: Unwinder,
     ) -> Result<Loaded, ApplyError> {
-        self.note(state, Some(Journal::Loading { mapping, eh_frame: None, registering: false }))?;
-        let scratch =
-            if !bound.remote.is_empty() || needs_carrier(plan, &bound.bindings) || unwinder != Unwinder::None
-            {
-                Some(Scratch::map(self, seized)?)
-            } else {
-                None
-            };
-        let result =
-            self.fill_with(seized, state, patch, id, plan, bound, mapping, unwinder, scratch.as_ref());
-        if let Some(scratch) = scratch {
-            scratch.unmap(self, seized)?;
-        }
-        result
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one call; they are the parts of one unit of work")]
-    fn fill_with(
-        &self,
-        seized: &mut Seized,
-        state: &mut State,
-        patch: &Patch,
-        id: &Digest,
-        plan: &Plan,
-        bound: Bound,
-        mapping: Mapping,
-        unwinder: Unwinder,
-        scratch: Option<&Scratch>,
-    ) -> Result<Loaded, ApplyError> {
+        self.note(state, Some(Journal::Loading { mapping, eh_frame: None, step: FrameStep::None }))?;
+        self.clear_site(seized)?;
         let mut bindings = bound.bindings;
         for (symbol, name) in bound.remote {
-            let address = self.remote_symbol(seized, scratch, &name)?;
+            let address = self.remote_symbol(seized, &name)?;
             bindings[symbol] = Binding::At(address);
         }
         let carrier = match (needs_carrier(plan, &bindings), &plan.tls) {
             (true, Some(tls)) => {
                 let image = tls_image(patch, plan, mapping.base, &bindings)?;
                 let file = carrier::build(id, tls, &image);
-                Some(self.load_carrier(seized, scratch, &file, id, tls.needs_static, state.patches.len())?)
+                Some(self.load_carrier(seized, &file, id, tls.needs_static)?)
             }
             _ => None,
         };
@@ -260,9 +231,8 @@ impl Loader<'_> {
             patch.sections.iter().filter(|s| s.kind == SectionKind::EhFrame).map(|s| s.size).collect();
         let eh_frame = linked.eh_frame.map(|start| Region { start, size: frames.iter().sum() });
         if let (Some(region), Unwinder::Known { register, .. }) = (eh_frame, unwinder) {
-            let note = Journal::Loading { mapping, eh_frame: Some(region.start), registering: true };
-            self.note(state, Some(note))?;
-            self.call(seized, scratch, "__register_frame", register, [region.start.0, 0, 0, 0, 0, 0])?;
+            self.step(state, mapping, region.start, FrameStep::Registering)?;
+            self.call(seized, "__register_frame", register, [region.start.0, 0, 0, 0, 0, 0])?;
         }
         let contents = contents(&linked.text, &linked.rodata);
         Ok(Loaded { mapping, symbols: linked.symbols, bindings, eh_frame, contents, carrier })
@@ -271,6 +241,33 @@ impl Loader<'_> {
     fn note(&self, state: &mut State, journal: Option<Journal>) -> Result<(), ApplyError> {
         state.journal = journal;
         Ok(self.location.commit(&mut &*self.process, state)?)
+    }
+
+    fn site(&self) -> CallSite {
+        live::call_site(self.location)
+    }
+
+    /// Notes what the next call does about the unwind tables. That it was not made yet is noted before.
+    pub fn step(
+        &self,
+        state: &mut State,
+        mapping: Mapping,
+        eh_frame: RunAddr,
+        step: FrameStep,
+    ) -> Result<(), ApplyError> {
+        self.site().set_progress(self.process, CallProgress::None)?;
+        self.note(state, Some(Journal::Loading { mapping, eh_frame: Some(eh_frame), step }))
+    }
+
+    /// Makes sure that no call of a killed run goes on.
+    fn clear_site(&self, seized: &mut Seized) -> Result<(), ApplyError> {
+        let site = self.site();
+        match site.progress(self.process)? {
+            CallProgress::Prepared | CallProgress::Begun => {
+                safepoint::await_remote_work(seized, &site, self.deadline)
+            }
+            CallProgress::Returned | CallProgress::None | CallProgress::BrokenOff => Ok(()),
+        }
     }
 
     /// Protects the three parts and fills them. They are never writable and executable at once: the tool writes past the
@@ -319,62 +316,58 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Takes back a load that the registry's journal describes.
+    /// Takes back a load that the registry's journal describes: of this run, or of one that was killed. False if the memory stays,
+    /// because it is not known whether the unwinder refers to it.
+    ///
+    /// The journal is cleared before the memory is given back: what the process maps there afterwards is not ours.
     pub fn unload(
         &self,
         seized: &mut Seized,
         state: &mut State,
         unwinder: Unwinder,
-    ) -> Result<(), ApplyError> {
-        let Some(Journal::Loading { mapping, eh_frame, registering }) = state.journal.clone() else {
-            return Ok(());
+    ) -> Result<bool, ApplyError> {
+        let Some(Journal::Loading { mapping, eh_frame, step }) = state.journal.clone() else {
+            return Ok(true);
         };
-        if let (Some(start), true, Unwinder::Known { deregister, .. }) = (eh_frame, registering, unwinder) {
-            let scratch = Scratch::map(self, seized)?;
-            let called =
-                self.call(seized, Some(&scratch), "__deregister_frame", deregister, [start.0, 0, 0, 0, 0, 0]);
-            scratch.unmap(self, seized)?;
-            called?;
+        let site = self.site();
+        safepoint::await_remote_work(seized, &site, self.deadline)?;
+        let mut registered = registered(step, site.progress(self.process)?);
+        if let (Some(start), Some(true), Unwinder::Known { deregister, .. }) =
+            (eh_frame, registered, unwinder)
+        {
+            self.step(state, mapping, start, FrameStep::Revoking)?;
+            self.call(seized, "__deregister_frame", deregister, [start.0, 0, 0, 0, 0, 0])?;
+            registered = Some(false);
+        }
+        self.note(state, None)?;
+        if registered != Some(false) {
+            return Ok(false);
         }
         safepoint::on_any_thread(seized, self.deadline, |thread| {
             Ok(thread.unmap(mapping.base, mapping.total(), self.deadline)?)
         })?;
-        self.note(state, None)
+        Ok(true)
     }
 
     fn call(
         &self,
         seized: &mut Seized,
-        scratch: Option<&Scratch>,
         name: &str,
         function: RunAddr,
         args: [u64; 6],
     ) -> Result<u64, ApplyError> {
-        let scratch =
-            scratch.ok_or_else(|| ApplyError::refused("no memory for a call inside the process"))?;
-        let call = RemoteCall {
-            name,
-            function,
-            args,
-            trap: scratch.trap,
-            stack: CallStack::EndingAt(scratch.end()),
-        };
+        let call = RemoteCall { name, function, args, site: self.site() };
         safepoint::on_safe_thread(seized, self.rules, self.tables, self.deadline, |thread| {
             thread.remote_call(&call, self.deadline.max(Instant::now() + CALL_LIMIT))
         })
     }
 
-    fn remote_symbol(
-        &self,
-        seized: &mut Seized,
-        scratch: Option<&Scratch>,
-        name: &str,
-    ) -> Result<RunAddr, ApplyError> {
+    fn remote_symbol(&self, seized: &mut Seized, name: &str) -> Result<RunAddr, ApplyError> {
         let missing =
             || ApplyError::refused(format!("`{name}` needs the program's loader, which offers no `dlsym`"));
         let dlsym = self.scope.function("dlsym")?.ok_or_else(missing)?;
-        let text = scratch.ok_or_else(missing)?.put(self.process, name.as_bytes())?;
-        match self.call(seized, scratch, "dlsym", dlsym, [0, text.0, 0, 0, 0, 0])? {
+        let text = self.site().put_string(self.process, name.as_bytes())?;
+        match self.call(seized, "dlsym", dlsym, [0, text.0, 0, 0, 0, 0])? {
             0 => Err(ApplyError::refused(format!(
                 "the patch needs `{name}`, which the program's loader does not find"
             ))),
@@ -385,24 +378,20 @@ impl Loader<'_> {
     fn load_carrier(
         &self,
         seized: &mut Seized,
-        scratch: Option<&Scratch>,
         file: &[u8],
         id: &Digest,
         is_static: bool,
-        number: usize,
     ) -> Result<Carrier, ApplyError> {
         let missing =
             || ApplyError::refused("a new thread-local needs the program's loader, which offers no `dlopen`");
         let dlopen = self.scope.function("dlopen")?.ok_or_else(missing)?;
-        let scratch = scratch.ok_or_else(missing)?;
         safepoint::on_any_thread(seized, self.deadline, |thread| {
             DLOPEN_CALLS.iter().try_for_each(|number| Ok(thread.check_syscall(*number, [0; 6])?))
         })?;
-        let fd = memfd(self, seized, scratch, file)?;
-        // The loader takes two files of one name for the same object, and numbers of descriptors come again.
-        let path = format!("/proc/self/fd/{}{fd}", "./".repeat(number + 1));
-        let text = scratch.put(self.process, path.as_bytes())?;
-        let handle = self.call(seized, Some(scratch), "dlopen", dlopen, [text.0, RTLD_NOW, 0, 0, 0, 0]);
+        let fd = memfd(self, seized, file)?;
+        let path = carrier::path(fd, crate::apply::now());
+        let text = self.site().put_string(self.process, path.as_bytes())?;
+        let handle = self.call(seized, "dlopen", dlopen, [text.0, RTLD_NOW, 0, 0, 0, 0]);
         safepoint::on_any_thread(seized, self.deadline, |thread| {
             Ok(thread.remote_syscall(SYS_CLOSE, [fd, 0, 0, 0, 0, 0], self.deadline)?)
         })?
@@ -441,77 +430,29 @@ const MFD_CLOEXEC: u64 = 1;
 /// Time for one call, even if the deadline is near: a call that is broken off may leave a lock taken.
 const CALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
-fn memfd(
-    loader: &Loader<'_>,
-    seized: &mut Seized,
-    scratch: &Scratch,
-    contents: &[u8],
-) -> Result<u64, ApplyError> {
-    let name = scratch.put(loader.process, b"livepatch-tls")?;
+fn memfd(loader: &Loader<'_>, seized: &mut Seized, contents: &[u8]) -> Result<u64, ApplyError> {
+    let name = loader.site().put_string(loader.process, b"livepatch-tls")?;
     let made = safepoint::on_any_thread(seized, loader.deadline, |thread| {
         Ok(thread.remote_syscall(SYS_MEMFD_CREATE, [name.0, MFD_CLOEXEC, 0, 0, 0, 0], loader.deadline)?)
     })?;
     let fd = made.map_err(|error| ApplyError::environment("the process cannot make a memory file", error))?;
-    let path = format!("/proc/{}/fd/{fd}", loader.process.pid());
-    std::fs::write(path, contents).map_err(|error| {
-        ApplyError::environment("the carrier of new thread-locals cannot be written", error)
-    })?;
+    loader.process.write_descriptor(fd, contents)?;
     Ok(fd)
 }
 
-/// Memory of the target for the time of the calls: strings at its start, a stack at its end.
-#[derive(Debug)]
-struct Scratch {
-    base: RunAddr,
-    trap: RunAddr,
-}
-
-impl Scratch {
-    fn map(loader: &Loader<'_>, seized: &mut Seized) -> Result<Self, ApplyError> {
-        let trap = find_trap(loader.process, loader.modules)?;
-        let near = loader.module.image.span();
-        let base = safepoint::on_any_thread(seized, loader.deadline, |thread| {
-            map_near(thread, near.clone(), SCRATCH, Protection::ReadWrite, loader.deadline)
-        })?;
-        Ok(Self { base, trap })
-    }
-
-    fn end(&self) -> RunAddr {
-        self.base.offset(SCRATCH as i64)
-    }
-
-    /// Puts a zero-terminated string there.
-    fn put(&self, process: &Process, text: &[u8]) -> Result<RunAddr, ProcessError> {
-        let mut bytes = text.to_vec();
-        bytes.push(0);
-        process.write(self.base, &bytes)?;
-        Ok(self.base)
-    }
-
-    fn unmap(self, loader: &Loader<'_>, seized: &mut Seized) -> Result<(), ApplyError> {
-        let limit = loader.deadline.max(Instant::now() + CALL_LIMIT);
-        safepoint::on_any_thread(seized, limit, |thread: &mut StoppedThread<'_>| {
-            thread.unmap(self.base, SCRATCH, limit).map_err(|error: RemoteError| error.into())
-        })
-    }
-}
-
-/// An `int3` in the code of some module (padding, or a byte of another instruction): calls return to it.
-fn find_trap(process: &Process, modules: &Modules) -> Result<RunAddr, ApplyError> {
-    const PIECE: u64 = 64 << 10;
-    let code = modules.list.iter().flat_map(|m| &m.image.segments).filter(|segment| segment.execute);
-    for segment in code {
-        let mut at = segment.range.start;
-        while at < segment.range.end {
-            let len = (segment.range.end.0 - at.0).min(PIECE);
-            let bytes = process.read_vec(at, len as usize)?;
-            if let Some(offset) = bytes.iter().position(|byte| *byte == 0xcc) {
-                return Ok(at.offset(offset as i64));
-            }
-            at = at.offset(len as i64);
-        }
-    }
-    Err(ApplyError::refused("the process has no int3 in its code, where calls could return to"))
+/// Whether the unwinder knows the tables, `None` if that cannot be told.
+fn registered(step: FrameStep, progress: CallProgress) -> Option<bool> {
+    let made = match progress {
+        CallProgress::Returned => true,
+        CallProgress::Prepared | CallProgress::None => false,
+        CallProgress::Begun | CallProgress::BrokenOff if step == FrameStep::None => false,
+        CallProgress::Begun | CallProgress::BrokenOff => return None,
+    };
+    Some(match step {
+        FrameStep::None => false,
+        FrameStep::Registering => made,
+        FrameStep::Revoking => !made,
+    })
 }
 
 /// Digest of the parts of a mapped patch that nobody may change.

@@ -1,7 +1,7 @@
 //! What an operation says about itself. Field names are the stable keys of the command line's JSON.
 
 use crate::registry::{PatchState, Record};
-use livepatch_patch::{BuildId, RunAddr};
+use livepatch_patch::{BuildId, RunAddr, Selection};
 use serde::{Deserialize, Serialize, Serializer};
 
 fn hex<S: Serializer>(address: &RunAddr, serializer: S) -> Result<S::Ok, S::Error> {
@@ -26,10 +26,12 @@ pub struct FunctionReport {
 /// A patch in the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PatchReport {
-    /// Digest of the patch file.
+    /// Digest of the patch file; for a part of it one that stands for that part.
     pub id: String,
     /// Name given by its author.
     pub name: String,
+    /// What part of the patch file it is; empty for all of it.
+    pub selection: Selection,
     /// Build-id of the module that it is for.
     pub build_id: String,
     /// `applying`, `applied`, `rolling-back`, `rolled-back` or `replaced`.
@@ -44,6 +46,7 @@ impl PatchReport {
         Self {
             id: record.id.to_string(),
             name: record.name.clone(),
+            selection: record.selection.clone(),
             build_id: build_id.to_string(),
             state: record.state,
             functions: record

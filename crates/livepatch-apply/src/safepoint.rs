@@ -19,7 +19,9 @@ use crate::stacks::{self, ThreadStack};
 use crate::target::Modules;
 use crate::unwind::{Frame, Tables};
 use livepatch_patch::RunAddr;
-use livepatch_process::{InterruptError, Process, ProcessError, RemoteError, Seized, StoppedThread, Tid};
+use livepatch_process::{
+    CallSite, InterruptError, Process, ProcessError, RemoteError, Seized, StoppedThread, Tid,
+};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -224,7 +226,7 @@ pub fn on_safe_thread<T>(
 /// Does something on any thread that executes system calls; no function may be called.
 ///
 /// # Errors
-/// [`ApplyError::Busy`] if no thread stops until the deadline. Every thread is given a chance.
+/// [`ApplyError::Busy`] if no thread is fit until the deadline. Every thread is given a chance.
 pub fn on_any_thread<T>(
     seized: &mut Seized,
     deadline: Instant,
@@ -236,7 +238,11 @@ pub fn on_any_thread<T>(
         let mut refused = Vec::new();
         for tid in seized.threads() {
             match seized.interrupt_one(tid, Instant::now() + patience) {
-                Ok(mut thread) => return work(&mut thread),
+                Ok(mut thread) => match thread.check_fit() {
+                    Ok(()) => return work(&mut thread),
+                    Err(RemoteError::Unfit { reason, .. }) => refused.push((tid, reason)),
+                    Err(error) => return Err(error.into()),
+                },
                 Err(InterruptError::NoThread { .. }) => {}
                 Err(error @ InterruptError::Stuck { .. }) => refused.push((tid, error.to_string())),
                 Err(error) => return Err(error.into()),
@@ -260,6 +266,35 @@ pub fn on_any_thread<T>(
 /// [`ApplyError::Refused`] if a seccomp filter stands against one of them.
 pub fn check_filters(seized: &mut Seized, deadline: Instant) -> Result<(), ApplyError> {
     on_any_thread(seized, deadline, |thread| Ok(thread.check_memory_calls()?))
+}
+
+/// Waits until no thread is in remote work that a killed run left: they get out of it by themselves.
+///
+/// # Errors
+/// [`ApplyError::Busy`] if one still is at the deadline.
+pub fn await_remote_work(seized: &mut Seized, site: &CallSite, deadline: Instant) -> Result<(), ApplyError> {
+    let started = Instant::now();
+    loop {
+        let mut inside = Vec::new();
+        for tid in seized.threads() {
+            match seized.interrupt_one(tid, Instant::now() + ONE_STOP) {
+                Ok(thread) if thread.in_remote_work(site)? => {
+                    inside.push((tid, "it is in a call that a killed run began".to_owned()));
+                }
+                Ok(_) | Err(InterruptError::NoThread { .. }) => {}
+                Err(error @ InterruptError::Stuck { .. }) => inside.push((tid, error.to_string())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if inside.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let waited_ms = started.elapsed().as_millis() as u64;
+            return Err(ApplyError::Busy { waited_ms, inside: describe(seized.process(), inside) });
+        }
+        seized.pump(Instant::now() + ROUND_PAUSE)?;
+    }
 }
 
 /// How long one thread may take to stop before another one is tried.

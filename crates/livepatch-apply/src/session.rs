@@ -3,9 +3,12 @@
 use crate::error::{ApplyError, Mismatch};
 use crate::guard::{Guard, Inside};
 use crate::landing::{Landing, Pad, World};
+use crate::load::Loader;
 use crate::registry::live::{self, Found};
 use crate::registry::{Code, EntryWrite, Journal, Location, PatchState, State};
 use crate::report::{Holds, PatchReport, Policy};
+use crate::safepoint::Rules;
+use crate::scope::Scope;
 use crate::symbolise::Symboliser;
 use crate::target::{Module, Modules};
 use crate::transition::drain::{self, Job};
@@ -165,11 +168,12 @@ impl Switch<'_> {
 
     fn by_breakpoints(
         &self,
-        seized: Seized,
+        mut seized: Seized,
         state: &mut State,
         entries: &Entries<'_>,
     ) -> Result<(Seized, Holds), Box<NotDone>> {
-        if let Err(error) = self.begin(state, true) {
+        let announced = net::announce(&mut seized, entries.landing(), &entries.sites());
+        if let Err(error) = announced.and_then(|()| self.begin(state, true)) {
             return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
         }
         let mut guard = self.guard.clone();
@@ -203,13 +207,13 @@ impl Switch<'_> {
         let mut noted = Ok(());
         let switched = drained.switch(|| {
             state.settle(&self.after);
-            noted = self.location.commit(&mut &*self.process, state);
+            noted = self.note_done(state);
         });
         match (switched, noted) {
             (Ok(switched), Ok(())) => Ok((switched.seized, switched.progress.holds())),
             // The journal stays and says what was intended; the next run finds it done.
             (Ok(switched), Err(error)) => {
-                Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error.into()) }))
+                Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))
             }
             (Err(failed), _) if failed.committed => {
                 let what = failed.error.to_string();
@@ -243,13 +247,12 @@ impl Switch<'_> {
         match quiesced.switch(&self.writes) {
             Ok(switched) => {
                 state.settle(&self.after);
-                match self.location.commit(&mut &*self.process, state) {
+                match self.note_done(state) {
                     Ok(()) => Ok((switched.seized, switched.progress.holds())),
                     // The journal stays and says what was intended; the next run finds it done.
-                    Err(error) => Err(Box::new(NotDone {
-                        seized: Some(switched.seized),
-                        why: Why::Error(error.into()),
-                    })),
+                    Err(error) => {
+                        Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))
+                    }
                 }
             }
             Err(failed) if matches!(failed.error, ApplyError::NotUndone { .. }) => {
@@ -257,6 +260,12 @@ impl Switch<'_> {
             }
             Err(failed) => Err(self.give_up(failed.seized, state, Why::Error(failed.error))),
         }
+    }
+
+    /// The switch cannot be undone any more, so that a failure to note it would leave a change behind an error.
+    fn note_done(&self, state: &State) -> Result<(), ApplyError> {
+        let commit = || self.location.commit(&mut &*self.process, state);
+        Ok(commit().or_else(|_| commit())?)
     }
 
     fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> Box<NotDone> {
@@ -328,17 +337,14 @@ pub(crate) fn repair(
     let process = &view.process;
     let commit = |state: &State| found.location.commit(&mut &*process, state).map_err(ApplyError::from);
     match journal {
-        Journal::Loading { mapping, registering, .. } => {
-            let mut text =
-                "a patch that a killed run was loading was left mapped (its unwind tables may be in use)";
-            if !registering {
-                crate::safepoint::on_any_thread(&mut seized, deadline, |thread| {
-                    Ok(thread.unmap(mapping.base, mapping.total(), deadline)?)
-                })?;
-                text = "the memory of a patch that a killed run was loading was given back";
-            }
-            state.journal = None;
-            commit(&state)?;
+        Journal::Loading { .. } => {
+            let given_back = unload(view, &mut seized, found, &mut state, deadline)?;
+            let text = match given_back {
+                true => "the memory of a patch that a killed run was loading was given back",
+                false => {
+                    "a patch that a killed run was loading stays mapped (its unwind tables may be in use)"
+                }
+            };
             Ok((seized, text.into()))
         }
         Journal::Switching { writes, after, before, by_breakpoints: true } => {
@@ -390,6 +396,34 @@ pub(crate) fn repair(
             }
         }
     }
+}
+
+/// Takes back what a killed run was loading.
+fn unload(
+    view: &View,
+    seized: &mut Seized,
+    found: &Found,
+    state: &mut State,
+    deadline: Instant,
+) -> Result<bool, ApplyError> {
+    let build_id = &found.header.build_id;
+    let ours = |m: &&Module| m.image.build_id.as_ref() == Some(build_id) && m.image.bias == state.bias;
+    let module = view.modules.list.iter().find(ours).ok_or_else(|| {
+        ApplyError::refused("the module of a patch that a killed run was loading is not loaded any more")
+    })?;
+    let scope = Scope::of(&view.process, &view.modules, module)?;
+    let loader = Loader {
+        process: &view.process,
+        modules: &view.modules,
+        module,
+        scope: &scope,
+        rules: &Rules::new(&view.process, &view.modules)?,
+        tables: &view.tables()?,
+        location: found.location,
+        deadline,
+    };
+    let unwinder = crate::load::unwinder(&view.process, &view.modules, module, &scope)?;
+    loader.unload(seized, state, unwinder)
 }
 
 /// Leaves no breakpoint and no net behind, in the world that was committed to.

@@ -4,10 +4,12 @@ mod support;
 
 use livepatch_apply::registry::PatchState;
 use livepatch_apply::{
-    ApplyError, ApplyOptions, Mismatch, Policy, RollbackOptions, Selector, apply, check, rollback, status,
+    ApplyError, ApplyOptions, Mismatch, Policy, RollbackOptions, SelectError, Selector, apply, check,
+    rollback, status,
 };
+use livepatch_patch::item::ItemName;
 use livepatch_patch::{
-    BuildId, Digest, NewItem, NewItemKind, Place, Reloc, RelocKind, SectionKind, SymbolId,
+    BuildId, Digest, NewItem, NewItemKind, Origin, Place, Reloc, RelocKind, SectionKind, SymbolId,
 };
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -232,9 +234,9 @@ fn a_thread_inside_for_ever_is_named() {
         assert!(inside[0].backtrace.iter().any(|frame| frame == "server::hold"), "{:?}", inside[0].backtrace);
         assert!(inside[0].backtrace.iter().any(|frame| frame.contains("park")), "{:?}", inside[0].backtrace);
     }
-    // of the failed attempt only the registry and its landing area remain
+    // of the failed attempt only the registry remains, with its landing area and call site
     let text = |maps: &[String]| maps.iter().filter(|line| line.contains("r-xp")).count();
-    assert_eq!(text(&maps(&target)), text(&before) + 1);
+    assert_eq!(text(&maps(&target)), text(&before) + 2);
     // other functions can be patched meanwhile
     apply(target.pid(), &value_patch(3), &options()).unwrap();
     assert_eq!(target.ask("value"), "3");
@@ -243,6 +245,59 @@ fn a_thread_inside_for_ever_is_named() {
     apply(target.pid(), &patch, &immediate).unwrap();
     assert_eq!(target.ask("release"), "released");
     assert_eq!(target.ask("value"), "1", "the cumulative patch does not hold value");
+    target.end();
+}
+
+#[test]
+fn calls_that_never_end_can_be_left_running() {
+    let mut target = server().run();
+    let patch = server().patch("hold and value").redirect(server(), "hold", &returns(4), vec![]);
+    let patch = patch.redirect(server(), "value", &returns(2), vec![]).finish();
+    assert_eq!(target.ask("hold"), "held");
+    let short = ApplyOptions { deadline: Duration::from_millis(300), ..options() };
+    assert!(matches!(apply(target.pid(), &patch, &short), Err(ApplyError::Busy { .. })));
+    // another function's calls may not go on because this one's may
+    let left = |name: &str| ApplyOptions { leave_running: vec![name.into()], ..short.clone() };
+    let value = left("server::value");
+    assert!(matches!(apply(target.pid(), &patch, &value), Err(ApplyError::Busy { .. })));
+    let wrong = left("server::main");
+    assert!(matches!(
+        apply(target.pid(), &patch, &wrong),
+        Err(ApplyError::Selection(SelectError::NotHeld { .. }))
+    ));
+    let hold = left("server::hold");
+    let mut tied = server().patch("tied").redirect(server(), "hold", &returns(4), vec![]);
+    tied = tied.redirect(server(), "value", &returns(2), vec![]);
+    for (at, redirect) in tied.patch.meta.redirects.iter_mut().enumerate() {
+        let item = ItemName::new(&redirect.path, Default::default());
+        redirect.origin = Some(Origin { holds: vec![item.clone()], item, tied: vec![1 - at as u32] });
+    }
+    let refused = apply(target.pid(), &tied.finish(), &hold);
+    assert!(matches!(refused, Err(ApplyError::Refused { .. })), "{refused:?}");
+    check(target.pid(), &patch, &hold).unwrap();
+    assert_eq!(target.ask("value"), "1");
+    apply(target.pid(), &patch, &hold).unwrap();
+    assert_eq!(target.ask("value"), "2");
+    assert_eq!(target.ask("panic"), "caught false", "a new call of `hold` runs new code");
+    assert_eq!(target.ask("release"), "released");
+    roll_back(&target).unwrap();
+    assert_eq!((target.ask("value"), target.ask("panic")), ("1".into(), "caught true".into()));
+    target.end();
+}
+
+#[test]
+fn calls_that_would_meet_the_jump_cannot_be_left_running() {
+    let mut target = server().run();
+    assert_eq!(target.ask("looping"), "3");
+    let patch = server().patch("looping").redirect(server(), "looping", &returns(5), vec![]).finish();
+    let left = ApplyOptions { leave_running: vec!["server::looping".into()], ..options() };
+    let Err(ApplyError::Refused { reason }) = apply(target.pid(), &patch, &left) else {
+        panic!("not refused")
+    };
+    assert!(reason.contains("cannot be left running"), "{reason}");
+    assert_eq!(target.ask("looping"), "3");
+    apply(target.pid(), &patch, &options()).unwrap();
+    assert_eq!(target.ask("looping"), "5");
     target.end();
 }
 
@@ -501,7 +556,7 @@ fn a_killed_switch_is_repaired() {
 
 #[test]
 fn a_killed_load_is_repaired() {
-    use livepatch_apply::registry::{Journal, Mapping, live};
+    use livepatch_apply::registry::{FrameStep, Journal, Mapping, live};
     use livepatch_process::{Pid, Process};
     let mut target = server().run();
     apply(target.pid(), &value_patch(7), &options()).unwrap();
@@ -511,7 +566,7 @@ fn a_killed_load_is_repaired() {
     // A mapping of the program's stands for the one that was left; the record says that nothing is registered there.
     let address = u64::from_str_radix(target.ask("spare").trim_start_matches("0x"), 16).unwrap();
     let mapping = Mapping { base: livepatch_patch::RunAddr(address), text: 4096, rodata: 0, data: 0 };
-    state.journal = Some(Journal::Loading { mapping, eh_frame: None, registering: false });
+    state.journal = Some(Journal::Loading { mapping, eh_frame: None, step: FrameStep::None });
     found.location.commit(&mut &process, &state).unwrap();
     let mapped =
         |target: &Running| maps(target).iter().any(|line| line.starts_with(&format!("{address:x}-")));

@@ -114,7 +114,7 @@ fn finish(
     Ok(Built { manifest, output: linked.output, stripped, fresh: linked.fresh })
 }
 
-/// Puts the sources of the session's build on record.
+/// Puts the sources of the session's build and how they were compiled on record.
 pub(crate) fn add_sources(
     manifest: &mut Manifest,
     roots: &Roots,
@@ -123,6 +123,7 @@ pub(crate) fn add_sources(
     linked: &Linked,
     into: &BlobStore,
 ) -> Result<()> {
+    manifest.units = session.units(&manifest.link);
     let scripts = session.scripts();
     let started = session.started();
     let finished = Finished { setup, roots, linked, link: &manifest.link, scripts: &scripts, started };
@@ -150,6 +151,7 @@ pub(crate) fn manifest(
         created: now(),
         lockfile: lockfile.map(|bytes| livepatch_patch::Digest::of(&bytes)),
         sources: Vec::new(),
+        units: Vec::new(),
         surroundings: None,
     }
 }

@@ -5,6 +5,8 @@
 //! (`create/describe.rs`), then link for a trial, so that nothing is first found out in production.
 
 mod describe;
+mod knowledge;
+mod origin;
 mod trial;
 
 use crate::baseline::InputKind;
@@ -16,6 +18,7 @@ use crate::guard::{self, GuardError, GuardReport};
 use crate::image::{Image, ImageError};
 use crate::objects::Inputs;
 use crate::source::{Change, SourceDiff};
+use crate::units;
 use livepatch_patch::{ContainerError, NewItemKind, Patch, Reason};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
@@ -34,7 +37,7 @@ pub struct FunctionReport {
     pub path: String,
     /// Mangled name.
     pub symbol: String,
-    /// Why it is in: `changed`, `inlines PATH`, `uses PATH` or `new`.
+    /// Why it is in: `changed`, `inlines PATH` or `new`.
     pub reason: String,
     /// `file:line` of its definition, if known.
     pub place: Option<String>,
@@ -120,6 +123,11 @@ pub fn create(
     source: &SourceDiff,
     options: &CreateOptions,
 ) -> Result<Outcome, CreateError> {
+    let (was, is) = (&old.manifest, &new.manifest);
+    if let Some(finding) = units::compare(&was.artifact.name, &was.units, &is.units) {
+        let report = CreateReport { findings: vec![finding], ..CreateReport::default() };
+        return Ok(Outcome::Refused(report));
+    }
     let (old_image, new_image) = (Image::open(&old.image)?, Image::open(&new.image)?);
     let (old_inputs, new_inputs) = (Inputs::new(&old.inputs), Inputs::new(&new.inputs));
     let mut diff = diff::diff((old, &old_image, &old_inputs), (new, &new_image, &new_inputs))?;
@@ -127,6 +135,7 @@ pub fn create(
     if *source.change() == Change::Nothing && same_inputs(old, new) {
         diff.line_only.extend(diff.changed.drain(..).map(|change| change.new));
         diff.unsettled.clear();
+        diff.initialisers.clear();
     }
     repartition::set_aside(&mut diff, (old, new), source)?;
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
@@ -154,7 +163,7 @@ pub fn create(
     }
     let patch = Patch { meta, sections: emitted.sections, symbols: emitted.symbols };
     let bytes = patch.to_bytes()?;
-    trial::link(&Patch::from_bytes(&bytes)?)?;
+    trial::link(&Patch::from_bytes(&bytes)?, old_image.fixed)?;
     report.patch_bytes = bytes.len();
     report.id = Some(Patch::id_of(&bytes)?.to_string());
     Ok(Outcome::Patch(report, bytes))
@@ -263,7 +272,6 @@ pub fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::Changed => "changed".into(),
         Reason::Inlines(path) => format!("inlines {path}"),
-        Reason::Uses(path) => format!("uses {path}"),
         Reason::New => "new".into(),
     }
 }

@@ -30,6 +30,8 @@ pub struct ImageSymbol {
     pub tls: bool,
     /// Whether it is code.
     pub code: bool,
+    /// Whether it is data that nothing writes to once the program is loaded.
+    pub constant: bool,
 }
 
 /// What the diff and the emitter need of a linked image.
@@ -40,6 +42,8 @@ pub struct Image {
     pub path: PathBuf,
     /// How it is loaded.
     pub kind: ImageKind,
+    /// Whether it is loaded where it was linked for (`ET_EXEC`).
+    pub fixed: bool,
     /// Its identity.
     pub build_id: Option<BuildId>,
     /// Its `PT_TLS` segment.
@@ -77,13 +81,14 @@ impl Image {
             data: Vec::new(),
             path: path.to_owned(),
             kind: ImageKind::SharedObject,
+            fixed: header.e_type(LE) == elf::ET_EXEC,
             build_id: None,
             tls: None,
             segments: Vec::new(),
             symbols: HashMap::new(),
             imports: HashMap::new(),
         };
-        let mut interpreted = header.e_type(LE) == elf::ET_EXEC;
+        let mut interpreted = image.fixed;
         for segment in header.program_headers(LE, bytes).map_err(text)? {
             let range = segment.p_offset(LE) as usize..(segment.p_offset(LE) + segment.p_filesz(LE)) as usize;
             match segment.p_type(LE) {
@@ -119,6 +124,15 @@ impl Image {
     fn read_symbols(&mut self, bytes: &[u8]) -> object::Result<()> {
         let sections = Elf::parse(bytes)?.sections(LE, bytes)?;
         let table = sections.symbols(LE, bytes, elf::SHT_SYMTAB)?;
+        let mut constants = Vec::new();
+        for (index, section) in sections.enumerate() {
+            let flags = section.sh_flags(LE);
+            let written = flags.0 & elf::SHF_WRITE.0 != 0;
+            let relocated = sections.section_name(LE, section)?.starts_with(b".data.rel.ro");
+            if flags.0 & elf::SHF_ALLOC.0 != 0 && (!written || relocated) {
+                constants.extend(u16::try_from(index.0).ok());
+            }
+        }
         for symbol in table.iter() {
             let kind = symbol.st_type();
             if symbol.is_undefined(LE) || kind == elf::STT_FILE || kind == elf::STT_SECTION {
@@ -130,6 +144,7 @@ impl Image {
                 size: symbol.st_size(LE),
                 tls: kind == elf::STT_TLS,
                 code: kind == elf::STT_FUNC,
+                constant: constants.contains(&symbol.st_shndx(LE).0),
             };
             let known = self.symbols.entry(name.to_owned()).or_default();
             if !known.contains(&entry) {

@@ -20,6 +20,9 @@ pub mod objects;
 pub mod rebuild;
 pub mod source;
 pub mod store;
+mod units;
+
+pub use units::Unit;
 
 pub use build::{Build, Input};
 pub use error::{Error, Result};

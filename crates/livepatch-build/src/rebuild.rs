@@ -5,6 +5,9 @@
 //! same linker wrapper keeps the last link of each output in `TARGET/livepatch/.livepatch` (the candidate); contents
 //! that the store has anyway are not copied.
 //!
+//! Where the baseline's crates have other numbers, there is a second folder (`TARGET/livepatch-pinned`), because cargo does
+//! not know that they were built otherwise.
+//!
 //! Paths that get into the program are mapped to what they were (see [`crate::linker`]).
 
 mod seed;
@@ -17,6 +20,7 @@ use crate::error::{Error, IoContext, Result, utf8};
 use crate::linker::{Mode, RustcWrapper, read_records};
 use crate::source::record::Roots;
 use crate::store::{BlobStore, Store};
+use crate::units::{self, Pins};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -32,6 +36,9 @@ pub struct RebuildOptions {
 
 /// Builds the source in `options.workspace` as `baseline` was built.
 ///
+/// Where cargo gives crates other numbers than in the baseline, as it does when a dependency is bumped, it builds a second
+/// time with the baseline's (see [`crate::units`]).
+///
 /// The contents that the result names stay until the next rebuild in the same target folder.
 ///
 /// # Errors
@@ -43,46 +50,75 @@ pub fn rebuild(store: &Store, baseline: &Baseline, options: &RebuildOptions) -> 
     let env = Environment::of_baseline(recorded);
     let setup = Setup::find(&options.workspace.join(&recorded.cwd), &args, &env)?;
     same_compiler(recorded, &setup)?;
-    let folder = Folder::open(recorded, &setup)?;
-    let plan = SessionPlan {
-        store,
-        setup: &setup,
-        args: &args,
-        wrapper: &options.wrapper,
-        mode: Mode::Candidate { blobs: folder.blobs() },
-    };
-    let candidate = Candidate {
-        records: folder.records(),
-        work: folder.tmp(),
-        rustc: RustcWrapper { chained: setup.rustc_wrapper.clone(), remap: folder.remap(recorded, &setup)? },
-    };
-    let session = Session::start(&plan, env.clone(), Some(candidate))?;
-    let again = |_| -> Result<Linked> {
-        let linked = session.run(&plan, Some(&folder.target))?;
-        wanted(linked, &baseline.manifest.artifact)
-    };
-    let stores = [store.blobs(), BlobStore::new(folder.blobs(), folder.tmp())];
-    let mut linked = again(())?;
-    let mut found = find(store, &folder, &linked, &stores)?;
-    if found.is_none() && linked.fresh {
-        remove_output(&linked.output, &folder.target, &folder.target)?;
-        linked = again(())?;
-        found = find(store, &folder, &linked, &stores)?;
+    let again = Again { store, baseline, wrapper: &options.wrapper, args: &args, env: &env, setup: &setup };
+    let plain = Folder::open(recorded, &setup, PLAIN)?;
+    let build = again.run(&plain, Pins::default())?;
+    let pins = units::pins(&baseline.manifest.units, &build.manifest.units);
+    if pins.is_empty() {
+        return Ok(build);
     }
-    folder.prune()?;
-    match found {
-        Some(Found::Stored(baseline)) => baseline.build(),
-        Some(Found::Candidate(record)) => {
-            let mut manifest = manifest(&setup, &args, &env, &record, &linked);
-            let roots = Roots::new(&setup)
-                .target(&folder.target)
-                .target(&recorded.build_dir)
-                .target(&recorded.target_dir)
-                .others(&recorded.workspace_root, &recorded.cargo_home);
-            add_sources(&mut manifest, &roots, &setup, &session, &linked, &stores[1])?;
-            assemble(&manifest, &stores)
+    tracing::info!("crates have other numbers than in the baseline; building again with the baseline's");
+    let pinned = Folder::open(recorded, &setup, PINNED)?;
+    let pins = pins.within(&setup.workspace_root, &recorded.workspace_root);
+    let pins = pins.moved(&plain.target, &pinned.target);
+    units::discard_unpinned(&pinned.target, &pins)?;
+    again.run(&pinned, pins)
+}
+
+/// Names of the target folders of rebuilds, in the user's.
+const PLAIN: &str = "livepatch";
+const PINNED: &str = "livepatch-pinned";
+
+/// A build like the baseline's.
+struct Again<'a> {
+    store: &'a Store,
+    baseline: &'a Baseline,
+    wrapper: &'a Path,
+    args: &'a BuildArgs,
+    env: &'a Environment,
+    setup: &'a Setup,
+}
+
+impl Again<'_> {
+    fn run(&self, folder: &Folder, pins: Pins) -> Result<Build> {
+        let Self { store, setup, args, env, .. } = *self;
+        let recorded = &self.baseline.manifest.invocation;
+        let mode = Mode::Candidate { blobs: folder.blobs() };
+        let plan = SessionPlan { store, setup, args, wrapper: self.wrapper, mode };
+        let chained = setup.rustc_wrapper.clone();
+        let candidate = Candidate {
+            records: folder.records(),
+            work: folder.tmp(),
+            rustc: RustcWrapper { chained, remap: folder.remap(recorded, setup)?, pins },
+        };
+        let session = Session::start(&plan, env.clone(), Some(candidate))?;
+        let again = |_| -> Result<Linked> {
+            let linked = session.run(&plan, Some(&folder.target))?;
+            wanted(linked, &self.baseline.manifest.artifact)
+        };
+        let stores = [store.blobs(), BlobStore::new(folder.blobs(), folder.tmp())];
+        let mut linked = again(())?;
+        let mut found = find(store, folder, &linked, &stores)?;
+        if found.is_none() && linked.fresh {
+            remove_output(&linked.output, &folder.target, &folder.target)?;
+            linked = again(())?;
+            found = find(store, folder, &linked, &stores)?;
         }
-        None => Err(crate::cargo::not_recorded(&linked.output, &setup, &args)),
+        folder.prune()?;
+        match found {
+            Some(Found::Stored(baseline)) => baseline.build(),
+            Some(Found::Candidate(record)) => {
+                let mut manifest = manifest(setup, args, env, &record, &linked);
+                let roots = Roots::new(setup)
+                    .target(&folder.target)
+                    .target(&recorded.build_dir)
+                    .target(&recorded.target_dir)
+                    .others(&recorded.workspace_root, &recorded.cargo_home);
+                add_sources(&mut manifest, &roots, setup, &session, &linked, &stores[1])?;
+                assemble(&manifest, &stores)
+            }
+            None => Err(crate::cargo::not_recorded(&linked.output, setup, args)),
+        }
     }
 }
 
@@ -139,11 +175,11 @@ struct Folder {
 }
 
 impl Folder {
-    fn open(recorded: &Invocation, setup: &Setup) -> Result<Self> {
+    fn open(recorded: &Invocation, setup: &Setup, name: &str) -> Result<Self> {
         // A baseline from here is rebuilt beside itself, also if it had a target folder of its own.
         let here = recorded.workspace_root == setup.workspace_root;
         let parent = if here { &recorded.target_dir } else { &setup.target_dir };
-        let target = parent.join("livepatch");
+        let target = parent.join(name);
         let own = target.join(".livepatch");
         for folder in ["blobs", "records", "tmp"] {
             let path = own.join(folder);

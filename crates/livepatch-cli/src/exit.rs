@@ -135,6 +135,8 @@ impl From<ApplyError> for Failure {
                 failure.extra = json!({"unknown": unknown, "holds": holds});
                 failure
             }
+            ApplyError::Selection(SelectError::Indivisible { .. }) => Self::new(Exit::Refused, message)
+                .help("apply the whole patch, or make one of a smaller change"),
             ApplyError::Selection(SelectError::Incomplete { missing }) => {
                 let mut failure = Self::new(Exit::Refused, message)
                     .help("select what is missing, too, or apply the whole patch");

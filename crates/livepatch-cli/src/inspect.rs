@@ -51,7 +51,6 @@ pub fn reason(reason: &Reason) -> String {
     match reason {
         Reason::Changed => "changed".into(),
         Reason::Inlines(path) => format!("inlines {path}"),
-        Reason::Uses(path) => format!("uses {path}"),
         Reason::New => "new".into(),
     }
 }
@@ -69,6 +68,8 @@ fn describe(file: &PatchFile) -> Value {
             "place": redirect.place,
             "address": redirect.old.to_string(),
             "old_size": redirect.old_size,
+            "item": redirect.origin.as_ref().map(|origin| origin.item.full()),
+            "holds": held(redirect).collect::<Vec<_>>(),
         })
     });
     let items = meta
@@ -88,11 +89,17 @@ fn describe(file: &PatchFile) -> Value {
         "patch_bytes": file.data.len(),
         "functions": functions.collect::<Vec<_>>(),
         "new_items": items.collect::<Vec<_>>(),
+        "indivisible": meta.indivisible,
         "sections": patch.sections.iter().map(|section| json!({
             "name": section.name, "kind": kind(section.kind), "size": section.size, "relocations": section.relocs.len(),
         })).collect::<Vec<_>>(),
         "imports": imports(patch).collect::<Vec<_>>(),
     })
+}
+
+/// The changed items whose code a function holds, by the names with which they can be selected.
+fn held(redirect: &livepatch_patch::Redirect) -> impl Iterator<Item = String> {
+    redirect.origin.iter().flat_map(|origin| &origin.holds).map(|item| item.full())
 }
 
 fn imports(patch: &Patch) -> impl Iterator<Item = &str> {
@@ -133,6 +140,10 @@ fn text(file: &PatchFile) -> String {
             Some(place) => writeln!(text, " at {place}"),
             None => writeln!(text),
         };
+        let own = redirect.origin.as_ref().map(|origin| origin.item.full());
+        for item in held(redirect).filter(|item| Some(item) != own.as_ref()) {
+            let _ = writeln!(text, "    holds {item}");
+        }
     }
     if !meta.new_items.is_empty() {
         let _ = writeln!(text, "\nbrings {}:", count(meta.new_items.len(), "new item"));
@@ -144,6 +155,9 @@ fn text(file: &PatchFile) -> String {
             NewItemKind::ThreadLocal => "thread-local",
         };
         let _ = writeln!(text, "  {kind} {}", item.path);
+    }
+    if let Some(reason) = &meta.indivisible {
+        let _ = writeln!(text, "\ncan only be applied as a whole: {reason}");
     }
     text.truncate(text.trim_end().len());
     text

@@ -8,6 +8,7 @@
 pub mod addr;
 pub mod container;
 pub mod ident;
+pub mod item;
 pub mod link;
 pub mod patch;
 pub mod reloc;
@@ -16,7 +17,8 @@ pub mod select;
 pub use addr::{Bias, LinkAddr, RunAddr};
 pub use container::ContainerError;
 pub use ident::{Arch, BuildId, Digest};
+pub use item::ItemName;
 pub use link::{Binding, LinkError, Linked, Plan, TlsPlace, TlsPlan, link, plan, tls_image};
 pub use patch::*;
 pub use reloc::RelocKind;
-pub use select::{Part, SelectError, Selection};
+pub use select::{Part, SelectError, Selected, Selection};

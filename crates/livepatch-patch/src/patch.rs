@@ -6,6 +6,7 @@
 
 use crate::addr::LinkAddr;
 use crate::ident::{Arch, BuildId, Digest};
+use crate::item::ItemName;
 use crate::reloc::RelocKind;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,12 @@ pub struct Meta {
     pub redirects: Vec<Redirect>,
     /// Symbols defined in the patch that have no counterpart in the image: new functions, statics, thread-locals.
     pub new_items: Vec<NewItem>,
+    /// Named constants of the image whose value is another in the patch.
+    #[serde(default)]
+    pub constants: Vec<Constant>,
+    /// Why no part of the patch can be applied by itself, if that is so whatever the part.
+    #[serde(default)]
+    pub indivisible: Option<String>,
 }
 
 /// The image that a patch fits.
@@ -104,6 +111,30 @@ pub struct Redirect {
     pub reason: Reason,
     /// `file:line` of the new definition, if known.
     pub place: Option<String>,
+    /// What a selection has to know about it. A function without it can only be applied with all others.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+}
+
+/// Where a replaced function comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its name in the source.
+    pub item: ItemName,
+    /// Every item of the source that changed and whose code is in it: itself, and what is inlined into it. Empty for a
+    /// function whose code differs only because of what the compiler knew about functions that changed.
+    pub holds: Vec<ItemName>,
+    /// Other functions ([`Meta::redirects`]) without which its code, old or new, is not proven right.
+    pub tied: Vec<u32>,
+}
+
+/// A named constant whose value changed: all functions that read it have to be applied together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Constant {
+    /// Demangled path.
+    pub path: String,
+    /// The symbol that defines the new value.
+    pub symbol: SymbolId,
 }
 
 /// Why a function is in a patch.
@@ -114,8 +145,6 @@ pub enum Reason {
     Changed,
     /// Code of this function, inlined into it, changed.
     Inlines(String),
-    /// It refers to this item, which had to move into the patch.
-    Uses(String),
     /// The image has no such function.
     New,
 }

@@ -1,7 +1,17 @@
 //! Choosing a part of a patch.
 //!
-//! A [`Selection`] names modules, types and functions as a Rust user writes them.
+//! A [`Selection`] names modules, types and functions as a Rust user writes them; [`Patch::select`] makes the patch that
+//! holds just those. How names are matched is in `select/pattern.rs`, what belongs together in `select/reduce.rs`, and the
+//! smaller patch is made in `select/extract.rs`.
 
+mod extract;
+mod pattern;
+mod reduce;
+#[cfg(test)]
+mod tests;
+
+use crate::ident::Digest;
+use crate::patch::Patch;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -78,6 +88,45 @@ impl Selection {
     }
 }
 
+/// A patch of which a part was chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selected {
+    /// The part as a patch of its own.
+    pub patch: Patch,
+    /// Its identity: that of the whole patch if it is all of it, else one that stands for just these functions of it.
+    pub id: Digest,
+    /// What was chosen; empty for the whole patch.
+    pub selection: Selection,
+}
+
+impl Patch {
+    /// The part of the patch with this `id` that a selection names.
+    ///
+    /// # Errors
+    /// See [`SelectError`].
+    pub fn select(&self, id: Digest, selection: &Selection) -> Result<Selected, SelectError> {
+        let kept = reduce::choose(self, selection)?;
+        if kept.len() == self.meta.redirects.len() {
+            return Ok(Selected { patch: self.clone(), id, selection: Selection::new() });
+        }
+        let patch = extract::extract(self, &kept)
+            .map_err(|reason| SelectError::Indivisible { reason: reason.to_owned() })?;
+        let mut identity = id.0.to_vec();
+        identity.extend(kept.iter().flat_map(|at| (*at as u64).to_le_bytes()));
+        Ok(Selected { patch, id: Digest::of(&identity), selection: selection.clone() })
+    }
+}
+
+impl Patch {
+    /// The replaced functions that these paths name (as in [`Selection::function`]): indices into the redirects.
+    ///
+    /// # Errors
+    /// [`SelectError::NotHeld`] if one of them names none.
+    pub fn functions_named(&self, paths: &[String]) -> Result<BTreeSet<usize>, SelectError> {
+        reduce::named(self, paths)
+    }
+}
+
 impl Part {
     /// The path as it was given.
     pub fn path(&self) -> &str {
@@ -108,6 +157,12 @@ pub enum SelectError {
         unknown: Vec<Unknown>,
         /// Paths of everything that can be selected in it.
         holds: Vec<String>,
+    },
+    /// No part of the patch can be applied by itself (exit code 4).
+    #[error("this patch can only be applied as a whole: {reason}")]
+    Indivisible {
+        /// Why.
+        reason: String,
     },
     /// The selected part is not safe without the rest (exit code 4).
     #[error("the selection is not safe by itself: {}", list(.missing))]

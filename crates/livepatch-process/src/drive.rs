@@ -4,13 +4,12 @@ use crate::error::{Loss, ProcessError, RemoteError};
 use crate::sys::{self, SignalInfo, Wait, signal_bit};
 use crate::trace::{Goal, RECHECK, State};
 use crate::{Regs, StoppedThread, Tid, XState};
-use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use nix::libc::{self, c_int};
 use std::time::{Duration, Instant};
 
 /// How long an interrupted thread may take to come to a stop.
-const HALT_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const HALT_LIMIT: Duration = Duration::from_secs(2);
 /// Signals that instructions raise.
 const FAULTS: [c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
@@ -20,38 +19,29 @@ const FAULTS: [c_int; 6] =
 pub(crate) struct Saved {
     pub regs: Regs,
     pub mask: u64,
-    pub xstate: Option<XState>,
+    pub xstate: XState,
+    /// After a call, which may have changed the vector state: registers with which the thread would do nothing but put
+    /// everything back by itself.
+    pub way_back: Option<Regs>,
 }
 
 impl Saved {
-    /// Puts it back into a thread at any stop. The registers come last: once they are right, a tool that dies leaves nothing
-    /// else behind.
+    /// Puts it back into a thread at any stop. A tool that dies on the way leaves a thread that either goes on as before, or
+    /// puts the rest back by itself. Hence the order.
     pub fn restore(&self, tid: Tid) -> Result<(), Errno> {
-        if let Some(xstate) = &self.xstate {
-            sys::set_xstate(tid, xstate)?;
+        if let Some(way_back) = &self.way_back {
+            sys::set_regs(tid, way_back)?;
+            sys::set_xstate(tid, &self.xstate)?;
         }
         sys::set_sigmask(tid, self.mask)?;
         sys::set_regs(tid, &self.regs)
     }
 }
 
-/// Signals that processes sent during a remote call and that could not be blocked because faults raise them, too.
-#[derive(Debug)]
-pub(crate) struct HeldSignals {
-    trap: RunAddr,
-    signals: Vec<SignalInfo>,
-}
-
-impl HeldSignals {
-    pub fn until_return_to(trap: RunAddr) -> Self {
-        Self { trap, signals: Vec::new() }
-    }
-}
-
 /// How the thread is sent on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// To the end of a call.
+    /// To a signal that it raises.
     Signal,
     /// To the next entry or exit of a system call.
     Syscall,
@@ -68,7 +58,7 @@ pub(crate) enum Stop {
 }
 
 impl StoppedThread<'_> {
-    pub(crate) fn save(&mut self, with_xstate: bool) -> Result<Saved, RemoteError> {
+    pub(crate) fn save(&mut self) -> Result<Saved, RemoteError> {
         let stopped =
             self.tracees.threads.get(&self.tid).is_some_and(|thread| thread.state == State::Stopped);
         if !stopped {
@@ -79,8 +69,7 @@ impl StoppedThread<'_> {
             return Err(self.unfit("it executes 32-bit code".into()));
         }
         self.check_rseq(&regs)?;
-        let xstate = if with_xstate { Some(self.xstate()?) } else { None };
-        Ok(Saved { regs, mask: self.signal_mask()?, xstate })
+        Ok(Saved { regs, mask: self.signal_mask()?, xstate: self.xstate()?, way_back: None })
     }
 
     pub(crate) fn block_signals(&mut self, mask: u64) -> Result<(), ProcessError> {
@@ -113,14 +102,8 @@ impl StoppedThread<'_> {
     fn sent_signal(&mut self) -> Result<Result<c_int, SignalInfo>, ProcessError> {
         let info = sys::signal_info(self.tid).map_err(|errno| self.error("read a signal of", errno))?;
         let signal = info.signal();
-        if FAULTS.contains(&signal) {
-            if info.is_from_kernel() {
-                return Ok(Err(info));
-            }
-            if let Some(held) = &mut self.held {
-                held.signals.push(info);
-                return Ok(Ok(0));
-            }
+        if FAULTS.contains(&signal) && info.is_from_kernel() {
+            return Ok(Err(info));
         }
         // Blocked, it goes back into the kernel's queue when it is passed on, information and all.
         let mask = self.signal_mask()?;
@@ -128,38 +111,18 @@ impl StoppedThread<'_> {
         Ok(Ok(signal))
     }
 
-    /// Gives held signals back to the kernel's queue. That is possible at a stop for a signal, which takes an `int3`: the signal
-    /// is replaced by the held one, which is blocked and therefore queued.
-    fn requeue_held(&mut self, saved: &Saved) -> Result<(), RemoteError> {
-        let Some(mut held) = self.held.take() else { return Ok(()) };
-        while let Some(info) = held.signals.pop() {
-            let mut regs = saved.regs;
-            regs.set_ip(held.trap);
-            regs.0.orig_rax = u64::MAX;
-            self.set_regs(&regs)?;
-            self.block_signals(saved.mask)?;
-            let limit = Instant::now() + HALT_LIMIT;
-            let Stop::Fault(_) = self.run(Until::Signal, limit)? else {
-                return Err(RemoteError::Stuck { tid: self.tid, what: "giving back a signal".into() });
-            };
-            self.restore(saved)?;
-            self.set_signal_mask(u64::MAX)?;
-            sys::set_signal_info(self.tid, &info).map_err(|errno| self.error("set a signal of", errno))?;
-            self.send(Until::Interrupt, info.signal())?;
-            self.next_stop(limit)?;
-        }
-        Ok(())
-    }
-
     fn send(&mut self, until: Until, signal: c_int) -> Result<(), ProcessError> {
-        if let Some(thread) = self.tracees.threads.get_mut(&self.tid) {
-            (thread.goal, thread.state) = (Goal::Raw, State::Running);
-        }
         let sent = match until {
             Until::Signal => sys::cont(self.tid, signal),
             Until::Syscall => sys::cont_to_syscall(self.tid, signal),
             Until::Interrupt => sys::interrupt(self.tid).and_then(|()| sys::cont(self.tid, signal)),
         };
+        // A thread that could not be sent on is where it was, and can be put back there.
+        if sent.is_ok()
+            && let Some(thread) = self.tracees.threads.get_mut(&self.tid)
+        {
+            (thread.goal, thread.state) = (Goal::Raw, State::Running);
+        }
         sent.map_err(|errno| self.error("resume", errno))
     }
 
@@ -225,7 +188,6 @@ impl StoppedThread<'_> {
             Some(State::Stopped | State::Raw(_)) => {}
             None => return Err(ProcessError::ended(self.process().pid()).into()),
         }
-        self.requeue_held(saved)?;
         self.restore(saved)?;
         // The signal that ended the remote work, if any, is cancelled by sending the thread on without one. The
         // interrupt is taken before anything else on the way to user mode.
@@ -233,7 +195,8 @@ impl StoppedThread<'_> {
         if !matches!(stop, Stop::Interrupted) {
             return Err(RemoteError::Stuck { tid: self.tid, what: what.to_owned() });
         }
-        self.restore(saved)?;
+        // Nothing was executed meanwhile; only the registers are the kernel's to change at the stop before.
+        self.set_regs(&saved.regs)?;
         if self.regs()? != saved.regs {
             let mismatch = std::io::Error::other("the kernel does not return the registers that were set");
             return Err(ProcessError::io(self.process().pid(), "put back registers", mismatch).into());

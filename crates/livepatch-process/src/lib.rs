@@ -27,9 +27,11 @@
 //! the calls that fail with `EINTR` after SIGCONT as well). All other calls go on. `/proc/self/status` shows the tracer.
 
 mod asleep;
+mod callsite;
 mod drive;
 pub mod error;
 mod event;
+mod fault;
 mod fork;
 pub mod gap;
 mod ids;
@@ -44,14 +46,17 @@ mod remote_memory;
 mod rseq;
 mod seccomp;
 mod sharing;
+mod sigframe;
 mod sys;
 mod thread;
 mod trace;
 mod tracer;
 mod watch;
+mod wayback;
 mod world;
 
 pub use asleep::Asleep;
+pub use callsite::{CallProgress, CallSite};
 pub use error::{InterruptError, Loss, ProcessError, RemoteError, StuckThread};
 pub use event::Event;
 pub use fork::ForkedMemory;
@@ -62,7 +67,7 @@ pub use memory::{PAGE_SIZE, PageCache};
 pub use process::Process;
 pub use procfs::{Status, ThreadState};
 pub use regs::{Regs, XState};
-pub use remote::{CallStack, RemoteCall};
+pub use remote::RemoteCall;
 pub use remote_memory::Protection;
 pub use thread::StoppedThread;
 pub use tracer::{on_tracer_thread, prefer_this_thread};

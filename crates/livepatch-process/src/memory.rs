@@ -4,6 +4,7 @@
 //! It writes to read-only private mappings, too (a private copy of the page is made, files are never changed).
 
 use crate::error::{Loss, ProcessError};
+use crate::fault::{Effect, operation};
 use crate::{Process, Tid, sys};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
@@ -17,7 +18,7 @@ pub const PAGE_SIZE: u64 = 4096;
 impl Process {
     /// Fills the buffer from `addr` on, all of it or an error.
     pub fn read(&self, addr: RunAddr, buffer: &mut [u8]) -> Result<(), ProcessError> {
-        let result = self.inner.mem.read_exact_at(buffer, addr.0);
+        let result = operation(Effect::Look, "read memory", || self.inner.mem.read_exact_at(buffer, addr.0));
         result.map_err(|error| self.memory_error("read", addr, buffer.len(), error))
     }
 
@@ -75,8 +76,15 @@ impl Process {
     ///
     /// Nothing here says that the bytes may be changed at this moment: that is the caller's proof.
     pub fn write(&self, addr: RunAddr, bytes: &[u8]) -> Result<(), ProcessError> {
-        let result = self.inner.mem.write_all_at(bytes, addr.0);
+        let result = operation(Effect::Write, "write memory", || self.inner.mem.write_all_at(bytes, addr.0));
         result.map_err(|error| self.memory_error("write", addr, bytes.len(), error))
+    }
+
+    /// Replaces the contents of a file by one of the process's open descriptors.
+    pub fn write_descriptor(&self, fd: u64, contents: &[u8]) -> Result<(), ProcessError> {
+        let path = format!("/proc/{}/fd/{fd}", self.pid());
+        operation(Effect::Write, "write a file", || std::fs::write(path, contents))
+            .map_err(|error| self.io_error(&format!("write to descriptor {fd}"), error))
     }
 
     fn memory_error(

@@ -1,36 +1,33 @@
 //! Making a stopped thread of the target execute a system call or a function, unnoticed by the program.
 //!
-//! 1. Registers, vector state and signal mask are saved. Every signal that the kernel can hold back is blocked, except those
-//!    that faults raise: forcing a blocked one would reset its handler. If a process sends one of those during a call, it is held
-//!    here and given back to the kernel's queue at the end.
-//! 2. `orig_rax` becomes −1, so that the kernel does not treat our instruction pointer as an interrupted system call.
-//! 3. A system call runs from an existing `syscall` instruction between two system-call stops: no signal is involved. A function
-//!    runs until it returns to an `int3`.
-//! 4. Everything is put back, and the thread is led to a canonical stop again without executing an instruction. There the
+//! 1. Registers, vector state and signal mask are saved, here and in a signal frame in the target (see `sigframe.rs`): below the
+//!    red zone of the thread's stack for a system call, at the end of the call site's stack for a function.
+//! 2. The registers are set, in one request. From then on whatever the thread executes ends at an `rt_sigreturn` of that
+//!    frame, so that the thread is as before, whether or not this tool still lives. `orig_rax` becomes −1, so that the kernel
+//!    does not treat our instruction pointer as an interrupted system call.
+//! 3. Every signal that the kernel can hold back is blocked, except those that faults raise: forcing a blocked one would reset
+//!    its handler. One of those that a process sends meanwhile is blocked, too, and so goes back into the kernel's queue.
+//! 4. A system call runs from an existing `syscall; ret` between two system-call stops: no signal is involved. A function's
+//!    end is the system-call stop at the entry of `rt_sigreturn`; there the call is turned into one that does nothing, and if
+//!    the tool dies, the thread comes to `rt_sigreturn` again.
+//! 5. Everything is put back, and the thread is led to a canonical stop again without executing an instruction. There the
 //!    kernel has yet to decide about the restart of the interrupted system call, as at the stop before.
+//!
+//! A tool that is killed leaves the program one thing to notice: a thread whose interrupted system call would have been
+//! continued with the time left gets `EINTR` from it.
 
-use crate::drive::{HeldSignals, Saved, Stop, Until};
+use crate::drive::{HALT_LIMIT, Saved, Stop, Until};
 use crate::error::RemoteError;
-use crate::{Regs, StoppedThread, XState};
+use crate::sigframe::SignalFrame;
+use crate::wayback::SYSCALL_SIZE;
+use crate::{CallProgress, CallSite, Regs, StoppedThread, XState};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use nix::libc;
 use std::time::Instant;
 
-/// Bytes below the stack pointer that belong to the running function (System V psABI, section 3.2.2).
-const RED_ZONE: i64 = 128;
-/// Enough for `__m512` arguments.
-const STACK_ALIGNMENT: u64 = 64;
 /// Trap, direction and alignment-check flags.
 const RFLAGS_CLEARED: u64 = 1 << 8 | 1 << 10 | 1 << 18;
-/// Which stack a remote call runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallStack {
-    /// The thread's own, below its red zone. The thread may be on a small stack: a coroutine, a signal handler.
-    OfThread,
-    /// Memory of the caller's, given by its end (the highest address, exclusive).
-    EndingAt(RunAddr),
-}
 
 /// A call of a function in the target by the C calling convention.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +38,8 @@ pub struct RemoteCall<'a> {
     pub function: RunAddr,
     /// Integer and pointer arguments.
     pub args: [u64; 6],
-    /// An `int3` in executable memory, where the function returns to.
-    pub trap: RunAddr,
-    /// The stack.
-    pub stack: CallStack,
+    /// Where it is called from. No other thread may be there.
+    pub site: CallSite,
 }
 
 impl StoppedThread<'_> {
@@ -61,17 +56,21 @@ impl StoppedThread<'_> {
         deadline: Instant,
     ) -> Result<Result<u64, Errno>, RemoteError> {
         let what = format!("system call {number}");
-        let at = self.syscall_instruction()?;
-        self.check_syscall_at(number, args, at.offset(2))?;
-        let saved = self.save(false)?;
+        let gadgets = self.gadgets()?;
+        self.check_syscall_at(number, args, gadgets.syscall.offset(SYSCALL_SIZE))?;
+        let saved = self.save()?;
         let started = Instant::now();
+        let stack = self.frame_on_stack(&gadgets, &saved)?;
+        stack.write(self.process())?;
         let mut regs = saved.regs;
-        regs.set_ip(at);
+        regs.set_ip(gadgets.syscall);
+        regs.set_sp(stack.sp);
         (regs.0.rax, regs.0.orig_rax) = (number as u64, u64::MAX);
         regs.0.eflags &= !RFLAGS_CLEARED;
         [regs.0.rdi, regs.0.rsi, regs.0.rdx, regs.0.r10, regs.0.r8, regs.0.r9] = args;
         let result = self.run_syscall(&regs, saved.mask, deadline, &what);
         self.put_back(&saved, &what)?;
+        stack.unmark(self.process())?;
         match result? {
             Some(rax) if (-4095..0).contains(&(rax as i64)) => Ok(Err(Errno::from_raw(-(rax as i64) as i32))),
             Some(rax) => Ok(Ok(rax)),
@@ -117,95 +116,90 @@ impl StoppedThread<'_> {
     /// back. After a timeout or a fault what the function did until then remains.
     pub fn remote_call(&mut self, call: &RemoteCall<'_>, deadline: Instant) -> Result<u64, RemoteError> {
         self.check_call(call)?;
-        let saved = self.save(true)?;
-        self.held = Some(HeldSignals::until_return_to(call.trap));
+        let mut saved = self.save()?;
+        let frame = SignalFrame::below(call.site.range().end, &saved)
+            .ok_or_else(|| self.unfit("its vector state has a form that is not known".into()))?;
+        self.process().write(frame.at, &frame.bytes)?;
+        call.site.set_progress(self.process(), CallProgress::Prepared)?;
         let started = Instant::now();
-        let result = self.run_call(call, &saved, deadline);
+        let regs = call_registers(call, &saved.regs, frame.at);
+        let mut way_back = regs;
+        way_back.set_ip(call.site.back());
+        saved.way_back = Some(way_back);
+        let result = self.run_call(call, &regs, &saved, deadline);
         self.put_back(&saved, call.name)?;
-        result?.ok_or_else(|| RemoteError::Timeout {
-            tid: self.tid,
-            what: call.name.to_owned(),
-            waited: started.elapsed(),
-        })
+        if !matches!(result, Ok(Some(()))) {
+            call.site.set_progress(self.process(), CallProgress::BrokenOff)?;
+        }
+        match result? {
+            Some(()) => Ok(call.site.result(self.process())?),
+            None => Err(RemoteError::Timeout {
+                tid: self.tid,
+                what: call.name.to_owned(),
+                waited: started.elapsed(),
+            }),
+        }
     }
 
     fn check_call(&self, call: &RemoteCall<'_>) -> Result<(), RemoteError> {
-        const INT3: u8 = 0xcc;
-        if self.process().read_array(call.trap)? != [INT3] {
-            return Err(self.unfit(format!("there is no int3 at {} to return to", call.trap)));
+        if !call.site.is_ready(self.process()) {
+            return Err(self.unfit(format!("the call site at {} is damaged", call.site.entry())));
         }
-        if self.process().thread_status(self.tid)?.shadow_stack {
-            return Err(
-                self.unfit("it has a shadow stack, which a made-up return address would violate".into())
-            );
-        }
-        Ok(())
+        let (number, args) = NOTHING;
+        self.check_syscall_at(number, args, call.site.sigreturn_end())?;
+        self.check_way_back(call.site.sigreturn_end())
     }
 
+    /// From the entry to the stop behind the `rt_sigreturn` that was not made; `None` if the deadline passed.
     fn run_call(
         &mut self,
         call: &RemoteCall<'_>,
+        regs: &Regs,
         saved: &Saved,
         deadline: Instant,
-    ) -> Result<Option<u64>, RemoteError> {
-        let top = match call.stack {
-            CallStack::OfThread => saved.regs.sp().offset(-RED_ZONE),
-            CallStack::EndingAt(end) => end,
-        };
-        let sp = RunAddr(top.0 & !(STACK_ALIGNMENT - 1)).offset(-8);
-        self.process().write(sp, &call.trap.0.to_le_bytes())?;
-        let mut regs = saved.regs;
-        regs.set_ip(call.function);
-        regs.set_sp(sp);
-        (regs.0.rax, regs.0.orig_rax) = (0, u64::MAX);
-        regs.0.eflags &= !RFLAGS_CLEARED;
-        [regs.0.rdi, regs.0.rsi, regs.0.rdx, regs.0.rcx, regs.0.r8, regs.0.r9] = call.args;
-        self.set_regs(&regs)?;
-        if let Some(xstate) = &saved.xstate {
-            self.set_xstate(&xstate.with_initial_control())?;
-        }
+    ) -> Result<Option<()>, RemoteError> {
+        self.set_regs(regs)?;
+        self.set_xstate(&saved.xstate.with_initial_control())?;
         self.block_signals(saved.mask)?;
-        match self.run(Until::Signal, deadline)? {
-            Stop::Fault(info) if info.signal() == libc::SIGTRAP => {
-                let regs = self.regs()?;
-                // The return took the address off the stack; a trap with another stack pointer is not our return.
-                match regs.ip() == call.trap.offset(1) && regs.sp() == sp.offset(8) {
-                    true => Ok(Some(regs.0.rax)),
-                    false => Err(self.fault(call.name, info)?),
+        loop {
+            match self.run(Until::Syscall, deadline)? {
+                Stop::Syscall => {}
+                Stop::Fault(info) => return Err(self.fault(call.name, info)?),
+                Stop::Interrupted | Stop::Deadline => {
+                    return self.halt(Until::Interrupt, call.name).map(|_| None);
                 }
             }
-            Stop::Fault(info) => Err(self.fault(call.name, info)?),
-            Stop::Syscall | Stop::Interrupted | Stop::Deadline => {
-                self.halt(Until::Interrupt, call.name).map(|_| None)
+            let mut at = self.regs()?;
+            let returned = at.ip() == call.site.sigreturn_end() && at.sp() == regs.sp();
+            if returned && at.syscall() == Some(libc::SYS_rt_sigreturn as u64) {
+                let (number, args) = NOTHING;
+                at.0.orig_rax = number as u64;
+                (at.0.rdi, at.0.rsi) = (args[0], args[1]);
+                self.set_regs(&at)?;
+                return match self.run(Until::Syscall, deadline.max(Instant::now() + HALT_LIMIT))? {
+                    Stop::Syscall => Ok(Some(())),
+                    Stop::Fault(info) => Err(self.fault(call.name, info)?),
+                    Stop::Interrupted | Stop::Deadline => {
+                        self.halt(Until::Syscall, call.name).map(|_| Some(()))
+                    }
+                };
             }
         }
     }
+}
 
-    /// An instruction `syscall` in executable memory of the target, searched once.
-    fn syscall_instruction(&mut self) -> Result<RunAddr, RemoteError> {
-        const SYSCALL: [u8; 2] = [0x0f, 0x05];
-        if let Some(at) = self.tracees.syscall_instruction
-            && self.process().read_array(at).is_ok_and(|bytes: [u8; 2]| bytes == SYSCALL)
-        {
-            return Ok(at);
-        }
-        let maps = self.process().maps()?;
-        let mut candidates: Vec<_> =
-            maps.iter().filter(|mapping| mapping.perms.execute && mapping.perms.read).collect();
-        // The vDSO cannot be unmapped or changed by accident; program files come next, generated code last.
-        candidates.sort_by_key(|mapping| (!mapping.is_special("[vdso]"), mapping.path().is_none()));
-        for mapping in candidates {
-            let Ok(bytes) = self.process().read_vec(mapping.range.start, mapping.len() as usize) else {
-                continue;
-            };
-            if let Some(offset) = bytes.windows(2).position(|pair| pair == SYSCALL) {
-                let at = mapping.range.start.offset(offset as i64);
-                self.tracees.syscall_instruction = Some(at);
-                return Ok(at);
-            }
-        }
-        Err(self.unfit("the process has no syscall instruction in its memory".into()))
-    }
+/// A system call that does nothing, and that whoever loads a patch must be free to make: `munmap` of no page at no page's
+/// address. (−1, which the kernel skips, is nothing that a seccomp filter need let pass.)
+const NOTHING: (libc::c_long, [u64; 6]) = (libc::SYS_munmap, [1, 0, 0, 0, 0, 0]);
+
+fn call_registers(call: &RemoteCall<'_>, saved: &Regs, frame: RunAddr) -> Regs {
+    let mut regs = *saved;
+    regs.set_ip(call.site.entry());
+    regs.set_sp(frame);
+    (regs.0.rax, regs.0.r11, regs.0.orig_rax) = (0, call.function.0, u64::MAX);
+    regs.0.eflags &= !RFLAGS_CLEARED;
+    [regs.0.rdi, regs.0.rsi, regs.0.rdx, regs.0.rcx, regs.0.r8, regs.0.r9] = call.args;
+    regs
 }
 
 impl XState {

@@ -1,6 +1,7 @@
 //! System calls that no crate wraps the way tracing needs it: signal numbers stay numbers here, because `nix::Signal` has no
 //! realtime signals, and a stop of a realtime signal must be passed on like any other.
 
+use crate::fault::{Effect, operation};
 use crate::regs::{Regs, XState};
 use crate::{Pid, Tid};
 use livepatch_patch::RunAddr;
@@ -62,9 +63,20 @@ impl Wait {
 
 /// ptrace requests that take numbers only.
 fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<()> {
-    // SAFETY: only called with requests that interpret `addr` and `data` as numbers, so the kernel writes to no memory
-    // of this process.
-    Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data as *mut c_void) }).map(drop)
+    let name = match request {
+        libc::PTRACE_SEIZE => "seize",
+        libc::PTRACE_INTERRUPT => "interrupt",
+        libc::PTRACE_LISTEN => "listen",
+        libc::PTRACE_DETACH => "detach",
+        libc::PTRACE_SYSCALL => "cont to a system call",
+        _ => "cont",
+    };
+    operation(Effect::Run, name, || {
+        let (addr, data) = (addr as *mut c_void, data as *mut c_void);
+        // SAFETY: only called with requests that interpret `addr` and `data` as numbers, so the kernel writes to no memory
+        // of this process.
+        Errno::result(unsafe { libc::ptrace(request, tid.0, addr, data) }).map(drop)
+    })
 }
 
 /// ptrace requests that read or write a buffer of this process.
@@ -72,8 +84,15 @@ fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<
 /// # Safety
 /// `data` must be valid for the access that the request makes: its type and direction.
 unsafe fn request_buffer(request: libc::c_uint, tid: Tid, addr: usize, data: *mut c_void) -> Result<()> {
-    // SAFETY: the caller vouches for `data`; `addr` is a number in every such request.
-    Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data) }).map(drop)
+    let (effect, name) = match request {
+        libc::PTRACE_SETREGSET => (Effect::Write, "set vector registers"),
+        libc::PTRACE_SETSIGMASK => (Effect::Write, "set signal mask"),
+        _ => (Effect::Look, "ask"),
+    };
+    operation(effect, name, || {
+        // SAFETY: the caller vouches for `data`; `addr` is a number in every such request.
+        Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data) }).map(drop)
+    })
 }
 
 /// Attaches without stopping; new threads and children are attached automatically, execve and system-call stops are marked.
@@ -136,12 +155,8 @@ impl SignalInfo {
 }
 
 pub(crate) fn signal_info(tid: Tid) -> Result<SignalInfo> {
-    nix::sys::ptrace::getsiginfo(nix::unistd::Pid::from_raw(tid.0)).map(SignalInfo)
-}
-
-/// Replaces the signal that the thread is about to have delivered.
-pub(crate) fn set_signal_info(tid: Tid, info: &SignalInfo) -> Result<()> {
-    nix::sys::ptrace::setsiginfo(nix::unistd::Pid::from_raw(tid.0), &info.0)
+    let tid = nix::unistd::Pid::from_raw(tid.0);
+    operation(Effect::Look, "read signal", || nix::sys::ptrace::getsiginfo(tid).map(SignalInfo))
 }
 
 /// At a stop for a signal: what to send the thread on with so that nothing is delivered now. A signal that a process sent is
@@ -205,11 +220,13 @@ pub(crate) fn pending_signals(tid: Tid) -> Result<Vec<SignalInfo>> {
 }
 
 pub(crate) fn get_regs(tid: Tid) -> Result<Regs> {
-    nix::sys::ptrace::getregs(nix::unistd::Pid::from_raw(tid.0)).map(Regs)
+    let tid = nix::unistd::Pid::from_raw(tid.0);
+    operation(Effect::Look, "read registers", || nix::sys::ptrace::getregs(tid).map(Regs))
 }
 
 pub(crate) fn set_regs(tid: Tid, regs: &Regs) -> Result<()> {
-    nix::sys::ptrace::setregs(nix::unistd::Pid::from_raw(tid.0), regs.0)
+    let tid = nix::unistd::Pid::from_raw(tid.0);
+    operation(Effect::Write, "set registers", || nix::sys::ptrace::setregs(tid, regs.0))
 }
 
 pub(crate) fn get_xstate(tid: Tid) -> Result<XState> {
@@ -271,7 +288,17 @@ pub(crate) fn rseq_area(tid: Tid) -> Result<Option<RunAddr>> {
 }
 
 /// Collects the next event of one thread that the calling thread traces, without waiting.
-pub(crate) fn wait_thread(tid: Tid) -> Result<Option<Wait>> {
+///
+/// With `leave_signals` a stop for a signal is told but not collected; resuming the thread does away with it. A signal whose stop
+/// was collected is lost if the tool dies before it passes the signal on; else the kernel delivers it then.
+pub(crate) fn wait_thread(tid: Tid, leave_signals: bool) -> Result<Option<Wait>> {
+    if leave_signals {
+        match peek(libc::P_PID, tid.0 as libc::id_t)? {
+            Some((_, wait @ Wait::Signal(_))) => return Ok(Some(wait)),
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
     let mut status = 0;
     // SAFETY: waitpid writes one int.
     let got = unsafe { libc::waitpid(tid.0, &mut status, libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG) };
@@ -281,21 +308,32 @@ pub(crate) fn wait_thread(tid: Tid) -> Result<Option<Wait>> {
     }
 }
 
-/// A thread or child of the calling thread that has an event, without collecting it. The tool's own children show up here
-/// too and hide what lies behind them.
-pub(crate) fn peek_any() -> Result<Option<Tid>> {
+/// The next event of the threads that are meant, without collecting it.
+fn peek(which: libc::idtype_t, id: libc::id_t) -> Result<Option<(Tid, Wait)>> {
     let flags =
         libc::WNOHANG | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD | libc::WEXITED | libc::WSTOPPED;
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    // SAFETY: waitid writes one siginfo_t; all zero is a value of it and stands for "nothing" (si_pid 0).
-    let tid = unsafe {
-        match Errno::result(libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags)) {
-            Ok(_) => info.assume_init().si_pid(),
-            Err(Errno::ECHILD) => 0,
-            Err(errno) => return Err(errno),
-        }
+    // SAFETY: waitid writes one siginfo_t; all zero is a value of it and stands for "nothing" (si_pid 0). The accessors read
+    // integers of the union inside, for which every bit pattern is a value.
+    let (code, tid, status) = unsafe {
+        Errno::result(libc::waitid(which, id, info.as_mut_ptr(), flags))?;
+        let info = info.assume_init();
+        (info.si_code, info.si_pid(), info.si_status())
     };
-    Ok((tid != 0).then_some(Tid(tid)))
+    // As in a status of waitpid: the low byte says that it is a stop, the rest is the signal and the event.
+    let stopped = matches!(code, libc::CLD_TRAPPED | libc::CLD_STOPPED);
+    let wait = if stopped { Wait::from_status(status << 8 | 0x7f) } else { Wait::Gone };
+    Ok((tid != 0).then_some((Tid(tid), wait)))
+}
+
+/// A thread or child of the calling thread that has an event, without collecting it. The tool's own children show up here
+/// too and hide what lies behind them.
+pub(crate) fn peek_any() -> Result<Option<Tid>> {
+    match peek(libc::P_ALL, 0) {
+        Ok(found) => Ok(found.map(|(tid, _)| tid)),
+        Err(Errno::ECHILD) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 pub(crate) fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
@@ -348,19 +386,15 @@ pub(crate) fn process_vm_readv(tid: Tid, pieces: &mut [(RunAddr, &mut [u8])]) ->
         .iter()
         .map(|(addr, buffer)| libc::iovec { iov_base: addr.0 as *mut c_void, iov_len: buffer.len() })
         .collect();
-    // SAFETY: every local iovec describes a buffer that is borrowed for the duration of this call; remote addresses
-    // are interpreted in the other process only.
-    let got = unsafe {
-        libc::process_vm_readv(
-            tid.0,
-            local.as_ptr(),
-            local.len() as libc::c_ulong,
-            remote.as_ptr(),
-            remote.len() as libc::c_ulong,
-            0,
-        )
-    };
-    Errno::result(got).map(|got| got as usize)
+    operation(Effect::Look, "read memory", || {
+        let (local_count, remote_count) = (local.len() as libc::c_ulong, remote.len() as libc::c_ulong);
+        // SAFETY: every local iovec describes a buffer that is borrowed for the duration of this call; remote addresses
+        // are interpreted in the other process only.
+        let got = unsafe {
+            libc::process_vm_readv(tid.0, local.as_ptr(), local_count, remote.as_ptr(), remote_count, 0)
+        };
+        Errno::result(got).map(|got| got as usize)
+    })
 }
 
 /// The most pieces that one [`process_vm_readv`] takes (`UIO_MAXIOV`).

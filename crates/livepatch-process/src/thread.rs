@@ -1,6 +1,5 @@
 //! One stopped thread: registers, state and signal mask.
 
-use crate::drive::HeldSignals;
 use crate::error::ProcessError;
 use crate::sys;
 use crate::trace::{State, Tracees};
@@ -13,13 +12,11 @@ pub struct StoppedThread<'t> {
     pub(crate) tracees: &'t mut Tracees,
     pub(crate) tid: Tid,
     resume_on_drop: bool,
-    /// During a remote call: where it returns to, and the signals that wait for its end.
-    pub(crate) held: Option<HeldSignals>,
 }
 
 impl<'t> StoppedThread<'t> {
     pub(crate) fn new(tracees: &'t mut Tracees, tid: Tid, resume_on_drop: bool) -> Self {
-        Self { tracees, tid, resume_on_drop, held: None }
+        Self { tracees, tid, resume_on_drop }
     }
 
     /// Its id.

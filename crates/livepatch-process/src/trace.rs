@@ -12,6 +12,7 @@ use crate::fork::Forked;
 use crate::pause::Pause;
 use crate::process::check_tracers;
 use crate::sys::{self, Wait};
+use crate::wayback::Gadgets;
 use crate::{Process, Tid, procfs};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
@@ -63,8 +64,8 @@ pub(crate) struct Tracees {
     pub breakpoints: BTreeSet<RunAddr>,
     pub events: Vec<Event>,
     pub lost: Option<Loss>,
-    /// An instruction `syscall` somewhere in the target.
-    pub syscall_instruction: Option<RunAddr>,
+    /// Instructions of the target for remote system calls.
+    pub gadgets: Option<Gadgets>,
     /// Threads that are stuck in remote work, and what to put back at their next stop.
     stuck: BTreeMap<Tid, Saved>,
     /// Tasks that were attached on creation but are no threads of the process: let go at their first stop.
@@ -92,7 +93,7 @@ impl Tracees {
             breakpoints: BTreeSet::new(),
             events: Vec::new(),
             lost: None,
-            syscall_instruction: None,
+            gadgets: None,
             stuck: BTreeMap::new(),
             foreign: BTreeSet::new(),
             forked: BTreeMap::new(),
@@ -194,8 +195,12 @@ impl Tracees {
     /// Lets a thread at a canonical stop go on: into its group stop if the program is stopped.
     pub fn resume(&mut self, tid: Tid) -> Result<(), ProcessError> {
         let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
-        (thread.goal, thread.state, thread.parked) = (Goal::Run, State::Running, None);
+        let before = std::mem::replace(&mut thread.state, State::Running);
+        (thread.goal, thread.parked) = (Goal::Run, None);
         let result = if thread.group_stop { sys::listen(tid) } else { sys::cont(tid, 0) };
+        if result.is_err() {
+            thread.state = before;
+        }
         self.accept_death(tid, "resume", result)
     }
 
@@ -287,7 +292,9 @@ impl Tracees {
             self.gone(tid);
             return Ok(known);
         }
-        match sys::wait_thread(tid) {
+        // Remote work may leave a thread at a stop for a signal, which would be told again and again.
+        let leave_signals = self.threads.get(&tid).is_none_or(|thread| thread.goal != Goal::Raw);
+        match sys::wait_thread(tid, leave_signals) {
             Ok(None) => Ok(false),
             Ok(Some(wait)) => self.handle(tid, wait).map(|()| true),
             // A thread that called execve goes on under the id of the first thread; its own id vanishes unreported.
@@ -339,6 +346,17 @@ impl Tracees {
         if wait == Wait::Exec {
             self.lost.get_or_insert(Loss::Exec);
         }
+        let dealt_with = self.answer(tid, wait);
+        if dealt_with.is_err()
+            && let Some(thread) = self.threads.get_mut(&tid)
+        {
+            // It still is at its stop, and can be let go from there.
+            thread.state = State::Raw(wait);
+        }
+        dealt_with
+    }
+
+    fn answer(&mut self, tid: Tid, wait: Wait) -> Result<(), ProcessError> {
         if self.stuck.contains_key(&tid) && !self.unstick(tid, wait)? {
             return Ok(());
         }
@@ -502,9 +520,13 @@ impl Tracees {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };
             thread.goal = Goal::Detach;
             thread.announce = false;
+            let state = thread.state;
             // An error means that the thread is beyond reach; it then shows in the result.
-            let _ = match thread.state {
+            let _ = match state {
                 State::Running => self.request_stop(tid),
+                State::Raw(Wait::Signal(libc::SIGTRAP)) if self.park(tid).is_ok_and(|parked| parked) => {
+                    self.release(tid, 0)
+                }
                 State::Raw(Wait::Signal(signal)) => self.release(tid, signal),
                 State::Stopped | State::Raw(_) => self.release(tid, 0),
             };

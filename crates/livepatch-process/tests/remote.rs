@@ -5,8 +5,8 @@ mod common;
 use common::{Victim, soon, thread_state, wait_for};
 use livepatch_patch::RunAddr;
 use livepatch_process::{
-    CallStack, Event, Loss, PAGE_SIZE, ProcessError, Protection, RemoteCall, RemoteError, Seized,
-    StoppedThread, ThreadState, Tid, mmap_min_addr, near_gap,
+    CallProgress, CallSite, Event, Loss, PAGE_SIZE, ProcessError, Protection, RemoteCall, RemoteError,
+    Seized, StoppedThread, ThreadState, Tid, mmap_min_addr, near_gap,
 };
 use nix::errno::Errno;
 use nix::libc;
@@ -14,33 +14,25 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Pages near the program: one of code that holds an `int3`, and a stack above it.
-struct Pages {
-    trap: RunAddr,
-    stack_end: RunAddr,
+/// A call site near the program.
+fn call_site(victim: &Victim, thread: &mut StoppedThread<'_>) -> CallSite {
+    let at = map_near(victim, thread, CallSite::SIZE);
+    let site = CallSite::at(at);
+    site.prepare(thread, soon()).unwrap();
+    site
 }
 
-const STACK: u64 = 64 << 10;
+fn map_near(victim: &Victim, thread: &mut StoppedThread<'_>, size: u64) -> RunAddr {
+    let maps = thread.process().maps().unwrap();
+    let main = victim.fact("main");
+    let module = maps.iter().find(|map| map.contains(main)).unwrap();
+    let at = near_gap(&maps, module.range.clone(), size, mmap_min_addr()).unwrap();
+    thread.map_at(at, size, Protection::ReadWrite, soon()).unwrap();
+    at
+}
 
-impl Pages {
-    fn map(victim: &Victim, thread: &mut StoppedThread<'_>) -> Self {
-        let maps = thread.process().maps().unwrap();
-        let main = victim.fact("main");
-        let module = maps.iter().find(|map| map.contains(main)).unwrap();
-        let at = near_gap(&maps, module.range.clone(), PAGE_SIZE + STACK, mmap_min_addr()).unwrap();
-        thread.map_at(at, PAGE_SIZE + STACK, Protection::ReadWrite, soon()).unwrap();
-        thread.process().write(at, &[0xcc]).unwrap();
-        thread.protect(at, PAGE_SIZE, Protection::ReadExecute, soon()).unwrap();
-        Self { trap: at, stack_end: at.offset((PAGE_SIZE + STACK) as i64) }
-    }
-
-    fn call<'a>(&self, victim: &Victim, name: &'a str, args: [u64; 6]) -> RemoteCall<'a> {
-        RemoteCall { name, function: victim.fact(name), args, trap: self.trap, stack: CallStack::OfThread }
-    }
-
-    fn call_on_stack<'a>(&self, victim: &Victim, name: &'a str, args: [u64; 6]) -> RemoteCall<'a> {
-        RemoteCall { stack: CallStack::EndingAt(self.stack_end), ..self.call(victim, name, args) }
-    }
+fn call<'a>(site: CallSite, victim: &Victim, name: &'a str, args: [u64; 6]) -> RemoteCall<'a> {
+    RemoteCall { name, function: victim.fact(name), args, site }
 }
 
 fn leader(victim: &Victim) -> Tid {
@@ -82,30 +74,33 @@ fn memory_is_mapped_protected_and_unmapped() {
     let process = victim.process();
     let mut stopped = victim.seize().interrupt_all(soon()).map_err(|(_, error)| error).unwrap();
     let mut thread = stopped.thread(leader(&victim)).unwrap();
-    let Pages { trap, .. } = Pages::map(&victim, &mut thread);
+    let site = call_site(&victim, &mut thread);
+    let code = site.range().start;
     let perms = |at: RunAddr| {
         let maps = process.maps().unwrap();
         maps.into_iter()
             .find(|map| map.contains(at))
             .map(|map| (map.perms.read, map.perms.write, map.perms.execute))
     };
-    assert_eq!(perms(trap), Some((true, false, true)));
-    assert_eq!(perms(trap.offset(PAGE_SIZE as i64)), Some((true, true, false)));
+    assert_eq!(perms(code), Some((true, false, true)));
+    assert_eq!(perms(code.offset(PAGE_SIZE as i64)), Some((true, true, false)));
+    assert!(site.is_ready(&process));
     // Read-only text takes the tracer's writes.
-    process.write(trap.offset(1), &[0x90; 64]).unwrap();
-    assert_eq!(process.read_vec(trap, 65).unwrap(), [&[0xcc_u8][..], &[0x90; 64]].concat());
-    let again = thread.map_at(trap, PAGE_SIZE, Protection::Read, soon());
+    let free = code.offset(0x100);
+    process.write(free, &[0x90; 64]).unwrap();
+    assert_eq!(process.read_vec(free, 64).unwrap(), [0x90; 64]);
+    let again = thread.map_at(code, PAGE_SIZE, Protection::Read, soon());
     assert!(matches!(again, Err(RemoteError::Syscall { name: "mmap", errno: Errno::EEXIST })), "{again:?}");
-    thread.unmap(trap, PAGE_SIZE + STACK, soon()).unwrap();
-    assert_eq!(perms(trap), None);
-    let read = process.read_u64(trap);
+    thread.unmap(code, CallSite::SIZE, soon()).unwrap();
+    assert_eq!(perms(code), None);
+    let read = process.read_u64(code);
     assert!(matches!(read, Err(ProcessError::Memory { access: "read", .. })), "{read:?}");
-    let write = process.write(trap, &[1]);
+    let write = process.write(code, &[1]);
     assert!(matches!(write, Err(ProcessError::Memory { access: "write", .. })), "{write:?}");
     let (mut good, mut bad) = ([0; 8], [0; 8]);
     process.read_many(&mut [(victim.fact("ticks"), &mut good), (victim.fact("main"), &mut bad)]).unwrap();
     assert_eq!(bad, process.read_array(victim.fact("main")).unwrap());
-    assert!(process.read_many(&mut [(victim.fact("ticks"), &mut good), (trap, &mut bad)]).is_err());
+    assert!(process.read_many(&mut [(victim.fact("ticks"), &mut good), (code, &mut bad)]).is_err());
 }
 
 #[test]
@@ -114,18 +109,13 @@ fn calls_take_six_arguments_and_find_the_abi_in_order() {
     victim.wait_in_syscall(leader(&victim), SYS_READ);
     let mut seized = victim.seize();
     let mut thread = seized.interrupt_one(leader(&victim), soon()).unwrap();
-    let pages = Pages::map(&victim, &mut thread);
-    for stack in [CallStack::OfThread, CallStack::EndingAt(pages.stack_end)] {
-        let mut call = |name, args| {
-            let call = RemoteCall { stack, ..pages.call(&victim, name, args) };
-            thread.remote_call(&call, soon()).unwrap()
-        };
-        assert_eq!(call("six", [1, 10, 100, 1000, 10_000, 100_000]), 3_368_421);
-        let state = call("entry_state", [0; 6]);
-        assert_eq!(state as u32, 64 - 8, "stack alignment at the entry");
-        assert_eq!(state >> 32 & 0x4_0500, 0, "flags at the entry");
-        assert_eq!(call("control_words", [0; 6]), 0x037f_0000_1f80);
-    }
+    let site = call_site(&victim, &mut thread);
+    let mut called = |name, args| thread.remote_call(&call(site, &victim, name, args), soon()).unwrap();
+    assert_eq!(called("six", [1, 10, 100, 1000, 10_000, 100_000]), 3_368_421);
+    let state = called("entry_state", [0; 6]);
+    assert_eq!(state as u32, 64 - 8, "stack alignment at the entry");
+    assert_eq!(state >> 32 & 0x4_0500, 0, "flags at the entry");
+    assert_eq!(called("control_words", [0; 6]), 0x037f_0000_1f80);
     drop(thread);
     assert_eq!(victim.ask_traced(&mut seized, "echo on"), "echo on");
     seized.detach().unwrap();
@@ -140,16 +130,14 @@ fn a_running_thread_keeps_its_registers() {
     let process = victim.process();
     let mut seized = victim.seize();
     let mut thread = seized.interrupt_one(guard, soon()).unwrap();
-    let pages = Pages::map(&victim, &mut thread);
+    let site = call_site(&victim, &mut thread);
     drop(thread);
-    for round in 0..200 {
+    for _ in 0..200 {
         let mut thread = seized.interrupt_one(guard, soon()).unwrap();
-        let call = match round % 2 {
-            0 => pages.call(&victim, "clobber", [0; 6]),
-            _ => pages.call_on_stack(&victim, "clobber", [0; 6]),
-        };
-        assert_eq!(thread.remote_call(&call, soon()).unwrap(), 77);
-        let controls = pages.call(&victim, "control_words", [0; 6]);
+        let clobber = call(site, &victim, "clobber", [0; 6]);
+        assert_eq!(thread.remote_call(&clobber, soon()).unwrap(), 77);
+        assert_eq!(site.progress(&process).unwrap(), CallProgress::Returned);
+        let controls = call(site, &victim, "control_words", [0; 6]);
         assert_eq!(thread.remote_call(&controls, soon()).unwrap() & 0xffff, 0x1f80);
         thread.remote_syscall(libc::SYS_getppid, [0; 6], soon()).unwrap().unwrap();
         drop(thread);
@@ -171,8 +159,8 @@ fn the_others_run_during_a_call_or_stand() {
     let process = victim.process();
     let mut seized = victim.seize();
     let mut thread = seized.interrupt_one(leader(&victim), soon()).unwrap();
-    let pages = Pages::map(&victim, &mut thread);
-    let spin = pages.call(&victim, "spin", [0; 6]);
+    let site = call_site(&victim, &mut thread);
+    let spin = call(site, &victim, "spin", [0; 6]);
     let in_50_ms = || Instant::now() + Duration::from_millis(50);
     let before = victim.word(&process, "ticks");
     let timeout = thread.remote_call(&spin, in_50_ms());
@@ -198,24 +186,27 @@ fn a_fault_in_a_call_is_an_error_and_no_signal() {
     let mut victim = Victim::start();
     let mut seized = victim.seize();
     let mut thread = seized.interrupt_one(leader(&victim), soon()).unwrap();
-    let pages = Pages::map(&victim, &mut thread);
+    let site = call_site(&victim, &mut thread);
     let before = thread.regs().unwrap();
-    let fault = thread.remote_call(&pages.call(&victim, "fault", [0; 6]), soon());
+    let fault = thread.remote_call(&call(site, &victim, "fault", [0; 6]), soon());
     let Err(RemoteError::Fault { signal, ip, fault, .. }) = fault else { panic!("{fault:?}") };
     assert_eq!((signal, ip, fault), (libc::SIGSEGV, victim.fact("fault"), RunAddr(0x10)));
-    // A jump to nowhere, and an int3 elsewhere than the return.
-    let nowhere = RemoteCall { function: RunAddr(0x10), ..pages.call(&victim, "six", [0; 6]) };
+    assert_eq!(site.progress(thread.process()).unwrap(), CallProgress::BrokenOff);
+    // A jump to nowhere, and an int3.
+    let nowhere = RemoteCall { function: RunAddr(0x10), ..call(site, &victim, "six", [0; 6]) };
     assert!(matches!(
         thread.remote_call(&nowhere, soon()),
         Err(RemoteError::Fault { signal: libc::SIGSEGV, .. })
     ));
-    let trap = RemoteCall { function: pages.trap, ..pages.call(&victim, "six", [0; 6]) };
+    let free = site.range().start.offset(0x100);
+    thread.process().write(free, &[0xcc]).unwrap();
+    let trap = RemoteCall { function: free, ..call(site, &victim, "six", [0; 6]) };
     assert!(matches!(
         thread.remote_call(&trap, soon()),
         Err(RemoteError::Fault { signal: libc::SIGTRAP, .. })
     ));
-    let no_trap = RemoteCall { trap: victim.fact("hot"), ..pages.call(&victim, "six", [0; 6]) };
-    assert!(matches!(thread.remote_call(&no_trap, soon()), Err(RemoteError::Unfit { .. })));
+    let no_site = RemoteCall { site: CallSite::at(victim.fact("hot")), ..trap };
+    assert!(matches!(thread.remote_call(&no_site, soon()), Err(RemoteError::Unfit { .. })));
     assert_eq!(thread.regs().unwrap(), before);
     drop(thread);
     assert_eq!(victim.ask_traced(&mut seized, "signals"), "0 0");
@@ -241,7 +232,7 @@ fn signals_arrive_once_whatever_goes_on() {
         victim.ask(&format!("tick {threads}"));
         let mut seized = victim.seize();
         let mut thread = seized.interrupt_one(leader(&victim), soon()).unwrap();
-        let pages = Pages::map(&victim, &mut thread);
+        let site = call_site(&victim, &mut thread);
         drop(thread);
         let (mut sent, mut sum) = (0, 0_i64);
         let mut send = |victim: &Victim| {
@@ -255,10 +246,10 @@ fn signals_arrive_once_whatever_goes_on() {
             send(&victim);
             thread.remote_syscall(libc::SYS_getpid, [0; 6], soon()).unwrap().unwrap();
             send(&victim);
-            let six = pages.call(&victim, "six", [1, 0, 0, 0, 0, 0]);
+            let six = call(site, &victim, "six", [1, 0, 0, 0, 0, 0]);
             assert_eq!(thread.remote_call(&six, soon()).unwrap(), 1);
             if round % 20 == 0 {
-                let spin = pages.call(&victim, "spin", [0; 6]);
+                let spin = call(site, &victim, "spin", [0; 6]);
                 std::thread::scope(|scope| {
                     scope.spawn(|| send(&victim));
                     let end = Instant::now() + Duration::from_millis(20);
@@ -287,10 +278,10 @@ fn a_fault_signal_sent_by_a_process_is_delivered_after_the_call() {
     let mut victim = Victim::start();
     let mut seized = victim.seize();
     let mut thread = seized.interrupt_one(leader(&victim), soon()).unwrap();
-    let pages = Pages::map(&victim, &mut thread);
+    let site = call_site(&victim, &mut thread);
     // SIGTRAP is one of those that are not blocked during a call; the program has a handler for it.
     victim.kill(Signal::SIGTRAP);
-    let six = pages.call(&victim, "six", [5, 0, 0, 0, 0, 0]);
+    let six = call(site, &victim, "six", [5, 0, 0, 0, 0, 0]);
     assert_eq!(thread.remote_call(&six, soon()).unwrap(), 5);
     thread.remote_syscall(libc::SYS_getpid, [0; 6], soon()).unwrap().unwrap();
     drop(thread);
@@ -310,8 +301,8 @@ fn remote_work_in_a_stopped_program_leaves_it_stopped() {
     wait_for("the stop", || all_stopped(&victim));
     let mut stopped = victim.seize().interrupt_all(soon()).map_err(|(_, error)| error).unwrap();
     let mut thread = stopped.thread(leader(&victim)).unwrap();
-    let pages = Pages::map(&victim, &mut thread);
-    let six = pages.call(&victim, "six", [3, 0, 0, 0, 0, 0]);
+    let site = call_site(&victim, &mut thread);
+    let six = call(site, &victim, "six", [3, 0, 0, 0, 0, 0]);
     assert_eq!(thread.remote_call(&six, soon()).unwrap(), 3);
     drop(thread);
     let mut seized = stopped.resume_all().unwrap();
@@ -330,9 +321,9 @@ fn stopped_by_a_signal_during_a_call() {
     let mut victim = Victim::start();
     let mut seized = victim.seize();
     let mut thread = seized.interrupt_one(leader(&victim), soon()).unwrap();
-    let pages = Pages::map(&victim, &mut thread);
+    let site = call_site(&victim, &mut thread);
     victim.kill(Signal::SIGSTOP);
-    let six = pages.call(&victim, "six", [4, 0, 0, 0, 0, 0]);
+    let six = call(site, &victim, "six", [4, 0, 0, 0, 0, 0]);
     assert_eq!(thread.remote_call(&six, soon()).unwrap(), 4);
     drop(thread);
     seized.detach().unwrap();
@@ -374,9 +365,8 @@ fn a_thread_stuck_in_a_call_is_put_back_when_it_stops() {
     let process = victim.process();
     let mut seized = victim.seize();
     let mut thread = seized.interrupt_one(guard, soon()).unwrap();
-    let pages = Pages::map(&victim, &mut thread);
-    let mut call = pages.call(&victim, "vfork_and_wait", [read.parse().unwrap(), 0, 0, 0, 0, 0]);
-    call.stack = CallStack::EndingAt(pages.stack_end);
+    let site = call_site(&victim, &mut thread);
+    let call = call(site, &victim, "vfork_and_wait", [read.parse().unwrap(), 0, 0, 0, 0, 0]);
     let stuck = thread.remote_call(&call, Instant::now() + Duration::from_millis(20));
     assert!(matches!(stuck, Err(RemoteError::Stuck { .. })), "{stuck:?}");
     assert!(matches!(thread.remote_call(&call, soon()), Err(RemoteError::Unfit { .. })));
@@ -398,8 +388,8 @@ fn killed_during_a_call() {
     victim.ask("tick 2");
     let mut seized = victim.seize();
     let mut thread = seized.interrupt_one(leader(&victim), soon()).unwrap();
-    let pages = Pages::map(&victim, &mut thread);
-    let spin = pages.call(&victim, "spin", [0; 6]);
+    let site = call_site(&victim, &mut thread);
+    let spin = call(site, &victim, "spin", [0; 6]);
     let lost = std::thread::scope(|scope| {
         let victim = &victim;
         scope.spawn(|| {

@@ -1,6 +1,6 @@
 //! What an operation did: the command line's JSON, as Rust types.
 
-use livepatch_apply::Policy;
+use livepatch_apply::{Policy, Selection};
 use livepatch_patch::RunAddr;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -50,6 +50,9 @@ pub struct Patch {
     pub id: String,
     /// Name given by its author.
     pub name: String,
+    /// The part of the patch file that was selected; empty for all of it.
+    #[serde(default)]
+    pub selection: Selection,
     /// Build-id of the module that it is for.
     pub build_id: String,
     /// What it is doing.

@@ -22,7 +22,7 @@ pub const MAGIC: [u8; 16] = *b"livepatch\0state\0";
 pub const VERSION: u32 = 2;
 /// Bytes of one slot. Only what is used becomes resident.
 pub const SLOT_SIZE: u32 = 4 << 20;
-/// Size of the whole mapping.
+/// Size of the registry. Behind it are the landing area and the call site.
 pub const TOTAL_SIZE: u64 = HEADER_PAGE + 2 * SLOT_SIZE as u64;
 /// Bytes of the header that its digest covers.
 const COVERED: usize = 0x50;

@@ -6,7 +6,8 @@ use crate::error::ApplyError;
 use crate::landing::{DATA_SIZE, LANDING_SIZE, Landing, TEXT_SIZE};
 use livepatch_patch::{Bias, BuildId, RunAddr};
 use livepatch_process::{
-    Backing, Mapping, Process, ProcessError, Protection, RemoteError, StoppedThread, mmap_min_addr, near_gap,
+    Backing, CallSite, Mapping, Process, ProcessError, Protection, RemoteError, StoppedThread, mmap_min_addr,
+    near_gap,
 };
 use std::ops::Range;
 use std::time::Instant;
@@ -76,7 +77,19 @@ pub fn of_module(found: &[Found], build_id: &BuildId, bias: Bias) -> Option<Foun
     found.iter().filter(fits).max_by_key(|f| f.header.generation).cloned()
 }
 
-/// Maps and initialises a registry and its landing area.
+/// A registry of the module that a killed run made and never used.
+pub fn unused(process: &Process, found: &[Found], build_id: &BuildId) -> Option<Location> {
+    let unused = |f: &&Found| f.header.build_id == *build_id && f.state.is_none();
+    found.iter().find(unused).map(|f| f.location).filter(|at| call_site(*at).is_ready(process))
+}
+
+/// Where functions of the process are called from: behind the landing area.
+pub fn call_site(location: Location) -> CallSite {
+    CallSite::at(location.at.offset((TOTAL_SIZE + LANDING_SIZE) as i64))
+}
+
+/// Maps and initialises a registry, its landing area and its call site. It is recognised as a registry only when all of it
+/// is there.
 pub fn create(
     thread: &mut StoppedThread<'_>,
     near: Range<RunAddr>,
@@ -84,18 +97,36 @@ pub fn create(
     generation: u64,
     deadline: Instant,
 ) -> Result<Location, ApplyError> {
-    let process = thread.process().clone();
-    let at = map_near(thread, near, TOTAL_SIZE + LANDING_SIZE, Protection::Read, deadline)?;
+    let size = TOTAL_SIZE + LANDING_SIZE + CallSite::SIZE;
+    let at = map_near(thread, near, size, Protection::Read, deadline)?;
     let location = Location { at };
+    let made = fill(thread, location, state, generation, deadline);
+    if made.is_err()
+        && let Err(error) = thread.unmap(at, size, deadline.max(Instant::now() + crate::session::UNDO_LIMIT))
+    {
+        tracing::warn!(%error, "memory that nothing refers to stays in the process");
+    }
+    made.map(|()| location)
+}
+
+fn fill(
+    thread: &mut StoppedThread<'_>,
+    location: Location,
+    state: &State,
+    generation: u64,
+    deadline: Instant,
+) -> Result<(), ApplyError> {
+    let process = thread.process().clone();
     let landing = Landing::of(location);
     thread.protect(landing.text().start, TEXT_SIZE, Protection::ReadExecute, deadline)?;
     thread.protect(landing.data().start, DATA_SIZE, Protection::ReadWrite, deadline)?;
     landing.write_net(&process)?;
+    call_site(location).prepare(thread, deadline)?;
     let header = Header { build_id: state.build_id.clone(), generation };
-    process.write(at, &format::encode_header(&header))?;
+    process.write(location.at, &format::encode_header(&header))?;
     location.commit(&mut &process, state)?;
-    name(thread, at, deadline);
-    Ok(location)
+    name(thread, location.at, deadline);
+    Ok(())
 }
 
 /// Maps memory in reach of a module, wherever there is room.

@@ -1,7 +1,7 @@
 //! What the registry says: everything that a later run of the tool must know about the process.
 
 use crate::landing::Pad;
-use livepatch_patch::{Bias, BuildId, Digest, RunAddr};
+use livepatch_patch::{Bias, BuildId, Digest, RunAddr, Selection};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -40,10 +40,13 @@ pub enum PatchState {
 /// One patch in the process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Digest of the patch file.
+    /// Digest of the patch file; for a part of it one that stands for that part.
     pub id: Digest,
     /// Name given by its author.
     pub name: String,
+    /// What part of the patch file it is; empty for all of it.
+    #[serde(default, skip_serializing_if = "Selection::is_empty")]
+    pub selection: Selection,
     /// Where it stands.
     pub state: PatchState,
     /// When it was last applied, in nanoseconds since the Unix epoch.
@@ -178,10 +181,10 @@ pub enum Journal {
     Loading {
         /// What was mapped.
         mapping: Mapping,
-        /// Unwind tables that may be registered.
+        /// Its unwind tables, once they are there.
         eh_frame: Option<RunAddr>,
-        /// Whether their registration has begun.
-        registering: bool,
+        /// What is being done about them.
+        step: FrameStep,
     },
     /// Entries are being rewritten.
     Switching {
@@ -194,6 +197,18 @@ pub enum Journal {
         /// Whether breakpoints lead to the landing area, which knows the world that was committed to.
         by_breakpoints: bool,
     },
+}
+
+/// What a call from the call site, if it was made, does about the unwind tables of a patch that is being loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrameStep {
+    /// Nothing: they are not known to the unwinder.
+    None,
+    /// It announces them.
+    Registering,
+    /// It revokes them.
+    Revoking,
 }
 
 /// One rewritten entry.
@@ -211,6 +226,11 @@ impl State {
     /// A module without patches.
     pub fn new(build_id: BuildId, bias: Bias) -> Self {
         Self { build_id, bias, patches: Vec::new(), pads: Vec::new(), journal: None }
+    }
+
+    /// Whether a switch is under way.
+    pub fn is_switching(&self) -> bool {
+        matches!(self.journal, Some(Journal::Switching { .. }))
     }
 
     /// The patch whose functions run, if any: there is at most one.

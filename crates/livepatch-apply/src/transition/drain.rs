@@ -112,7 +112,6 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
         seized.pump(Instant::now() + BREATH)?;
     }
     let landing = job.entries.landing();
-    landing.write_sites(job.process, &job.entries.sites())?;
     let serialise = match net::install(&mut seized, landing, job.deadline) {
         Ok(serialise) => serialise,
         Err(error) => {

@@ -4,7 +4,7 @@
 //! the last one, when no thread can be on its way from a breakpoint to the handler any more.
 
 use crate::error::ApplyError;
-use crate::landing::Landing;
+use crate::landing::{Landing, Site};
 use crate::safepoint;
 use livepatch_process::{Event, RemoteError, Seized, StoppedThread, Tid};
 use std::collections::BTreeSet;
@@ -49,6 +49,18 @@ fn membarrier(thread: &mut StoppedThread<'_>, command: u64, deadline: Instant) -
         Err(RemoteError::Forbidden { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Tells the net about the sites of a transition, and that the old world is the one. This comes before the journal that makes a
+/// later run ask for the world.
+///
+/// # Errors
+/// A net that an earlier run had to leave in place is in use, or the memory cannot be written.
+pub fn announce(seized: &mut Seized, landing: Landing, sites: &[Site]) -> Result<(), ApplyError> {
+    if is_installed(seized)? {
+        calm(seized, landing)?;
+    }
+    Ok(landing.write_sites(&seized.process().clone(), sites)?)
 }
 
 /// Puts the net in place, and finds out how to serialise cores.

@@ -29,6 +29,21 @@ pub extern "C-unwind" fn hold(inner: extern "C-unwind" fn()) -> u64 {
     black_box(3)
 }
 
+// Branches back into its first five bytes.
+std::arch::global_asm!(
+    ".section .text.looping,\"ax\",@progbits",
+    ".globl looping",
+    ".type looping,@function",
+    "looping: xor eax, eax",
+    "2: inc eax",
+    "cmp eax, edi",
+    "jne 2b",
+    "ret",
+    ".size looping, . - looping",
+    ".p2align 4, 0xcc",
+    ".text",
+);
+
 /// How many threads have come to wait, and the news of it.
 static WAITING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
@@ -85,6 +100,7 @@ fn main() {
                 }));
                 say("spinning".into());
             }
+            "looping" => say(unsafe { looping(3) }.to_string()),
             "spare" => say(format!("{:#x}", spare())),
             "panic" => {
                 let result = std::panic::catch_unwind(|| {
@@ -101,6 +117,7 @@ fn main() {
 }
 
 unsafe extern "C" {
+    fn looping(times: u32) -> u32;
     fn prctl(option: i32, ...) -> i32;
     fn syscall(number: i64, ...) -> i64;
     fn mmap(addr: usize, len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> usize;

@@ -109,6 +109,8 @@ impl Program {
                     },
                     redirects: Vec::new(),
                     new_items: Vec::new(),
+                    constants: Vec::new(),
+                    indivisible: None,
                 },
                 sections: Vec::new(),
                 symbols: Vec::new(),
@@ -171,6 +173,7 @@ impl PatchMaker {
             old_digest: Digest::of(&program.code(name)),
             reason: Reason::Changed,
             place: None,
+            origin: None,
         });
         self
     }

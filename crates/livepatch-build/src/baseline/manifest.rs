@@ -1,5 +1,6 @@
 //! What a baseline says about itself.
 
+use crate::units::Unit;
 use livepatch_patch::{BuildId, Digest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +28,9 @@ pub struct Manifest {
     /// The local source files that it was made from; empty if they are not known for sure.
     #[serde(default)]
     pub sources: Vec<SourceRecord>,
+    /// How its crates were compiled, as far as that is known.
+    #[serde(default)]
+    pub units: Vec<Unit>,
     /// Digest of what else decides what the sources mean: dependencies, settings, variables read at compile time.
     #[serde(default)]
     pub surroundings: Option<Digest>,

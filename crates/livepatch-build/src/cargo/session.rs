@@ -2,10 +2,12 @@
 
 use super::Linked;
 use super::artifacts;
+use crate::baseline::LinkRecord;
 use crate::config::{BuildArgs, Environment, Setup, env_name};
 use crate::error::{Error, IoContext, Result};
 use crate::linker::{Entry, Mode, RustcWrapper, STATE_VAR, State};
 use crate::store::Store;
+use crate::units::{self, Pins, Unit};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -38,6 +40,7 @@ pub(crate) struct Session {
     env: Environment,
     records: PathBuf,
     scripts: RefCell<BTreeSet<String>>,
+    outputs: RefCell<BTreeSet<PathBuf>>,
     started: SystemTime,
     _folder: TempDir,
 }
@@ -63,13 +66,15 @@ impl Session {
             env.set(format!("CARGO_PROFILE_{profile}_SPLIT_DEBUGINFO"), "off");
         }
         let (records, work, rustc) = match candidate {
-            Some(Candidate { records, work, rustc }) => (records, work, Some(rustc)),
-            None => (folder.path().join("records"), folder.path().to_path_buf(), None),
+            Some(Candidate { records, work, rustc }) => (records, work, rustc),
+            None => {
+                let chained = plan.setup.rustc_wrapper.clone();
+                let rustc = RustcWrapper { chained, remap: Vec::new(), pins: Pins::default() };
+                (folder.path().join("records"), folder.path().to_path_buf(), rustc)
+            }
         };
         std::fs::create_dir_all(&records).at("create the folder", &records)?;
-        if rustc.as_ref().is_some_and(|rustc| !rustc.remap.is_empty()) {
-            env.set("RUSTC_WRAPPER", entry.rustc()?);
-        }
+        env.set("RUSTC_WRAPPER", entry.rustc()?);
         let mode = match &plan.mode {
             Mode::Baseline => Mode::Baseline,
             Mode::Candidate { blobs } => Mode::Candidate { blobs: blobs.clone() },
@@ -85,7 +90,14 @@ impl Session {
         let path = folder.path().join("state.json");
         state.write(&path)?;
         env.set(STATE_VAR, path);
-        Ok(Self { env, records, scripts: RefCell::default(), started: SystemTime::now(), _folder: folder })
+        Ok(Self {
+            env,
+            records,
+            scripts: RefCell::default(),
+            outputs: RefCell::default(),
+            started: SystemTime::now(),
+            _folder: folder,
+        })
     }
 
     /// Where the wrappers write link records.
@@ -96,6 +108,13 @@ impl Session {
     /// What the build scripts of the last run told cargo that gets into code.
     pub(crate) fn scripts(&self) -> BTreeSet<String> {
         self.scripts.borrow().clone()
+    }
+
+    /// How the crates of the last run were compiled, that of `link` among them.
+    pub(crate) fn units(&self, link: &LinkRecord) -> Vec<Unit> {
+        let outputs = self.outputs.borrow();
+        let linked = Path::new(&link.output);
+        units::read(outputs.iter().map(PathBuf::as_path).chain([linked]))
     }
 
     /// A time before the first run.
@@ -117,6 +136,7 @@ impl Session {
         let mut child = command.spawn().map_err(spawn)?;
         let mut linked = Vec::new();
         self.scripts.borrow_mut().clear();
+        self.outputs.borrow_mut().clear();
         if let Some(stdout) = child.stdout.take() {
             let mut user = std::io::stdout().lock();
             for line in BufReader::new(stdout).lines() {
@@ -128,6 +148,8 @@ impl Session {
                 }
                 match message {
                     Some(cargo_metadata::Message::CompilerArtifact(artifact)) => {
+                        let outputs = artifact.filenames.iter().map(|path| path.clone().into_std_path_buf());
+                        self.outputs.borrow_mut().extend(outputs);
                         linked.extend(artifacts::linked(artifact, plan.setup)?);
                     }
                     Some(cargo_metadata::Message::BuildScriptExecuted(script)) => {

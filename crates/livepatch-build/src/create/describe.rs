@@ -1,13 +1,13 @@
 //! What the patch says about itself, and what the guard has to know about it.
 
-use super::{CreateError, CreateOptions, FunctionReport, Ignored, reason_text};
+use super::{CreateError, CreateOptions, FunctionReport, Ignored, origin, reason_text};
 use crate::build::Build;
 use crate::diff::Diff;
 use crate::diff::program::{At, Program};
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::findings::{Finding, Place, rules};
 use crate::guard::{self, ChangedFunction, GuardReport, NewFunction, NewStatic, SharedStatic, StaticPlace};
-use crate::source::{Change, Side, SourceDiff};
+use crate::source::{Side, SourceDiff};
 use livepatch_patch::{
     Arch, Digest, LinkAddr, Meta, NewItem, NewItemKind, Reason, Redirect, SymbolId, Target,
 };
@@ -122,11 +122,14 @@ pub(super) fn meta(
     judged: &GuardReport,
     findings: &mut Vec<Finding>,
 ) -> Result<Meta, CreateError> {
-    let functions: Vec<_> =
+    let mut functions: Vec<_> =
         emitted.replaced.iter().filter_map(|r| Some((r, changed_function(diff, r)?))).collect();
+    functions.sort_by_key(|(_, function)| function.old);
+    let replaced: Vec<_> = functions.iter().map(|(replaced, _)| *replaced).collect();
+    let origins = origin::origins(builds, diff, &replaced, judged);
     let reasons = reasons(builds, &functions, judged)?;
     let mut redirects = Vec::new();
-    for ((replaced, function), reason) in functions.iter().zip(reasons) {
+    for (((replaced, function), reason), origin) in functions.iter().zip(reasons).zip(origins) {
         let path = path_of(&diff.new, replaced.new);
         let room = diff.old.room(function.old).unwrap_or(function.old_size);
         if room < JUMP {
@@ -144,9 +147,9 @@ pub(super) fn meta(
             reason,
             place: info.and_then(|info| info.place.as_ref()).map(ToString::to_string),
             path,
+            origin: Some(origin),
         });
     }
-    redirects.sort_by_key(|redirect| redirect.old);
     let manifest = &builds.old.manifest;
     Ok(Meta {
         name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),
@@ -156,6 +159,8 @@ pub(super) fn meta(
         target: target(builds.old, diff)?,
         redirects,
         new_items: new_items(diff, emitted, judged),
+        constants: origin::constants(diff, emitted),
+        indivisible: origin::indivisible(builds),
     })
 }
 
@@ -173,9 +178,8 @@ fn reasons(
     let stacks = guard::inlined_at(&builds.new.image, &places)?;
     let reason = |((_, function), stack): (&(&Replaced, ChangedFunction), Vec<guard::FunctionRef>)| {
         let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
-        if let (Some(info), Change::Items(items)) = (info, builds.source.change()) {
+        if let (Some(info), Some((items, tainted))) = (info, builds.source.items()) {
             let changed = |place: &Option<Place>| {
-                let tainted = builds.source.tainted();
                 place.as_ref().is_some_and(|p| tainted.is_in_changed_item(items, &p.file, p.line, Side::New))
             };
             if changed(&info.place) {

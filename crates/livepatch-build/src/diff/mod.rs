@@ -12,7 +12,7 @@ pub mod names;
 mod pair;
 pub mod program;
 pub mod repartition;
-mod traces;
+pub(crate) mod traces;
 
 use crate::build::Build;
 use crate::image::Image;

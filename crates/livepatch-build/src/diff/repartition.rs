@@ -15,6 +15,9 @@
 //!    operands or constants count as a change unless inlining explains them.
 //! 4. It does not reach a replaced function by direct calls: caller and callee may have been compiled for each other.
 //!
+//! Where the source does not tell what changed, only functions of the standard library are left out, and only if 4 holds:
+//! link-time optimisation compiles them with the program, and the compiler that they came with is the same.
+//!
 //! The running code of a function left out is what the compiler made of the same source, so it does what the new code
 //! would do. Where the patch calls it, and its calling convention may have been altered, the patch carries a copy of
 //! the new code for its own use.
@@ -76,6 +79,18 @@ fn is_of_others(symbol: &str, crates: &HashSet<String>) -> bool {
     symbol.starts_with("_R") && path != symbol && !words.any(|word| crates.contains(word))
 }
 
+/// Whether a function and all that is inlined into it are the standard library's, generic arguments included.
+fn is_of_library(symbol: &str, info: &FunctionInfo) -> bool {
+    let is_path = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':');
+    let is_library = |path: &str| {
+        let mut roots = path.split(|c| !is_path(c)).filter_map(|part| Some(part.split_once("::")?.0));
+        roots.all(|root| matches!(root, "" | "core" | "alloc" | "std"))
+    };
+    let own = crate::guard::demangle(symbol);
+    let inlined = info.inlined.iter().map(|function| function.path.as_str());
+    symbol.starts_with("_R") && own != symbol && inlined.chain([own.as_str()]).all(is_library)
+}
+
 /// Where a function is declared; glue that the compiler makes is declared nowhere and holds nobody's code but its types'.
 fn own_place(function: &FunctionInfo) -> Option<&Place> {
     static GLUE: Place = Place { file: String::new(), line: 0 };
@@ -91,7 +106,7 @@ pub fn set_aside(
     (old_build, new_build): (&Build, &Build),
     source: &SourceDiff,
 ) -> Result<(), GuardError> {
-    if !matches!(source.change(), Change::Items(_)) {
+    if *source.change() == Change::Nothing {
         return Ok(());
     }
     let old_at: Vec<At> = diff.changed.iter().map(|c| c.old).chain(sets(diff, |set| &set.old)).collect();
@@ -99,8 +114,14 @@ pub fn set_aside(
     let old = describe(&diff.old, &old_build.image, &old_at)?;
     let new = describe(&diff.new, &new_build.image, &new_at)?;
     let crates = changed_crates(old_build, new_build);
+    // What a variable holds of places in the source, as the call sites of `tracing` do, tells of no change.
+    let (program, tainted) = (&diff.new, source.tainted());
+    diff.initialisers.retain(|(_, new)| {
+        tainted.mentions_path(&crate::guard::demangle(crate::emit::name_of(program, *new)), &crates)
+    });
     let known = |program: &Program<'_>, at: &At, info: Option<&FunctionInfo>, side| match info {
         None if is_of_others(crate::emit::name_of(program, *at), &crates) => Reach::No,
+        Some(info) if is_of_library(crate::emit::name_of(program, *at), info) => Reach::No,
         info => reach(source, &crates, info, side),
     };
     let reach_old = |at: &At| known(&diff.old, at, old.get(at), Side::Old);
@@ -113,9 +134,16 @@ pub fn set_aside(
         Reach::No => false,
     };
     let is_real = |change: &Changed| {
-        is_doubtful(&change.old, &old, reach_old(&change.old), &old_traces)
-            || is_doubtful(&change.new, &new, reach_new(&change.new), &new_traces)
-            || may_hold_a_function(diff, change, old.get(&change.old), new.get(&change.new))
+        let was = is_doubtful(&change.old, &old, reach_old(&change.old), &old_traces);
+        let is = is_doubtful(&change.new, &new, reach_new(&change.new), &new_traces);
+        let holds = || may_hold_a_function(diff, change, old.get(&change.old), new.get(&change.new));
+        let real = was || is || holds();
+        if real {
+            let function = crate::emit::name_of(&diff.new, change.new);
+            let (old, new) = (reach_old(&change.old), reach_new(&change.new));
+            tracing::debug!(function, ?old, ?new, was, is, "the change may reach it");
+        }
+        real
     };
     let (mut real, mut aside): (Vec<_>, Vec<_>) = diff.changed.iter().copied().partition(is_real);
     // Something changed in the source and something differs in the code, so not all of it can be beside the point.

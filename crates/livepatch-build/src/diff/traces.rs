@@ -11,7 +11,7 @@ use crate::source::{Side, Tainted};
 use std::collections::{BTreeSet, HashMap};
 
 /// One program's code, to look for mentions in.
-pub(super) struct Traces<'p, 'a> {
+pub(crate) struct Traces<'p, 'a> {
     program: &'p Program<'a>,
     side: Side,
     /// Closures by the path of the function that they stand in.
@@ -19,7 +19,7 @@ pub(super) struct Traces<'p, 'a> {
 }
 
 impl<'p, 'a> Traces<'p, 'a> {
-    pub(super) fn new(program: &'p Program<'a>, side: Side) -> Self {
+    pub(crate) fn new(program: &'p Program<'a>, side: Side) -> Self {
         let mut closures: HashMap<String, Vec<At>> = HashMap::new();
         for (at, _) in program.all().filter(|(_, section)| section.kind == Kind::Text) {
             let path = demangle(crate::emit::name_of(program, at));
@@ -33,9 +33,20 @@ impl<'p, 'a> Traces<'p, 'a> {
     /// Whether each mention of something tainted, in the source of a function and of all that is inlined into it, is a
     /// reference or an inlined function of it.
     pub(super) fn all_remain(&self, tainted: &Tainted, at: At, info: &FunctionInfo) -> bool {
-        let Some(expected) = expected(tainted, self.side, info) else { return false };
+        self.missing(tainted, at, info).is_some_and(|missing| missing.is_empty())
+    }
+
+    /// Tainted names of which there are more mentions in the source of a function, and of all that is inlined into it, than
+    /// references and inlined functions in its code; each with whether there is none at all. `None` if that is not known.
+    pub(crate) fn missing(
+        &self,
+        tainted: &Tainted,
+        at: At,
+        info: &FunctionInfo,
+    ) -> Option<Vec<(String, bool)>> {
+        let expected = expected(tainted, self.side, info)?;
         if expected.is_empty() {
-            return true;
+            return Some(Vec::new());
         }
         let mut found: HashMap<String, usize> = HashMap::new();
         for inlined in &info.inlined {
@@ -46,7 +57,9 @@ impl<'p, 'a> Traces<'p, 'a> {
                 *found.entry(last_name(family(&demangle(name))).to_owned()).or_default() += 1;
             }
         }
-        expected.iter().all(|(name, count)| found.get(name).is_some_and(|found| found >= count))
+        let found = |name: &String| found.get(name).copied().unwrap_or(0);
+        let missing = expected.into_iter().filter(|(name, count)| found(name) < *count);
+        Some(missing.map(|(name, _)| (found(&name) == 0, name)).map(|(none, name)| (name, none)).collect())
     }
 
     /// The function itself, its closures, and the closures of what is inlined into it: what one item's source became.

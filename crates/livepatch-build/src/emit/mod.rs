@@ -16,8 +16,10 @@ mod frames;
 mod tls;
 
 use crate::diff::compare::{self, Ends, Ref, entry, is_call, is_relative, reference};
+use crate::diff::names::is_anonymous;
 use crate::diff::program::At;
 use crate::diff::{Diff, DiffError};
+use crate::image::ImageSymbol;
 use crate::objects::{Kind, Merge, Reloc as ObjReloc, SymIx};
 use bind::{Bound, binding};
 use livepatch_patch::*;
@@ -78,6 +80,8 @@ pub struct Emitted {
     pub shared: Vec<(At, At)>,
     /// Names of such variables whose objects did not change.
     pub shared_external: Vec<String>,
+    /// Named constants of the image that come with another value.
+    pub constants: Vec<(At, SymbolId)>,
 }
 
 /// A piece of the new program that the patch carries.
@@ -135,6 +139,7 @@ pub fn emit(diff: &mut Diff<'_>) -> Result<Emitted, EmitError> {
         emitter.fill(item, section)?;
     }
     emitter.frames()?;
+    let constants = emitter.constants();
     let mut shared_external: Vec<_> = emitter.shared_external.into_iter().collect();
     shared_external.sort();
     Ok(Emitted {
@@ -144,6 +149,7 @@ pub fn emit(diff: &mut Diff<'_>) -> Result<Emitted, EmitError> {
         brought: emitter.brought,
         shared: emitter.shared.into_iter().map(|(new, old)| (old, new)).collect(),
         shared_external,
+        constants,
     })
 }
 
@@ -181,6 +187,19 @@ impl<'a> Emitter<'_, 'a> {
             self.brought.push(Brought { at, symbol: id, kind });
         }
         id
+    }
+
+    /// Carried constants that have a name and that the image has, too.
+    fn constants(&self) -> Vec<(At, SymbolId)> {
+        let constant = |(key, id): (&Key, &SymbolId)| {
+            let Key::Own(Item::Section(at)) = key else { return None };
+            let is_one =
+                self.diff.new.section(*at).kind == Kind::ReadOnly && self.diff.partners.contains_key(at);
+            is_one.then_some((*at, *id))
+        };
+        let mut found: Vec<_> = self.numbers.iter().filter_map(constant).collect();
+        found.sort_by_key(|(_, id)| *id);
+        found
     }
 
     /// A section without contents yet, the name of what it holds, and that thing's size.
@@ -288,9 +307,12 @@ impl<'a> Emitter<'_, 'a> {
         }
     }
 
-    /// Variables reached by a name whose object did not change: the guard wants to know them.
+    /// Variables reached by a name whose object did not change: the guard wants to know them. A constant without a
+    /// lasting name, which link-time optimisation lets other code units see, is the same bytes in the new build.
     fn note_external(&mut self, name: &str) {
-        if self.diff.old.image.symbols(name).iter().any(|symbol| !symbol.code) {
+        let is_variable =
+            |symbol: &ImageSymbol| !symbol.code && !(symbol.constant && is_anonymous(name, true));
+        if self.diff.old.image.symbols(name).iter().any(is_variable) {
             self.shared_external.insert(name.to_owned());
         }
     }

@@ -1,5 +1,6 @@
 //! Source paths from symbols.
 
+use crate::diff::names::normalise;
 use rustc_demangle::try_demangle;
 
 /// The path that a symbol stands for, without hash: legacy and v0 mangling; other symbols come back as they are, less
@@ -17,12 +18,36 @@ pub fn is_rust(symbol: &str) -> bool {
     try_demangle(strip_suffix(symbol)).is_ok()
 }
 
-/// The symbol without what the optimiser appends to names that it moves between units: `.llvm.<number>`.
+/// The symbol without what the optimiser appends to names that it moves between units (`.llvm.<number>`), and to the
+/// copies that meet when it merges units (`.<number>`).
 pub fn strip_suffix(symbol: &str) -> &str {
     match symbol.split_once(".llvm.") {
-        Some((name, number)) if number.bytes().all(|b| b.is_ascii_hexdigit() || b == b'@') => name,
-        _ => symbol,
+        Some((name, number)) if number.bytes().all(|b| b.is_ascii_hexdigit() || b == b'@') => normalise(name),
+        _ => normalise(symbol),
     }
+}
+
+/// What all copies of one function have in common: the symbol without the optimiser's suffixes and, in v0 mangling,
+/// without the crate at its end that made this copy of a generic function. A legacy symbol hides that crate in its hash.
+pub fn identity(symbol: &str) -> &str {
+    let symbol = strip_suffix(symbol);
+    without_instantiating_crate(symbol).unwrap_or(symbol)
+}
+
+/// The crate stands behind a whole path, spelled out (`Cs…`) or as a reference to where it was spelled out (`B…_`).
+fn without_instantiating_crate(symbol: &str) -> Option<&str> {
+    let is_reference = |tail: &str| {
+        tail.strip_prefix('B')
+            .and_then(|rest| rest.strip_suffix('_'))
+            .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_alphanumeric()))
+    };
+    let starts = symbol.strip_prefix("_R")?.char_indices().rev();
+    let mut paths = starts.filter_map(|(at, _)| {
+        let (path, tail) = symbol.split_at("_R".len() + at);
+        (tail.starts_with("Cs") || is_reference(tail)).then_some(path)
+    });
+    // A cut inside of the path leaves something that is none.
+    paths.find(|path| try_demangle(path).is_ok())
 }
 
 /// The first crate named by a symbol: where its item is defined, or for an impl the crate of the type.
@@ -48,6 +73,21 @@ mod tests {
             "<a::Sq as a::Shape>::area"
         );
         assert_eq!(demangle("memcpy"), "memcpy");
+    }
+
+    #[test]
+    fn copies_of_a_function_have_one_identity() {
+        let generic = "_RINvMNtCsgEmfK2I1SDS_4core6optionINtB3_6OptionyE3mapyNCNvCs1234_3app4main0E";
+        let copy = format!("{generic}Cs1234_3app");
+        assert_eq!(identity(&copy), generic);
+        assert_eq!(identity(&format!("{copy}.690")), generic);
+        assert_eq!(identity(&format!("{generic}BY_")), generic);
+        assert_eq!(identity(generic), generic);
+        // Without generic arguments nothing is instantiated elsewhere, and nothing is cut off.
+        for whole in ["_RNvCs1234_3app4main", "_ZN1a3ign17h363f8709f932b15eE", "memcpy"] {
+            assert_eq!(identity(whole), whole);
+        }
+        assert_eq!(strip_suffix("_ZN1a3ign17h363f8709f932b15eE.690"), "_ZN1a3ign17h363f8709f932b15eE");
     }
 
     #[test]

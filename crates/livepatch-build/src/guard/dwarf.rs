@@ -254,6 +254,14 @@ impl<'a> Debug<'a> {
         Ok(names.join("::"))
     }
 
+    /// The path of the type that an entry is a child of.
+    pub(super) fn type_around(&self, id: DieId) -> gimli::Result<Option<String>> {
+        match self.parent(id)? {
+            Some((_, tag)) if is_scope(tag) && !is_plain_scope(tag) => self.scope(id).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// The path of an item: its scope and its name, those of its declaration where it has one apart.
     pub(super) fn path(&self, id: DieId) -> gimli::Result<Option<String>> {
         let declared = self.origins(id)?;
@@ -311,6 +319,11 @@ pub(super) fn is_scope(tag: gimli::DwTag) -> bool {
             | c::DW_TAG_enumeration_type
             | c::DW_TAG_subprogram
     )
+}
+
+/// Whether entries of this kind are no types.
+fn is_plain_scope(tag: gimli::DwTag) -> bool {
+    matches!(tag, c::DW_TAG_namespace | c::DW_TAG_module | c::DW_TAG_subprogram)
 }
 
 type Opened<'a> = (UnitInfo<'a>, Vec<(u64, u64)>);

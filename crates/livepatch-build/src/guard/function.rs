@@ -13,6 +13,8 @@ use std::collections::HashSet;
 #[derive(Debug)]
 pub(super) struct Function {
     pub(super) path: String,
+    pub(super) receiver: Option<String>,
+    pub(super) result_bytes: u64,
     pub(super) place: Option<Place>,
     pub(super) rust: bool,
     /// The crate that it was compiled in, see [`crate_key`].
@@ -61,13 +63,15 @@ pub(super) fn linkage_name(debug: &Debug<'_>, id: DieId) -> gimli::Result<Option
 fn read(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Function> {
     let debug = types.debug;
     let mut contents = Contents::default();
-    contents.gather(debug, id)?;
+    contents.gather(types, id)?;
     for (origin, _) in debug.origins(id)?.into_iter().skip(1) {
-        contents.gather(debug, origin)?;
+        contents.gather(types, origin)?;
     }
     let unit = &debug.units[debug.unit_index(id)?];
     Ok(Function {
         path: debug.path(id)?.unwrap_or_default(),
+        receiver: receiver(types, id)?,
+        result_bytes: result_bytes(debug, id)?,
         place: debug.place(id)?,
         rust: unit.rust,
         crate_key: crate_key(unit),
@@ -87,7 +91,8 @@ struct Contents {
 
 impl Contents {
     /// Types of a function and of everything below it, and, through their origins, of what is inlined there.
-    fn gather(&mut self, debug: &Debug<'_>, id: DieId) -> gimli::Result<()> {
+    fn gather(&mut self, types: &Types<'_, '_>, id: DieId) -> gimli::Result<()> {
+        let debug = types.debug;
         self.type_of(debug, id)?;
         for (die, tag) in debug.descendants(id)? {
             match tag {
@@ -97,7 +102,7 @@ impl Contents {
                 | c::DW_TAG_member => {
                     self.type_of(debug, die)?;
                 }
-                c::DW_TAG_inlined_subroutine => self.inline(debug, die)?,
+                c::DW_TAG_inlined_subroutine => self.inline(types, die)?,
                 _ => {}
             }
         }
@@ -111,23 +116,54 @@ impl Contents {
         Ok(())
     }
 
-    fn inline(&mut self, debug: &Debug<'_>, id: DieId) -> gimli::Result<()> {
+    fn inline(&mut self, types: &Types<'_, '_>, id: DieId) -> gimli::Result<()> {
+        let debug = types.debug;
         let entry = debug.entry(id)?;
         let Some(origin) = debug.target(id, &entry, c::DW_AT_abstract_origin)? else { return Ok(()) };
         if !self.origins.insert(origin) {
             return Ok(());
         }
         if let Some(path) = debug.path(origin)? {
-            let function = FunctionRef { path, place: debug.place(origin)? };
+            let (symbol, receiver) = (linkage_name(debug, origin)?, receiver(types, origin)?);
+            let function = FunctionRef { path, symbol, receiver, place: debug.place(origin)? };
             if !self.inlined.contains(&function) {
                 self.inlined.push(function);
             }
         }
         for (id, _) in debug.origins(origin)? {
-            self.gather(debug, id)?;
+            self.gather(types, id)?;
         }
         Ok(())
     }
+}
+
+/// Size of the result; 0 for none.
+fn result_bytes(debug: &Debug<'_>, id: DieId) -> gimli::Result<u64> {
+    let Some(result) = debug.type_of(id)? else { return Ok(0) };
+    let size = debug.inherited(result, c::DW_AT_byte_size)?;
+    // A type without a recorded size (a pointer) fits a register.
+    Ok(size.and_then(|(_, size)| size.udata_value()).unwrap_or(8))
+}
+
+/// The type that a method is declared in; for a method of a trait's own what `Self` stands for.
+fn receiver(types: &Types<'_, '_>, id: DieId) -> gimli::Result<Option<String>> {
+    let debug = types.debug;
+    let origins = debug.origins(id)?;
+    let (declared, _) = origins.last().expect("an entry is its own origin");
+    if let Some(scope) = debug.type_around(*declared)? {
+        return Ok(Some(scope));
+    }
+    for (origin, _) in origins {
+        for (parameter, tag) in debug.children(origin)? {
+            let entry = debug.entry(parameter)?;
+            if tag == c::DW_TAG_template_type_parameter
+                && debug.name(parameter, &entry)?.as_deref() == Some("Self")
+            {
+                return Ok(Some(types.name(debug.type_of(parameter)?)?.to_string()));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn signature(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Signature> {

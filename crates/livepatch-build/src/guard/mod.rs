@@ -23,6 +23,7 @@ mod elf;
 mod escape;
 mod function;
 mod graph;
+mod impl_scope;
 mod inline;
 mod input;
 mod names;
@@ -33,6 +34,7 @@ mod types;
 mod vtable;
 
 pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
+pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
 pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SharedStatic, StaticPlace};
 pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, StaticInfo};
@@ -112,6 +114,8 @@ fn function_info(symbol: &str, function: &function::Function, handles_functions:
     FunctionInfo {
         symbol: symbol.to_owned(),
         path: function.path.clone(),
+        receiver: function.receiver.clone(),
+        result_bytes: function.result_bytes,
         place: function.place.clone(),
         inlined: function.inlined.clone(),
         handles_functions,

@@ -35,6 +35,10 @@ pub struct FunctionInfo {
     pub symbol: String,
     /// Its source path, for example `app::orders::total` or `app::main::{closure#0}`.
     pub path: String,
+    /// The type that it is declared in, or what its generic parameter `Self` stands for.
+    pub receiver: Option<String>,
+    /// Size of its result in bytes.
+    pub result_bytes: u64,
     /// Where it is declared.
     pub place: Option<Place>,
     /// Functions that are inlined into it, at any depth, each once, in order of first appearance.
@@ -48,6 +52,10 @@ pub struct FunctionInfo {
 pub struct FunctionRef {
     /// Its source path, without hash.
     pub path: String,
+    /// Its symbol, if debug information has one.
+    pub symbol: Option<String>,
+    /// As [`FunctionInfo::receiver`].
+    pub receiver: Option<String>,
     /// A place in it: where it is declared, or (in an inline stack) where execution stands in it.
     pub place: Option<Place>,
 }

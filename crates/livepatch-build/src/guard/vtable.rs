@@ -1,6 +1,6 @@
 //! Vtables: what debug information calls `<T as Trait>::{vtable}`, read from the image slot by slot.
 
-use super::demangle::demangle;
+use super::demangle::{demangle, identity};
 use super::dwarf::DieId;
 use super::elf::Word;
 use super::side::Image;
@@ -42,9 +42,10 @@ impl Slot {
     /// that have another one there.
     pub(super) fn agrees(&self, other: &Self, renamed: &Renamed<'_>) -> bool {
         match (self, other) {
-            (Self::Code(old), Self::Code(new)) => old
-                .iter()
-                .any(|name| new.contains(name) || renamed.get(&**name).is_some_and(|now| new.contains(*now))),
+            (Self::Code(old), Self::Code(new)) => {
+                let has = |name: &str| new.iter().any(|now| identity(now) == identity(name));
+                old.iter().any(|name| has(name) || renamed.get(&**name).is_some_and(|now| has(now)))
+            }
             (Self::Unreadable, _) => false,
             _ => self == other,
         }

@@ -1,8 +1,10 @@
-//! The compiler wrapper of a rebuild: same paths in the program, whatever the folder.
+//! The compiler wrapper: notes how each unit was compiled; in a rebuild, same paths and names in the program, whatever the
+//! folder.
 //!
 //! Paths of generated code (`OUT_DIR`) and of sources outside the workspace get into the program through panic locations
 //! and `file!()`. A rebuild runs in a target folder of its own and perhaps on another machine, so each prefix that
-//! differs is mapped to what it was. `-C metadata` is untouched, and so is every symbol name.
+//! differs is mapped to what it was. `-C metadata` is the baseline's also where cargo would give another, see
+//! [`crate::units`], so that symbols keep their names.
 
 use super::{State, exit_code, start};
 use crate::error::{Error, Result};
@@ -16,15 +18,25 @@ pub(super) fn run(state: &State, args: &[OsString]) -> Result<u8> {
         path: "livepatch-rustc".into(),
         what: "started without a compiler to run".into(),
     };
-    let wrapper = state.rustc.as_ref().ok_or_else(no_compiler)?;
+    let wrapper = &state.rustc;
     let (compiler, rest) = args.split_first().ok_or_else(no_compiler)?;
     let mut full: Vec<OsString> = rest.to_vec();
     // Only for compilations: cargo also asks for versions and configuration, and caches the answers.
-    if rest.iter().any(|arg| arg == "--crate-name") {
+    let compiles = rest.iter().any(|arg| arg == "--crate-name");
+    let pin = asked(rest).and_then(|asked| wrapper.pins.of(asked));
+    if compiles {
         let user = user_remaps(rest);
-        for (here, there) in &wrapper.remap {
+        // The innermost folder last: rustc takes the last mapping that fits.
+        let folders = pin.into_iter().flat_map(|pin| &pin.folders);
+        for (here, there) in wrapper.remap.iter().chain(folders) {
             full.push(FLAG.into());
             full.push(format!("{here}={}", apply(&user, there)).into());
+        }
+        if let Some(pin) = pin {
+            // The compiler takes all values of the option together.
+            for arg in full.iter_mut().filter(|arg| number(arg).is_some()) {
+                *arg = format!("{}metadata={}", if is_joined(arg) { "-C" } else { "" }, pin.metadata).into();
+            }
         }
     }
     let program = match &wrapper.chained {
@@ -34,7 +46,26 @@ pub(super) fn run(state: &State, args: &[OsString]) -> Result<u8> {
         }
         None => compiler.to_string_lossy().into_owned(),
     };
-    Ok(exit_code(start(&program, &full)?))
+    let status = start(&program, &full)?;
+    if compiles && status.success() {
+        crate::units::write(rest, pin.map(|pin| &*pin.metadata))?;
+    }
+    Ok(exit_code(status))
+}
+
+/// The value of `-C metadata`, which cargo gives once.
+fn asked(args: &[OsString]) -> Option<&str> {
+    args.iter().find_map(number)
+}
+
+/// The number in the argument `metadata=NUMBER`, alone behind `-C` or joined with it.
+fn number(arg: &OsString) -> Option<&str> {
+    let arg = arg.to_str()?;
+    arg.strip_prefix("-C").unwrap_or(arg).strip_prefix("metadata=")
+}
+
+fn is_joined(arg: &OsString) -> bool {
+    arg.to_str().is_some_and(|arg| arg.starts_with("-C"))
 }
 
 /// The user's own mappings, in order. rustc applies only the last that fits, so ours has to give what theirs gave.

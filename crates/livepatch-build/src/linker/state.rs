@@ -2,6 +2,7 @@
 
 use crate::error::{Error, IoContext, Result, utf8};
 use crate::store::Store;
+use crate::units::Pins;
 use livepatch_patch::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,8 +22,8 @@ pub(crate) struct State {
     pub records: PathBuf,
     /// Where contents are written.
     pub mode: Mode,
-    /// How rustc is wrapped, in a rebuild.
-    pub rustc: Option<RustcWrapper>,
+    /// How rustc is wrapped.
+    pub rustc: RustcWrapper,
 }
 
 /// Where the contents of a link are kept.
@@ -44,6 +45,8 @@ pub(crate) struct RustcWrapper {
     pub chained: Option<String>,
     /// Path prefixes as they are here and as they were in the baseline's build, the more specific later.
     pub remap: Vec<(String, String)>,
+    /// What stands for units that the baseline had under other numbers.
+    pub pins: Pins,
 }
 
 impl State {

@@ -5,9 +5,10 @@
 //! far. Everything else that is added at item level can change what other code means: resolution of names and methods,
 //! inference, registration. It stays a difference of the frame.
 
-use super::items::{Entity, File, is_harmless};
+use super::items::{Entity, File};
 use super::mentions::{Mentions, PRELUDE};
 use super::parts::plain;
+use super::pieces::is_harmless;
 use super::{ChangedItem, Doubt, ItemKind, Span, Sure};
 use std::collections::HashSet;
 use std::ops::Range;

@@ -1,9 +1,11 @@
 //! Old and new files, item by item.
 
 use super::additions::{Additions, Candidate, align};
-use super::items::{Entity, File, may_include_text, parse};
+use super::items::{Entity, File, parse};
 use super::lookup::{ItemLines, Lines, Tainted};
+use super::macros::Packages;
 use super::mentions::{Closure, LocalTraits, entity_is_tainted, expected, function_names};
+use super::pieces::may_include_text;
 use super::tokens::Token;
 use super::{Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure};
 use rayon::prelude::*;
@@ -35,9 +37,9 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     items.extend(additions.items());
     if items.is_empty() {
         let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
-        return Ok(SourceDiff { change: Change::Nothing, tainted });
+        return Ok(SourceDiff { change: Change::Nothing, tainted, direct: None });
     }
-    runs_at_compile_time(&old_files, &new_files)?;
+    runs_at_compile_time(new, &old_files, &new_files)?;
     let all: Vec<&File> = old_files.iter().chain(&new_files).collect();
     let traits = LocalTraits::of(&all);
     let new_only = changed.iter().filter(|pair| pair.old.is_none()).filter_map(|pair| pair.new);
@@ -48,15 +50,25 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
         held: additions.entities().collect(),
         candidates: additions.candidates(),
     };
-    for entity in changed.iter().flat_map(|pair: &Pair<'_>| [pair.old, pair.new]).flatten() {
-        closure.by_name_only(entity)?;
-    }
-    let seeds = changed.iter().map(|pair| pair.any().name.clone()).chain(additions.names());
-    let names = closure.grow(seeds.collect())?;
+    let seeds: HashSet<String> =
+        changed.iter().map(|pair| pair.any().name.clone()).chain(additions.names()).collect();
     let functions = function_names(&all);
-    let lines = |files: &[File]| files.iter().map(|file| lines(file, &names, &functions, &closure)).collect();
-    let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
-    Ok(SourceDiff { change: Change::Items(items), tainted: Tainted::new(names, old_lines, new_lines) })
+    let tainted = |names: HashSet<String>| {
+        let lines =
+            |files: &[File]| files.iter().map(|file| lines(file, &names, &functions, &closure)).collect();
+        let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
+        Tainted::new(names, old_lines, new_lines)
+    };
+    let reached = changed
+        .iter()
+        .flat_map(|pair: &Pair<'_>| [pair.old, pair.new])
+        .flatten()
+        .try_for_each(|entity| closure.by_name_only(entity))
+        .and_then(|()| closure.grow(seeds.clone()));
+    Ok(match reached {
+        Ok(names) => SourceDiff { change: Change::Items(items), tainted: tainted(names), direct: None },
+        Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..SourceDiff::everything(doubt.0) },
+    })
 }
 
 fn same_paths(old: &SourceSet, new: &SourceSet) -> Sure<()> {
@@ -92,13 +104,15 @@ fn included_as_text(old: &SourceSet, new: &SourceSet, files: &[File]) -> Sure<()
 }
 
 /// Build scripts and procedural macros decide what other code is; so may whatever they call.
-fn runs_at_compile_time(old: &[File], new: &[File]) -> Sure<()> {
-    let all = || old.iter().chain(new);
-    if let Some(file) = all().find(|file| file.defines_proc_macro) {
-        return Err(Doubt(format!(
-            "{}: a procedural macro, which a changed function may be part of",
-            file.path
-        )));
+fn runs_at_compile_time(set: &SourceSet, old: &[File], new: &[File]) -> Sure<()> {
+    let macros = old.iter().chain(new).filter(|file| file.defines_proc_macro);
+    let macros: Vec<&str> = macros.map(|file| &*file.path).collect();
+    let packages = Packages::of(set);
+    let mut changed = old.iter().zip(new).filter(|(old, new)| old.tokens != new.tokens).map(|(_, new)| new);
+    if !macros.is_empty()
+        && let Some(file) = changed.find(|file| packages.may_be_in_macro(&file.path, &macros))
+    {
+        return Err(Doubt(format!("{}: changed, and may be part of a procedural macro", file.path)));
     }
     let script = |path: &str| path.rsplit('/').next() == Some("build.rs");
     let pairs = old.iter().zip(new);

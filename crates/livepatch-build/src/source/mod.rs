@@ -25,8 +25,10 @@ mod additions;
 mod compare;
 mod items;
 mod lookup;
+mod macros;
 mod mentions;
 mod parts;
+mod pieces;
 pub(crate) mod record;
 mod set;
 mod tokens;
@@ -47,6 +49,8 @@ pub use set::{SourceFile, SourceSet};
 pub struct SourceDiff {
     change: Change,
     tainted: Tainted,
+    /// Where it is known which items changed, but not what that reaches: the items, and what mentions them.
+    direct: Option<(Vec<ChangedItem>, Tainted)>,
 }
 
 /// The kind and extent of a difference.
@@ -137,12 +141,23 @@ impl SourceDiff {
 
     /// The answer where sources are not known.
     pub fn everything(reason: impl Into<String>) -> Self {
-        Self { change: Change::Everything { reason: reason.into() }, tainted: Tainted::everything() }
+        let change = Change::Everything { reason: reason.into() };
+        Self { change, tainted: Tainted::everything(), direct: None }
     }
 
     /// What differs.
     pub fn change(&self) -> &Change {
         &self.change
+    }
+
+    /// The items whose own text changed, if they are all that did, and what they have an effect on: for certain if
+    /// [`SourceDiff::change`] is these items, else at least what mentions one of them by name.
+    pub fn items(&self) -> Option<(&[ChangedItem], &Tainted)> {
+        match (&self.change, &self.direct) {
+            (Change::Items(items), _) => Some((items, &self.tainted)),
+            (_, Some((items, tainted))) => Some((items, tainted)),
+            _ => None,
+        }
     }
 
     /// What the difference can have an effect on.

@@ -1,6 +1,6 @@
 //! `livepatch apply`: the patch goes in.
 
-use super::process::{SwitchArgs, holds_text, patch_text, pid};
+use super::process::{PartArgs, SwitchArgs, failed, holds_text, patch_text, pid};
 use crate::exit::Failure;
 use crate::inspect;
 use crate::output::Outcome;
@@ -18,6 +18,8 @@ pub(crate) struct ApplyArgs {
     /// The patch file.
     file: PathBuf,
     #[command(flatten)]
+    part: PartArgs,
+    #[command(flatten)]
     switch: SwitchArgs,
 }
 
@@ -26,8 +28,9 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
     args.switch.hurry();
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("waiting for process {} to leave the changed code", args.pid));
-    let options = args.switch.apply_options();
-    let report = livepatch_apply::apply(args.pid, &file.data, &options)?;
+    let options = args.switch.apply_options(&args.part);
+    let report = livepatch_apply::apply(args.pid, &file.data, &options)
+        .map_err(|error| failed(error, &file.patch, options.policy))?;
     Outcome::done(&report, text(&report))
 }
 

@@ -1,6 +1,6 @@
 //! `livepatch check`: everything that `apply` does before its first write.
 
-use super::process::{SwitchArgs, pid};
+use super::process::{PartArgs, SwitchArgs, failed, pid};
 use crate::exit::Failure;
 use crate::inspect;
 use crate::output::Outcome;
@@ -16,6 +16,8 @@ pub(crate) struct CheckArgs {
     /// The patch file.
     file: PathBuf,
     #[command(flatten)]
+    part: PartArgs,
+    #[command(flatten)]
     switch: SwitchArgs,
 }
 
@@ -24,6 +26,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     args.switch.hurry();
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("checking process {}", args.pid));
-    let report = livepatch_apply::check(args.pid, &file.data, &args.switch.apply_options())?;
+    let options = args.switch.apply_options(&args.part);
+    let report = livepatch_apply::check(args.pid, &file.data, &options)
+        .map_err(|error| failed(error, &file.patch, options.policy))?;
     Outcome::done(&report, super::apply::text(&report))
 }

@@ -1,8 +1,12 @@
 //! What the commands on processes share: arguments and the text of reports.
 
+use crate::exit::Failure;
 use crate::output::count;
+use livepatch_apply::error::ApplyError;
 use livepatch_apply::registry::PatchState;
-use livepatch_apply::{ApplyOptions, Holds, PatchReport, Policy, RollbackOptions};
+use livepatch_apply::{ApplyOptions, Holds, Part, PatchReport, Policy, RollbackOptions, Selection};
+use livepatch_patch::Patch;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -19,6 +23,35 @@ pub(crate) struct SwitchArgs {
     timeout: f64,
 }
 
+/// What of the patch to apply, and whom not to wait for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PartArgs {
+    /// Only the functions of a module and everything below it, for example `webapp::router`. May be repeated, and combined
+    /// with --type and --function; without any of them the whole patch is applied.
+    #[arg(long, value_name = "PATH")]
+    module: Vec<String>,
+    /// Only the methods of a type, for example `webapp::router::Order`.
+    #[arg(long = "type", value_name = "PATH")]
+    types: Vec<String>,
+    /// Only a function and the functions that it is inlined into, for example `webapp::router::total`,
+    /// `webapp::router::Order::total` or `<webapp::router::Order as core::fmt::Display>::fmt`.
+    #[arg(long, value_name = "PATH")]
+    function: Vec<String>,
+    /// Let calls of this function that are under way finish in the old code, while new calls run the new code: for `main`
+    /// or an accept loop, which never return. May be repeated.
+    #[arg(long, value_name = "PATH")]
+    leave_running: Vec<String>,
+}
+
+impl PartArgs {
+    fn selection(&self) -> Selection {
+        let modules = self.module.iter().cloned().map(Part::Module);
+        let types = self.types.iter().cloned().map(Part::Type);
+        let functions = self.function.iter().cloned().map(Part::Function);
+        modules.chain(types).chain(functions).fold(Selection::new(), Selection::with)
+    }
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum PolicyArg {
     Quiescent,
@@ -32,8 +65,14 @@ impl SwitchArgs {
         livepatch_apply::prefer_this_thread();
     }
 
-    pub(crate) fn apply_options(&self) -> ApplyOptions {
-        ApplyOptions { policy: self.policy(), deadline: self.timeout(), ..ApplyOptions::default() }
+    pub(crate) fn apply_options(&self, part: &PartArgs) -> ApplyOptions {
+        ApplyOptions {
+            policy: self.policy(),
+            deadline: self.timeout(),
+            dry_run: false,
+            selection: part.selection(),
+            leave_running: part.leave_running.clone(),
+        }
     }
 
     pub(crate) fn rollback_options(&self) -> RollbackOptions {
@@ -51,6 +90,35 @@ impl SwitchArgs {
     fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.timeout)
     }
+}
+
+/// What a failed `apply` or `check` is for the user: a function of the patch that was never idle can be left running.
+pub(crate) fn failed(error: ApplyError, patch: &Patch, policy: Policy) -> Failure {
+    let stuck: BTreeSet<String> = match &error {
+        ApplyError::Busy { inside, .. } if policy != Policy::Immediate => {
+            inside.iter().filter_map(|thread| replaced(patch, thread.function.as_deref()?)).collect()
+        }
+        _ => BTreeSet::new(),
+    };
+    let mut failure = Failure::from(error);
+    if !stuck.is_empty() {
+        let options: Vec<_> = stuck.iter().map(|path| format!("--leave-running '{path}'")).collect();
+        failure = failure.help(format!(
+            "nothing changed; try again, with a longer --timeout; or, if calls under way never end and may go on in the old \
+             code, with {}",
+            options.join(" ")
+        ));
+        if let Some(extra) = failure.extra.as_object_mut() {
+            extra.insert("leave_running".into(), serde_json::json!(stuck));
+        }
+    }
+    failure
+}
+
+/// The name by which a replaced function can be given as an option.
+fn replaced(patch: &Patch, path: &str) -> Option<String> {
+    let redirect = patch.meta.redirects.iter().find(|redirect| redirect.path == path)?;
+    Some(redirect.origin.as_ref().map_or_else(|| path.to_owned(), |origin| origin.item.full()))
 }
 
 /// A time limit: more than nothing and at most a day.
@@ -88,6 +156,10 @@ pub(crate) fn patch_text(patch: &PatchReport) -> String {
         state(patch.state),
         count(patch.functions.len(), "function")
     );
+    for part in patch.selection.parts() {
+        // Writing to a string does not fail.
+        let _ = write!(text, "\n    of {part}");
+    }
     for function in &patch.functions {
         // Writing to a string does not fail.
         let _ = write!(text, "\n    {} {} -> {}", function.path, function.address, function.new_address);

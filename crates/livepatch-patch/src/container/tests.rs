@@ -1,6 +1,7 @@
 use super::*;
 use crate::addr::{LinkAddr, RunAddr};
 use crate::ident::{Arch, BuildId};
+use crate::item::{Hints, ItemName};
 use crate::link::{Binding, link, plan};
 use crate::patch::*;
 use crate::reloc::RelocKind;
@@ -45,6 +46,11 @@ pub(crate) fn sample() -> Patch {
                 old_digest: Digest::of(b"old"),
                 reason: Reason::Inlines("webapp::vat".into()),
                 place: Some("src/main.rs:3".into()),
+                origin: Some(Origin {
+                    item: ItemName::new("webapp::total", Hints::default()),
+                    holds: vec![ItemName::new("webapp::vat", Hints::default())],
+                    tied: vec![0],
+                }),
             }],
             new_items: vec![NewItem {
                 path: "webapp::NEW".into(),
@@ -52,6 +58,8 @@ pub(crate) fn sample() -> Patch {
                 kind: NewItemKind::Static,
                 type_digest: Some(Digest::of(b"u64")),
             }],
+            constants: Vec::new(),
+            indivisible: None,
         },
         sections: vec![
             section(

@@ -67,6 +67,12 @@ pub(super) fn check(patch: &Patch) -> Result<(), Invalid> {
             });
         }
     }
+    for constant in &patch.meta.constants {
+        if defined_in(patch, constant.symbol) != Some(SectionKind::ReadOnly) {
+            let what = "is listed as a constant but defined elsewhere";
+            return Err(Invalid::Symbol { symbol: constant.path.clone(), what });
+        }
+    }
     Ok(())
 }
 
@@ -140,6 +146,10 @@ fn check_redirects(patch: &Patch) -> Result<(), Invalid> {
         }
         if redirect.room < JUMP || redirect.old_size == 0 {
             return fail("no room for a jump");
+        }
+        let tied = redirect.origin.iter().flat_map(|origin| &origin.tied);
+        if tied.max().is_some_and(|last| *last as usize >= patch.meta.redirects.len()) {
+            return fail("tied to a function that is not in the patch");
         }
         let span = redirect.room.max(redirect.old_size);
         if span > MAX_SIZE {

@@ -282,6 +282,12 @@ extern "C" fn vfork_and_wait(fd: c_int) -> u64 {
     9
 }
 
+/// For a remote call: a function that waits for a byte.
+extern "C" fn read_one(fd: c_int) -> u64 {
+    let mut byte = 0;
+    unsafe { read(fd, &mut byte, 1) as u64 }
+}
+
 /// Makes the kernel answer `getppid` with SIGSYS, `getuid` with EACCES and `getgid` with SIGKILL on this thread.
 fn filter() {
     #[repr(C)]
@@ -416,7 +422,8 @@ fn main() {
     for signal in [10, 5, 36] {
         handle(signal);
     }
-    let facts: [(&str, usize); 12] = [
+    let facts: [(&str, usize); 13] = [
+        ("read_one", read_one as *const () as usize),
         ("vfork_and_wait", vfork_and_wait as *const () as usize),
         ("six", six as *const () as usize),
         ("entry_state", entry_state as *const () as usize),

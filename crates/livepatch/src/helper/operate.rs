@@ -76,6 +76,7 @@ fn describe(error: &ApplyError) -> Value {
         ApplyError::Selection(SelectError::NotHeld { unknown, holds }) => {
             (code::USAGE, json!({"unknown": unknown, "holds": holds}))
         }
+        ApplyError::Selection(SelectError::Indivisible { .. }) => (code::REFUSED, json!({})),
         ApplyError::Selection(SelectError::Incomplete { missing }) => {
             (code::REFUSED, json!({"missing": missing}))
         }

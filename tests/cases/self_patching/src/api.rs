@@ -1,6 +1,6 @@
 //! The library's calls, with their results as one line.
 
-use livepatch::{Error, HelperError, Options};
+use livepatch::{Error, HelperError, Options, Selection};
 use std::time::{Duration, Instant};
 
 #[derive(Clone)]
@@ -24,6 +24,7 @@ impl Settings {
                 self.deadline = Duration::from_millis(value.parse().unwrap());
                 options.deadline(self.deadline)
             }
+            "select" => options.selection(Selection::new().function(value)),
             _ => options.tool(value),
         };
     }
@@ -73,6 +74,7 @@ fn describe(error: &Error) -> String {
         Error::Mismatch(_) => "mismatch",
         Error::Permission(_) => "permission",
         Error::AlreadyApplied(_) => "already",
+        Error::NotHeld { .. } => "not-held",
         Error::NothingToRollBack(_) => "nothing",
         Error::Read { .. } => "read",
         Error::Helper(HelperError::Ended { .. }) => "helper-ended",

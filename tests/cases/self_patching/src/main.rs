@@ -117,7 +117,7 @@ impl Program {
                 thread.join().unwrap();
                 "left".into()
             }
-            "deadline" | "tool" => {
+            "deadline" | "select" | "tool" => {
                 self.settings.set(name, argument);
                 "set".into()
             }

@@ -3,6 +3,7 @@
 use super::{Code, Severity};
 
 pub mod abi;
+pub mod built_otherwise;
 pub mod closure;
 pub mod copies;
 pub mod coroutine;
@@ -59,6 +60,7 @@ pub static ALL: &[&Rule] = &[
     &only_values::RULE,
     &unsupported::RULE,
     &copies::RULE,
+    &built_otherwise::RULE,
     &value_kept::RULE,
 ];
 

@@ -1,0 +1,221 @@
+//! What a selection has to know of each replaced function: its name in the source, the changed items in it, and which other
+//! functions it cannot be parted from.
+//!
+//! An old function that stays must not rest on what the compiler knew about an old function that goes, nor a new one on
+//! what it knew about a new one that does not come. Inside of one code unit that may be much: what the callee returns,
+//! which arguments it uses, what it leaves alone (`create/knowledge.rs`). Across the units of one crate (thin-local LTO) it is
+//! whether the callee may unwind. Between crates it is nothing, unless they were compiled together, and then their objects are the program's own.
+
+use super::describe::{Builds, changed_function};
+use super::knowledge;
+use crate::diff::Diff;
+use crate::diff::compare::{Ref, is_call, reference};
+use crate::diff::program::{At, Program};
+use crate::diff::traces::Traces;
+use crate::emit::{Emitted, Replaced, name_of};
+use crate::findings::Place;
+use crate::guard::{self, FunctionInfo, GuardReport};
+use crate::objects::Kind;
+use crate::source::{Change, ChangedItem, Side, Tainted};
+use livepatch_patch::item::{Hints, ItemName};
+use livepatch_patch::{Constant, Origin};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Constants of the image that the patch brings with another value.
+pub(super) fn constants(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Constant> {
+    let constant =
+        |(at, symbol): &(At, _)| Constant { path: guard::demangle(name_of(&diff.new, *at)), symbol: *symbol };
+    emitted.constants.iter().map(constant).collect()
+}
+
+/// Why no part of the patch stands by itself, whatever the part.
+pub(super) fn indivisible(builds: &Builds<'_>) -> Option<String> {
+    match builds.source.change() {
+        _ if builds.source.items().is_some() => None,
+        Change::Items(_) => None,
+        Change::Everything { reason } => {
+            Some(format!("which functions the change in the source reaches is not known ({reason})"))
+        }
+        Change::Nothing => Some("what changed is not in the sources of the program".into()),
+    }
+}
+
+/// One origin for each function, in the same order.
+pub(super) fn origins(
+    builds: &Builds<'_>,
+    diff: &Diff<'_>,
+    functions: &[&Replaced],
+    judged: &GuardReport,
+) -> Vec<Origin> {
+    let Some((items, tainted)) = builds.source.items() else {
+        let alone = |replaced: &&Replaced| {
+            let item = own_name(diff, replaced, info_of(diff, replaced, judged));
+            Origin { holds: vec![item.clone()], item, tied: Vec::new() }
+        };
+        return functions.iter().map(alone).collect();
+    };
+    let source = Source { items, tainted, traces: Traces::new(&diff.new, Side::New) };
+    let infos: Vec<_> = functions.iter().map(|replaced| info_of(diff, replaced, judged)).collect();
+    let mut ties = Ties::new(functions.len());
+    for side in [Side::Old, Side::New] {
+        called(diff, side, (functions, &infos), &mut ties);
+    }
+    let mut out = Vec::new();
+    for (at, (replaced, info)) in functions.iter().zip(&infos).enumerate() {
+        let item = own_name(diff, replaced, *info);
+        let (holds, certain) = source.held(replaced, &item, *info);
+        if !certain || (holds.is_empty() && ties.0[at].is_empty()) {
+            ties.with_all(at);
+        }
+        out.push(Origin { item, holds, tied: Vec::new() });
+    }
+    for (origin, tied) in out.iter_mut().zip(ties.0) {
+        origin.tied = tied.into_iter().collect();
+    }
+    out
+}
+
+fn info_of<'j>(diff: &Diff<'_>, replaced: &Replaced, judged: &'j GuardReport) -> Option<&'j FunctionInfo> {
+    let symbol = changed_function(diff, replaced)?.new_symbol;
+    judged.functions.iter().find(|info| info.symbol == symbol)
+}
+
+fn own_name(diff: &Diff<'_>, replaced: &Replaced, info: Option<&FunctionInfo>) -> ItemName {
+    let symbol = name_of(&diff.new, replaced.new);
+    name(symbol, info.map(|info| info.path.as_str()), info.and_then(|info| info.receiver.as_deref()))
+}
+
+fn name(symbol: &str, debug_path: Option<&str>, receiver: Option<&str>) -> ItemName {
+    let scope = guard::impl_scope(symbol);
+    ItemName::new(&guard::demangle(symbol), Hints { debug_path, receiver, impl_scope: scope.as_deref() })
+}
+
+/// What changed in the source.
+struct Source<'s> {
+    items: &'s [ChangedItem],
+    tainted: &'s Tainted,
+    traces: Traces<'s, 's>,
+}
+
+impl Source<'_> {
+    /// The changed items in a function's code, and whether there are certainly no others.
+    fn held(
+        &self,
+        replaced: &Replaced,
+        own: &ItemName,
+        info: Option<&FunctionInfo>,
+    ) -> (Vec<ItemName>, bool) {
+        let Some(info) = info else { return (vec![own.clone()], false) };
+        let mut held: BTreeMap<String, ItemName> = BTreeMap::new();
+        let mut hold = |item: ItemName| {
+            held.entry(item.full()).or_insert(item);
+        };
+        if self.changed(info.place.as_ref()) {
+            hold(own.clone());
+        }
+        for inlined in info.inlined.iter().filter(|inlined| self.changed(inlined.place.as_ref())) {
+            let symbol = inlined.symbol.as_deref().unwrap_or(&inlined.path);
+            hold(name(symbol, Some(&inlined.path), inlined.receiver.as_deref()));
+        }
+        let Some(missing) = self.traces.missing(self.tainted, replaced.new, info) else {
+            return (held.into_values().collect(), false);
+        };
+        let mut certain = true;
+        for (word, untraced) in missing {
+            let mut named = self.items.iter().filter(|item| item.name == word).peekable();
+            certain &= named.peek().is_some() || !untraced;
+            for item in named {
+                let known = held.values().any(|known| known.full().ends_with(&item.path));
+                if !known {
+                    let item = ItemName::new(&item.path, Hints::default());
+                    held.insert(item.full(), item);
+                }
+            }
+        }
+        (held.into_values().collect(), certain)
+    }
+
+    fn changed(&self, place: Option<&Place>) -> bool {
+        let inside = |p: &Place| self.tainted.is_in_changed_item(self.items, &p.file, p.line, Side::New);
+        place.is_some_and(inside)
+    }
+}
+
+/// Which functions belong together; symmetric.
+struct Ties(Vec<BTreeSet<u32>>);
+
+impl Ties {
+    fn new(count: usize) -> Self {
+        Self(vec![BTreeSet::new(); count])
+    }
+
+    fn tie(&mut self, a: usize, b: usize) {
+        if a != b {
+            self.0[a].insert(b as u32);
+            self.0[b].insert(a as u32);
+        }
+    }
+
+    fn with_all(&mut self, at: usize) {
+        (0..self.0.len()).for_each(|other| self.tie(at, other));
+    }
+}
+
+/// Ties callers to callees whose code they may have been compiled for, in the old program or in the new one.
+fn called(
+    diff: &Diff<'_>,
+    side: Side,
+    (functions, infos): (&[&Replaced], &[Option<&FunctionInfo>]),
+    ties: &mut Ties,
+) {
+    let at_side = |replaced: &&Replaced| if side == Side::Old { replaced.old } else { replaced.new };
+    let (program, ats): (_, Vec<At>) = match side {
+        Side::Old => (&diff.old, functions.iter().map(at_side).collect()),
+        Side::New => (&diff.new, functions.iter().map(at_side).collect()),
+    };
+    // Whether what was known of the function in this program may not hold for it in the other one.
+    let is_known = |caller: At, callee: At, at: usize| {
+        let (old, new) = ((&diff.old, functions[at].old), (&diff.new, functions[at].new));
+        let (known, other) = if side == Side::Old { (old, new) } else { (new, old) };
+        if caller.unit == callee.unit {
+            return knowledge::is_lost(known, other, infos[at].map(|info| info.result_bytes));
+        }
+        together(program, caller, callee) && knowledge::may_newly_unwind(known, other)
+    };
+    let index: HashMap<At, usize> = ats.iter().enumerate().map(|(i, at)| (*at, i)).collect();
+    for (caller, start) in ats.iter().enumerate() {
+        let mut seen = BTreeSet::from([*start]);
+        let mut work = vec![*start];
+        while let Some(at) = work.pop() {
+            for callee in callees(program, at) {
+                match index.get(&callee) {
+                    Some(other) if is_known(at, callee, *other) => ties.tie(caller, *other),
+                    None if callee.unit == at.unit && seen.insert(callee) => work.push(callee),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Functions that a function calls directly.
+fn callees(program: &Program<'_>, at: At) -> Vec<At> {
+    let section = program.section(at);
+    let calls = section.relocs.iter().filter(|reloc| is_call(section.bytes, reloc));
+    calls
+        .filter_map(|reloc| match reference(program, at.unit, reloc) {
+            Ref::Named { at: Some(callee), .. } if program.section(callee).kind == Kind::Text => Some(callee),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether two objects may come from one run of the compiler: both the program's own, or of one library.
+fn together(program: &Program<'_>, a: At, b: At) -> bool {
+    let (a, b) = (program.unit(a), program.unit(b));
+    match (&a.member, &b.member) {
+        (None, None) => true,
+        (Some(_), Some(_)) => a.file == b.file,
+        _ => false,
+    }
+}

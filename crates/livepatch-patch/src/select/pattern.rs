@@ -1,0 +1,188 @@
+//! One part of a selection, and what it means in a patch.
+
+use super::{Part, Unknown};
+use crate::item::{ItemName, is_below, is_path, normalise, segments, without_arguments};
+use std::collections::BTreeSet;
+
+/// Everything that a selection of a patch can name.
+pub(super) struct Names<'p> {
+    /// Replaced functions and changed items that are inlined into them, each once.
+    pub items: Vec<&'p ItemName>,
+    /// Paths of functions that the patch brings in.
+    pub new: Vec<&'p str>,
+}
+
+impl<'p> Names<'p> {
+    /// The items that a part means: indices into `items`, at least one.
+    pub fn find(&self, part: &Part) -> Result<BTreeSet<usize>, Unknown> {
+        let unknown =
+            |error: Option<String>| Unknown { part: part.clone(), error, similar: self.similar(part) };
+        let wanted = part.path().trim();
+        well_formed(wanted).map_err(|error| unknown(Some(error)))?;
+        let found = match part {
+            Part::Module(_) => self.module(wanted),
+            Part::Type(_) => self.of_type(wanted),
+            Part::Function(_) => self.function(wanted),
+        };
+        match found {
+            Ok(found) if found.is_empty() => Err(unknown(None)),
+            Ok(found) => Ok(found),
+            Err(error) => Err(unknown(Some(error))),
+        }
+    }
+
+    /// Paths of all items, for messages.
+    pub fn all(&self) -> Vec<String> {
+        let all: BTreeSet<String> = self.items.iter().map(|item| item.full()).collect();
+        all.into_iter().collect()
+    }
+
+    fn matching(&self, wanted: impl Fn(&ItemName) -> bool) -> BTreeSet<usize> {
+        self.items.iter().enumerate().filter(|(_, item)| wanted(item)).map(|(at, _)| at).collect()
+    }
+
+    /// A module, on whole path segments.
+    fn module(&self, wanted: &str) -> Result<BTreeSet<usize>, String> {
+        if !is_path(wanted) {
+            return Err("a module is named by names with `::` between them".into());
+        }
+        let wanted = normalise(wanted);
+        for item in &self.items {
+            if item.self_type.as_deref().is_some_and(|of| without_arguments(of) == wanted) {
+                return Err("it is a type; select it as one".into());
+            }
+            if item.full() == wanted {
+                return Err("it is a function; select it as one".into());
+            }
+        }
+        Ok(self.matching(|item| is_below(&normalise(&item.scope), &wanted)))
+    }
+
+    /// A type with its methods, those for references to it included.
+    fn of_type(&self, wanted: &str) -> Result<BTreeSet<usize>, String> {
+        let (exact, bare) = (normalise(wanted), without_arguments(wanted));
+        let is_meant = |of: &str| {
+            let of = if wanted.starts_with('&') { of } else { behind_references(of) };
+            if bare == exact { without_arguments(of) == bare } else { of == exact }
+        };
+        Ok(self.matching(|item| item.self_type.as_deref().is_some_and(is_meant)))
+    }
+
+    /// A function by its path, with what stands inside of it.
+    fn function(&self, wanted: &str) -> Result<BTreeSet<usize>, String> {
+        if segments(wanted).iter().any(|segment| segment.starts_with('{')) {
+            return Err(
+                "closures and async bodies belong to the function that they are in; select that".into()
+            );
+        }
+        let exact = normalise(wanted);
+        let spelled = self.matching(|item| normalise(&item.path) == exact && !is_inside(&item.path));
+        let bare = ItemName::new(wanted, Default::default()).full();
+        let bare = normalise(&bare);
+        let has_arguments = bare != exact && without_arguments(wanted) != exact;
+        let full = if has_arguments {
+            spelled
+        } else {
+            self.matching(|item| normalise(&item.full()) == bare).union(&spelled).copied().collect()
+        };
+        let found = if full.is_empty() { self.method(&bare)? } else { full };
+        let inside: Vec<String> = found.iter().map(|at| normalise(&self.items[*at].full())).collect();
+        let below = self.matching(|item| {
+            let (own, scope) = (normalise(&item.full()), normalise(&item.scope));
+            inside.iter().any(|outer| {
+                own.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with("::"))
+                    || is_below(&scope, outer)
+            })
+        });
+        match found.is_empty() {
+            false if has_arguments => Ok(found),
+            false => Ok(found.union(&below).copied().collect()),
+            true if self.new.iter().any(|path| without_arguments(path) == bare) => {
+                Err("it is new in this patch and comes with the functions that call it".into())
+            }
+            true => Ok(found),
+        }
+    }
+
+    /// `Type::method` or `Trait::method` for methods of traits, if it can only mean those of one.
+    fn method(&self, wanted: &str) -> Result<BTreeSet<usize>, String> {
+        let is = |of: &Option<String>, item: &ItemName| {
+            let of = of.as_deref().map(behind_references).map(without_arguments);
+            of.is_some_and(|of| normalise(&format!("{of}::{}", item.name)) == wanted)
+        };
+        let by_type = self.matching(|item| item.trait_path.is_some() && is(&item.self_type, item));
+        let traits: BTreeSet<String> = by_type.iter().map(|at| self.items[*at].full()).collect();
+        if traits.len() > 1 {
+            let list: Vec<_> = traits.into_iter().collect();
+            return Err(format!("it is ambiguous: {}", list.join(" or ")));
+        }
+        if !by_type.is_empty() {
+            return Ok(by_type);
+        }
+        Ok(self.matching(|item| item.provided && is(&item.trait_path, item)))
+    }
+
+    /// What has the same last name.
+    fn similar(&self, part: &Part) -> Vec<String> {
+        let last = |path: &str| without_arguments(segments(path).pop().unwrap_or_default());
+        let wanted = last(part.path().trim());
+        let mut found = BTreeSet::new();
+        for item in &self.items {
+            let of = item.self_type.as_deref().map(|of| without_arguments(behind_references(of)));
+            match part {
+                Part::Function(_) if last(&item.name) == wanted => drop(found.insert(item.full())),
+                Part::Type(_) => found.extend(of.filter(|of| last(of) == wanted)),
+                Part::Module(_) => {
+                    let names = segments(&item.scope);
+                    let tails = names.iter().enumerate().filter(|(_, name)| **name == wanted);
+                    found.extend(tails.map(|(at, _)| names[..=at].join("::")));
+                }
+                Part::Function(_) => {}
+            }
+        }
+        const MOST: usize = 5;
+        found.into_iter().filter(|path| path != part.path().trim()).take(MOST).collect()
+    }
+}
+
+fn is_inside(path: &str) -> bool {
+    segments(path).iter().any(|segment| segment.starts_with('{'))
+}
+
+fn behind_references(mut of: &str) -> &str {
+    while let Some(rest) = of.strip_prefix('&') {
+        of = rest.strip_prefix("mut ").unwrap_or(rest);
+    }
+    of
+}
+
+fn well_formed(path: &str) -> Result<(), String> {
+    if path.is_empty() {
+        return Err("it is empty".into());
+    }
+    let mut open = Vec::new();
+    let mut before = ' ';
+    for c in path.chars() {
+        match c {
+            '<' | '(' | '[' | '{' => open.push(c),
+            '>' if before == '-' => {}
+            '>' | ')' | ']' | '}' => {
+                let fits = open
+                    .pop()
+                    .is_some_and(|o| matches!((o, c), ('<', '>') | ('(', ')') | ('[', ']') | ('{', '}')));
+                if !fits {
+                    return Err(format!("`{c}` closes nothing"));
+                }
+            }
+            _ => {}
+        }
+        before = c;
+    }
+    if let Some(c) = open.pop() {
+        return Err(format!("`{c}` is not closed"));
+    }
+    match segments(path).iter().any(|segment| segment.trim().is_empty()) {
+        true => Err("there is nothing before or behind a `::`".into()),
+        false => Ok(()),
+    }
+}

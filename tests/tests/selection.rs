@@ -1,0 +1,212 @@
+//! Parts of a patch, function by function: each line of a round says which code of one function ran.
+
+use livepatch_tests::child::Program;
+use livepatch_tests::fixture::{Fixture, Side};
+use livepatch_tests::profile::Profile;
+use livepatch_tests::project::{Project, command};
+use livepatch_tests::tools::{self, Ran, exit};
+use livepatch_tests::{Failed, fail};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+struct Case {
+    /// Holds the folder in which patch and program are.
+    _project: Project,
+    program: Program,
+    file: PathBuf,
+}
+
+impl Case {
+    fn start(profile: Profile) -> Result<Self, Failed> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/selection");
+        let project = Project::new(&Fixture::read(&folder)?, profile)?;
+        let program = Program::start(command(&project.ship()?))?;
+        project.write(Side::New)?;
+        let created = project.create("fix")?;
+        created.ran.expect(exit::DONE, "create")?;
+        Ok(Self { _project: project, program, file: created.file })
+    }
+
+    fn run(&self, verb: &str, part: &[&str]) -> Result<Ran, Failed> {
+        let pid = self.program.pid().to_string();
+        let mut args = vec![verb.as_ref(), pid.as_ref(), self.file.as_os_str()];
+        args.extend(part.iter().map(std::ffi::OsStr::new));
+        tools::livepatch(&args)
+    }
+
+    fn rollback(&self) -> Result<(), Failed> {
+        let pid = self.program.pid().to_string();
+        tools::livepatch(&["rollback", &pid])?.expect(exit::DONE, "rollback").map(drop)
+    }
+
+    fn status(&self) -> Result<Value, Failed> {
+        Ok(tools::livepatch(&["status", &self.program.pid().to_string()])?.expect(exit::DONE, "status")?.json)
+    }
+
+    /// Names of the lines that show new code.
+    fn new_lines(&mut self) -> Result<Vec<String>, Failed> {
+        let mut new = Vec::new();
+        for line in self.program.round()? {
+            let (name, values) = line.split_once(' ').ok_or("a line without a value")?;
+            let values: Vec<u32> = values.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+            match values.iter().filter(|value| *value % 2 == 1).count() {
+                0 => {}
+                all if all == values.len() => new.push(name.to_owned()),
+                _ => return fail(format!("mixed: {line}")),
+            }
+        }
+        Ok(new)
+    }
+
+    /// Applies a part, checks that just these lines are new, and rolls back.
+    fn gives(&mut self, part: &[&str], expected: &[&str]) -> Result<(), Failed> {
+        self.run("check", part)?.expect(exit::DONE, "check")?;
+        self.run("apply", part)?.expect(exit::DONE, "apply")?;
+        let found = self.new_lines()?;
+        if found != expected {
+            return fail(format!("{part:?}: expected {expected:?}, found {found:?}"));
+        }
+        self.rollback()?;
+        match self.new_lines()?.is_empty() {
+            true => Ok(()),
+            false => fail(format!("{part:?}: something stayed new after the rollback")),
+        }
+    }
+
+    /// Neither check nor apply do anything; the report.
+    fn refused(&mut self, part: &[&str], code: i32) -> Result<Value, Failed> {
+        self.run("check", part)?.expect(code, "check")?;
+        let ran = self.run("apply", part)?.expect(code, "apply")?;
+        match self.new_lines()?.is_empty() {
+            true => Ok(ran.json),
+            false => fail(format!("{part:?}: refused, and yet something is new")),
+        }
+    }
+
+    fn missing(&mut self, part: &[&str], needs: &str) -> Result<(), Failed> {
+        let report = self.refused(part, exit::REFUSED)?;
+        let list = report["missing"].as_array().ok_or("no list of what is missing")?;
+        match list.iter().any(|missing| missing["needs"] == needs) {
+            true => Ok(()),
+            false => fail(format!("{part:?}: {needs} is not among the missing: {report}")),
+        }
+    }
+}
+
+const EVERYTHING: [&str; 16] = [
+    "router::route",
+    "router2::route",
+    "router::deep::dive",
+    "Order::total",
+    "Order::display",
+    "Order::debug",
+    "Order::bill",
+    "Cart::area",
+    "Cart::name",
+    "Cart::each",
+    "router::generic",
+    "router::job",
+    "cart::first",
+    "cart::second",
+    "cart::caller",
+    "cart::limit",
+];
+
+fn subset_by_subset(case: &mut Case) -> Result<(), Failed> {
+    case.gives(&[], &EVERYTHING)?;
+    case.gives(&["--module", "selection"], &EVERYTHING)?;
+    case.gives(
+        &["--module", "selection::router2", "--function", "LIMIT"],
+        &["router2::route", "cart::limit"],
+    )?;
+    case.gives(&["--function", "selection::router::route"], &["router::route"])?;
+    case.gives(
+        &["--type", "selection::router::Order"],
+        &["Order::total", "Order::display", "Order::debug", "Order::bill"],
+    )?;
+    case.gives(&["--type", "selection::cart::Cart"], &["Cart::area", "Cart::name", "Cart::each"])?;
+    case.gives(&["--function", "selection::router::Order::total"], &["Order::total"])?;
+    let display = "<selection::router::Order as std::fmt::Display>::fmt";
+    case.gives(&["--function", display], &["Order::display"])?;
+    case.gives(
+        &["--function", "<selection::router::Order as selection::cart::Billed>::bill"],
+        &["Order::bill"],
+    )?;
+    case.gives(&["--function", "selection::cart::Cart::each"], &["Cart::each"])?;
+    case.gives(&["--function", "selection::router::generic"], &["router::generic"])?;
+    case.gives(&["--function", "selection::router::inner"], &["router::job"])?;
+    case.gives(&["--function", "selection::cart::shared"], &["cart::first", "cart::second"])?;
+    case.gives(
+        &["--function", "selection::router::route", "--type", "selection::cart::Cart"],
+        &["router::route", "Cart::area", "Cart::name", "Cart::each"],
+    )?;
+    case.missing(&["--function", "selection::cart::first"], "selection::cart::shared")?;
+    case.missing(&["--function", "selection::cart::caller"], "selection::router::deep::dive")
+}
+
+/// What the patch does not hold is refused with what it holds.
+fn unknown(case: &mut Case) -> Result<(), Failed> {
+    for (part, similar) in [
+        (["--function", "route"], "selection::router::route"),
+        (["--function", "router::route"], "selection::router::route"),
+        (["--type", "Order"], "selection::router::Order"),
+        (["--module", "router"], "selection::router"),
+        (["--module", "selection::rout"], ""),
+        (["--function", "selection::main"], ""),
+        (["--type", "selection::router"], ""),
+    ] {
+        let report = case.refused(&part, exit::USAGE)?;
+        let holds = report["holds"].as_array().ok_or("no list of what it holds")?;
+        assert!(holds.iter().any(|path| path == "selection::cart::shared"), "{report}");
+        let meant = &report["unknown"][0]["similar"];
+        let found =
+            meant.as_array().ok_or("no list of what may be meant")?.iter().any(|path| path == similar);
+        assert!(found || similar.is_empty(), "{part:?}: {report}");
+    }
+    Ok(())
+}
+
+/// Parts are patches of their own, which replace each other.
+fn replaced(case: &mut Case) -> Result<(), Failed> {
+    let apply = |case: &Case, part: &[&str]| case.run("apply", part)?.expect(exit::DONE, "apply");
+    let first = apply(case, &["--module", "selection::router2", "--function", "LIMIT"])?.json;
+    assert_eq!(first["already_applied"], false);
+    // The same functions, named in another way.
+    let again = apply(case, &["--function", "selection::router2::route", "--function", "LIMIT"])?.json;
+    assert_eq!(again["already_applied"], true);
+    let other = apply(case, &["--type", "selection::cart::Cart"])?.json;
+    assert_eq!(other["already_applied"], false);
+    assert_eq!(other["replaced"].as_array().map(Vec::len), Some(1), "{other}");
+    assert_eq!(case.new_lines()?, ["Cart::area", "Cart::name", "Cart::each"]);
+    let whole = apply(case, &[])?.json;
+    assert_eq!(case.new_lines()?, EVERYTHING);
+    let status = case.status()?;
+    let patches = status["patches"].as_array().ok_or("no patches")?;
+    assert_eq!(patches.len(), 3, "{status}");
+    assert_eq!(patches[1]["selection"][0]["kind"], "type");
+    assert_eq!(patches[1]["selection"][0]["path"], "selection::cart::Cart");
+    assert_eq!(patches[2]["selection"].as_array().map(Vec::len), Some(0));
+    let functions = |patch: &Value| patch["functions"].as_array().map_or(0, Vec::len);
+    assert!(functions(&patches[1]) < functions(&patches[2]), "{status}");
+    let mapped = |report: &Value| report["mapped_bytes"].as_u64().unwrap_or(0);
+    assert!(mapped(&other) > 0 && mapped(&other) <= mapped(&whole));
+    case.rollback()?;
+    assert!(case.new_lines()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn parts_with_legacy_names() -> Result<(), Failed> {
+    let mut case = Case::start(Profile::Release)?;
+    replaced(&mut case)?;
+    unknown(&mut case)?;
+    subset_by_subset(&mut case)?;
+    case.program.finish()
+}
+
+#[test]
+fn parts_with_v0_names() -> Result<(), Failed> {
+    let mut case = Case::start(Profile::V0)?;
+    subset_by_subset(&mut case)?;
+    case.program.finish()
+}
