@@ -44,6 +44,7 @@ impl Browser {
         let attach = json!({"targetId": target["targetId"], "flatten": true});
         let session = browser.call("Target.attachToTarget", attach)?;
         browser.session = session["sessionId"].as_str().map(str::to_owned);
+        browser.wait_for("document.readyState === 'complete' && location.protocol.startsWith('http')")?;
         Ok(browser)
     }
 
@@ -93,7 +94,7 @@ impl Browser {
         let end = Instant::now() + LIMIT;
         while self.value(expression)? != true {
             if Instant::now() > end {
-                let text = self.value("document.body.innerText")?;
+                let text = self.value("document.body?.innerText")?;
                 return fail(format!("`{expression}` did not come true; the page says: {text}"));
             }
         }
