@@ -26,6 +26,15 @@ impl Drop for Server {
     }
 }
 
+/// Ends the load also when a check fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A connection that stays open.
 struct Client(BufReader<TcpStream>);
 
@@ -136,8 +145,9 @@ fn clicking_apply_and_rollback_while_orders_come_in() -> Result<(), Failed> {
     let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| load(&server.address, &stop, &served))).collect();
+        let stopping = Stop(&stop);
         let clicked = click_through(&server);
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         for thread in threads {
             thread.join().map_err(|_| "the load panicked")??;
         }

@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long a rollback is tried before the question whether the caller itself is in the way.
-const FIRST_TRY: Duration = Duration::from_millis(100);
+/// How long it is tried to find out whether the caller itself is in the way: a busy machine may need the longer times.
+const TRIES: [Duration; 3] = [Duration::from_millis(100), Duration::from_secs(1), Duration::from_secs(4)];
 
 /// Does what the request says.
 pub(super) fn run(request: &Request, patch: &[u8]) -> Value {
@@ -29,14 +29,21 @@ fn apply(request: &Request, patch: &[u8]) -> Result<livepatch_apply::ApplyReport
         leave_running: request.leave_running.clone(),
     };
     if caller::may_be_inside(request.pid, &request.frames, Some(patch)) {
-        let now = ApplyOptions { deadline: Duration::ZERO, ..options.clone() };
-        match livepatch_apply::check(request.pid, patch, &now) {
-            Err(error) if caller::is_inside(&error, request.tid) => return Err(error),
-            // Whatever else it said, the operation itself will say.
-            other => tracing::debug!(found = other.is_ok(), "the calling thread is not inside"),
+        for deadline in tries(request) {
+            let short = ApplyOptions { deadline, ..options.clone() };
+            match livepatch_apply::check(request.pid, patch, &short) {
+                Err(error) if caller::is_inside(&error, request.tid) => return Err(error),
+                Ok(_) | Err(ApplyError::Busy { .. }) => break,
+                // Whatever else is wrong, the operation itself will say, unless it was the short time.
+                Err(error) => tracing::debug!(%error, "cannot tell whether the calling thread is inside"),
+            }
         }
     }
     livepatch_apply::apply(request.pid, patch, &options)
+}
+
+fn tries(request: &Request) -> impl Iterator<Item = Duration> {
+    TRIES.into_iter().filter(|time| *time * 4 < request.limit)
 }
 
 fn rollback(request: &Request, which: &Which) -> Result<livepatch_apply::RollbackReport, ApplyError> {
@@ -46,11 +53,15 @@ fn rollback(request: &Request, which: &Which) -> Result<livepatch_apply::Rollbac
         Which::All => Selector::All,
     };
     let options = RollbackOptions { policy: request.policy, deadline: request.limit };
-    if request.limit > FIRST_TRY && caller::may_be_inside(request.pid, &request.frames, None) {
-        let short = RollbackOptions { deadline: FIRST_TRY, ..options };
-        match livepatch_apply::rollback(request.pid, &selector, &short) {
-            Err(error @ ApplyError::Busy { .. }) if !caller::is_inside(&error, request.tid) => {}
-            other => return other,
+    if caller::may_be_inside(request.pid, &request.frames, None) {
+        for deadline in tries(request) {
+            let short = RollbackOptions { deadline, ..options };
+            match livepatch_apply::rollback(request.pid, &selector, &short) {
+                Ok(report) => return Ok(report),
+                Err(error) if caller::is_inside(&error, request.tid) => return Err(error),
+                Err(ApplyError::Busy { .. }) => break,
+                Err(error) => tracing::debug!(%error, "cannot tell whether the calling thread is inside"),
+            }
         }
     }
     livepatch_apply::rollback(request.pid, &selector, &options)
