@@ -172,7 +172,7 @@ impl Switch<'_> {
         state: &mut State,
         entries: &Entries<'_>,
     ) -> Result<(Seized, Holds), Box<NotDone>> {
-        let announced = net::announce(&mut seized, entries.landing(), &entries.sites());
+        let announced = net::announce(&mut seized, entries.landing(), &entries.sites(), self.deadline);
         if let Err(error) = announced.and_then(|()| self.begin(state, true)) {
             return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
         }
@@ -432,7 +432,7 @@ fn finish(seized: &mut Seized, entries: &Entries<'_>, deadline: Instant) -> Resu
     seized.set_breakpoints(entries.addresses());
     let mut events = Vec::new();
     let world = entries.finish(|| net::serialise(seized, Serialise::Stops, limit, &mut events))?;
-    net::remove(seized, entries.landing(), limit)?;
+    net::remove(seized, entries.landing(), &BTreeSet::new(), limit)?;
     seized.set_breakpoints(BTreeSet::new());
     Ok(world)
 }

@@ -8,7 +8,7 @@
 //! (`ld.lld` and `cc` take different arguments). Its path is the same in every run, because cargo rebuilds everything
 //! when the path of the linker changes.
 //!
-//! The compiler wrapper (`RUSTC_WRAPPER`) leaves a note beside each output ([`crate::units`]); in rebuilds it also adds
+//! The compiler wrapper (`RUSTC_WRAPPER`) leaves a note beside each output (`units.rs`); in rebuilds it also adds
 //! `--remap-path-prefix` and the baseline's `-C metadata`, see [`crate::rebuild`].
 
 mod args;

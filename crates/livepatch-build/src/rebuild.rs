@@ -37,7 +37,7 @@ pub struct RebuildOptions {
 /// Builds the source in `options.workspace` as `baseline` was built.
 ///
 /// Where cargo gives crates other numbers than in the baseline, as it does when a dependency is bumped, it builds a second
-/// time with the baseline's (see [`crate::units`]).
+/// time with the baseline's (`units.rs`).
 ///
 /// The contents that the result names stay until the next rebuild in the same target folder.
 ///

@@ -74,6 +74,8 @@ struct Drain<'a> {
     /// Threads asked to stop, and when they were last seen not to have.
     asked: BTreeMap<Tid, Instant>,
     parked: BTreeMap<Tid, Instant>,
+    /// Threads that were stopped while there was no breakpoint.
+    calm: BTreeSet<Tid>,
     /// Threads whose stack is to be walked while they are held.
     deep: BTreeSet<Tid>,
     /// Threads that slept outside when there was no breakpoint yet.
@@ -115,7 +117,7 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
     let serialise = match net::install(&mut seized, landing, job.deadline) {
         Ok(serialise) => serialise,
         Err(error) => {
-            return Err(match net::remove(&mut seized, landing, Instant::now() + UNDO) {
+            return Err(match net::remove(&mut seized, landing, &BTreeSet::new(), Instant::now() + UNDO) {
                 Ok(()) => Failed::Unable(Box::new(seized), error),
                 Err(_) => Failed::Error(error),
             });
@@ -159,6 +161,7 @@ impl<'a> Drain<'a> {
             due_of: BTreeMap::new(),
             asked: BTreeMap::new(),
             parked: BTreeMap::new(),
+            calm: BTreeSet::new(),
             deep: BTreeSet::new(),
             slept: BTreeMap::new(),
             unknown: 0,
@@ -249,6 +252,7 @@ impl<'a> Drain<'a> {
         (self.last_event, self.net_seen, self.moved) = (now, now, now);
         self.unknown = 0;
         self.deep.clear();
+        self.calm.clear();
         self.asked.clear();
         self.due.clear();
         self.due_of.clear();
@@ -493,9 +497,10 @@ impl<'a> Drain<'a> {
         Ok(())
     }
 
-    /// Lets the parked threads go on, at the entry that they came to.
+    /// Lets the parked threads go on, at the entry that they came to. No breakpoint is left there.
     fn release(&mut self) -> Result<(), ApplyError> {
         for (tid, since) in std::mem::take(&mut self.parked) {
+            self.calm.insert(tid);
             if let Some(thread) = self.seized.held(tid) {
                 thread.resume()?;
             }
@@ -599,7 +604,8 @@ impl<'a> Drain<'a> {
 
     /// The entries are as they stay: no breakpoint is left.
     fn end(&mut self) -> Result<(), ApplyError> {
-        let removed = net::remove(&mut self.seized, self.job.entries.landing(), Instant::now() + UNDO);
+        let removed =
+            net::remove(&mut self.seized, self.job.entries.landing(), &self.calm, Instant::now() + UNDO);
         if let Err(error) = removed {
             tracing::debug!(%error, "the net stays");
         }

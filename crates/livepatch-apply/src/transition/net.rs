@@ -8,7 +8,7 @@ use crate::landing::{Landing, Site};
 use crate::safepoint;
 use livepatch_process::{Event, RemoteError, Seized, StoppedThread, Tid};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// `SIGTRAP` of `<signal.h>` on x86-64.
 pub const SIGTRAP: u64 = 5;
@@ -23,10 +23,8 @@ const SIGSET: u64 = 8;
 const PRIVATE_EXPEDITED_SYNC_CORE: u64 = 1 << 5;
 const REGISTER_PRIVATE_EXPEDITED_SYNC_CORE: u64 = 1 << 6;
 
-/// How long it may take until every thread was seen away from breakpoints and net.
-const CALM_LIMIT: Duration = Duration::from_secs(2);
-/// Threads that are stopped at the same time, at most.
-const AT_ONCE: usize = 4;
+/// Threads that are on their way to a stop at the same time, at most. They run or want to, so they come one by one.
+const AT_ONCE: usize = 64;
 
 /// How all cores are made to fetch changed code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +54,14 @@ fn membarrier(thread: &mut StoppedThread<'_>, command: u64, deadline: Instant) -
 ///
 /// # Errors
 /// A net that an earlier run had to leave in place is in use, or the memory cannot be written.
-pub fn announce(seized: &mut Seized, landing: Landing, sites: &[Site]) -> Result<(), ApplyError> {
+pub fn announce(
+    seized: &mut Seized,
+    landing: Landing,
+    sites: &[Site],
+    deadline: Instant,
+) -> Result<(), ApplyError> {
     if is_installed(seized)? {
-        calm(seized, landing)?;
+        calm(seized, landing, &BTreeSet::new(), deadline)?;
     }
     Ok(landing.write_sites(&seized.process().clone(), sites)?)
 }
@@ -124,13 +127,21 @@ pub fn serialise(
 ///
 /// # Errors
 /// [`ApplyError::Busy`] if some thread could not be looked at in time; the net has to stay.
-fn calm(seized: &mut Seized, landing: Landing) -> Result<(), ApplyError> {
+///
+/// `known` are threads that were stopped after the last breakpoint was gone.
+fn calm(
+    seized: &mut Seized,
+    landing: Landing,
+    known: &BTreeSet<Tid>,
+    deadline: Instant,
+) -> Result<(), ApplyError> {
     let process = seized.process().clone();
     let in_system_call = |tid: &Tid| process.asleep(*tid).is_some_and(|asleep| asleep.syscall.is_some());
-    let tids: BTreeSet<Tid> = seized.threads().into_iter().filter(|tid| !in_system_call(tid)).collect();
+    let tids: BTreeSet<Tid> =
+        seized.threads().into_iter().filter(|tid| !known.contains(tid) && !in_system_call(tid)).collect();
     let away =
         &mut |thread: &StoppedThread<'_>| thread.regs().is_ok_and(|regs| !landing.net().contains(&regs.ip()));
-    visit(seized, tids, Instant::now() + CALM_LIMIT, &mut Vec::new(), away)
+    visit(seized, tids, deadline, &mut Vec::new(), away)
 }
 
 /// Stops threads, a few at a time, until each was found `done`; one that comes from a breakpoint is sent on. Events of another
@@ -190,9 +201,14 @@ fn visit(
 ///
 /// # Errors
 /// No thread could be used for it: the net stays, which changes nothing for the program.
-pub fn remove(seized: &mut Seized, landing: Landing, deadline: Instant) -> Result<(), ApplyError> {
+pub fn remove(
+    seized: &mut Seized,
+    landing: Landing,
+    known: &BTreeSet<Tid>,
+    deadline: Instant,
+) -> Result<(), ApplyError> {
     seized.hold_forked(false);
-    calm(seized, landing)?;
+    calm(seized, landing, known, deadline)?;
     let process = seized.process().clone();
     landing.keep_last_action(&process)?;
     safepoint::on_any_thread(seized, deadline, |thread| {

@@ -19,14 +19,17 @@ use std::collections::BTreeSet;
 const ARGUMENTS: [Register; 6] =
     [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
 
-/// Results of more bytes than this are returned in memory (ibid.); what is in memory is not known to callers.
-const IN_REGISTERS: u64 = 16;
+/// Registers that integer results are returned in (ibid.). What is in memory is not known to callers.
+const RESULTS: [Register; 2] = [Register::RAX, Register::RDX];
 
 /// Whether callers in the same unit may rest on something about the old code that the new code does not keep.
-pub(super) fn is_lost(old: (&Program<'_>, At), new: (&Program<'_>, At), result: Option<u64>) -> bool {
+///
+/// `registers` is how many may hold the result.
+pub(super) fn is_lost(old: (&Program<'_>, At), new: (&Program<'_>, At), registers: u8) -> bool {
     let (before, after) = (Effects::of(old.0, old.1), Effects::of(new.0, new.1));
-    let in_registers = result.is_none_or(|bytes| (1..=IN_REGISTERS).contains(&bytes));
-    (in_registers && before.narrow) || before.diverges || !before.allow(&after)
+    let results = &RESULTS[..usize::from(registers).min(RESULTS.len())];
+    let is_narrow = results.iter().any(|result| is_narrow(&before.code, *result));
+    is_narrow || before.diverges || !before.allow(&after)
 }
 
 /// Whether the compiler may have known that the old code does not unwind, while the new code may.
@@ -37,8 +40,7 @@ pub(super) fn may_newly_unwind(old: (&Program<'_>, At), new: (&Program<'_>, At))
 
 /// What a piece of code does, as callers could know it.
 struct Effects {
-    /// The result may have been known to be one of a part of the values of its type.
-    narrow: bool,
+    code: Vec<Instruction>,
     /// It never returns.
     diverges: bool,
     /// It calls code that is known to unwind, and that is compiled apart.
@@ -63,11 +65,9 @@ impl Effects {
                 Ref::Constant { .. } => None,
             })
             .collect();
-        let code: Vec<Instruction> =
-            Decoder::new(64, section.bytes, DecoderOptions::NONE).into_iter().collect();
+        let code = instructions(section.bytes);
         let unwinding = ["core::panicking::", "core::fmt::write", "alloc::fmt::format", "std::io::stdio::"];
         let mut effects = Self {
-            narrow: is_narrow(&code),
             diverges: !code.iter().any(|i| i.flow_control() == FlowControl::Return),
             unwinds: calls.iter().any(|name| unwinding.iter().any(|known| name.starts_with(known))),
             reads: false,
@@ -75,15 +75,16 @@ impl Effects {
             calls,
             indirect: code.iter().any(|i| i.flow_control() == FlowControl::IndirectCall),
             arguments: BTreeSet::new(),
+            code,
         };
-        effects.scan(&code);
+        effects.scan();
         effects
     }
 
-    fn scan(&mut self, code: &[Instruction]) {
+    fn scan(&mut self) {
         let mut factory = InstructionInfoFactory::new();
         let mut written = BTreeSet::new();
-        for instruction in code {
+        for instruction in &self.code {
             let info = factory.info(instruction);
             for memory in info.used_memory() {
                 if matches!(memory.base(), Register::RSP | Register::RBP) {
@@ -122,8 +123,12 @@ impl Effects {
     }
 }
 
-/// Whether what is in the result register at some return may be of a known range.
-fn is_narrow(code: &[Instruction]) -> bool {
+fn instructions(bytes: &[u8]) -> Vec<Instruction> {
+    Decoder::new(64, bytes, DecoderOptions::NONE).into_iter().collect()
+}
+
+/// Whether what is in a result register at some return may be of a known range.
+fn is_narrow(code: &[Instruction], result: Register) -> bool {
     let targets: BTreeSet<u64> = code
         .iter()
         .filter(|i| {
@@ -141,11 +146,11 @@ fn is_narrow(code: &[Instruction]) -> bool {
         _ => false,
     });
     ends.into_iter()
-        .any(|(at, end)| end.flow_control() != FlowControl::Return || !is_open(&code[..at], &targets))
+        .any(|(at, end)| end.flow_control() != FlowControl::Return || !is_open(&code[..at], &targets, result))
 }
 
-/// Whether the last value of the result register before the end of this code can be any.
-fn is_open(code: &[Instruction], targets: &BTreeSet<u64>) -> bool {
+/// Whether the last value of a result register before the end of this code can be any.
+fn is_open(code: &[Instruction], targets: &BTreeSet<u64>, result: Register) -> bool {
     let mut factory = InstructionInfoFactory::new();
     for instruction in code.iter().rev() {
         let is_write = |access| !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
@@ -154,16 +159,13 @@ fn is_open(code: &[Instruction], targets: &BTreeSet<u64>) -> bool {
             let mut used = info.used_registers().iter();
             used.any(|used| used.register().full_register() == wanted && is_write(used.access()))
         };
-        if writes(Register::RAX, &mut factory) {
+        if writes(result, &mut factory) {
             let from_memory = instruction.op_count() > 1 && instruction.op_kind(1) == OpKind::Memory;
             return match instruction.mnemonic() {
                 Mnemonic::Mov => from_memory,
-                Mnemonic::Add
-                | Mnemonic::Sub
-                | Mnemonic::Imul
-                | Mnemonic::Lea
-                | Mnemonic::Neg
-                | Mnemonic::Not => true,
+                // The address of something is a constant.
+                Mnemonic::Lea => !instruction.is_ip_rel_memory_operand(),
+                Mnemonic::Add | Mnemonic::Sub | Mnemonic::Imul | Mnemonic::Neg | Mnemonic::Not => true,
                 _ => false,
             };
         }
@@ -182,7 +184,7 @@ mod tests {
     use super::*;
 
     fn narrow(bytes: &[u8]) -> bool {
-        is_narrow(&Decoder::new(64, bytes, DecoderOptions::NONE).into_iter().collect::<Vec<_>>())
+        is_narrow(&instructions(bytes), Register::RAX)
     }
 
     #[test]
@@ -197,6 +199,8 @@ mod tests {
         assert!(narrow(&[0x48, 0x89, 0xf8, 0xc3]));
         // xor eax,eax; ret
         assert!(narrow(&[0x31, 0xc0, 0xc3]));
+        // lea rax,[rip+8]; ret
+        assert!(narrow(&[0x48, 0x8d, 0x05, 8, 0, 0, 0, 0xc3]));
         // jmp elsewhere
         assert!(narrow(&[0xe9, 0, 1, 0, 0]));
     }
@@ -209,6 +213,9 @@ mod tests {
         assert!(!narrow(&[0x48, 0x8d, 0x04, 0x37, 0xc3]));
         // add rax,rdi; pop rbx; ret
         assert!(!narrow(&[0x48, 0x01, 0xf8, 0x5b, 0xc3]));
+        // mov rax,[rdi]; mov edx,3; ret: the second half is narrow
+        let pair = instructions(&[0x48, 0x8b, 0x07, 0xba, 3, 0, 0, 0, 0xc3]);
+        assert!(!is_narrow(&pair, Register::RAX) && is_narrow(&pair, Register::RDX));
         // one return of two is narrow: test edi,edi; je +4; lea eax,[rdi+1] (3); ret; xor eax,eax; ret
         assert!(narrow(&[0x85, 0xff, 0x74, 0x04, 0x8d, 0x47, 0x01, 0xc3, 0x31, 0xc0, 0xc3]));
     }

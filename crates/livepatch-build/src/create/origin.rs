@@ -178,7 +178,7 @@ fn called(
         let (old, new) = ((&diff.old, functions[at].old), (&diff.new, functions[at].new));
         let (known, other) = if side == Side::Old { (old, new) } else { (new, old) };
         if caller.unit == callee.unit {
-            return knowledge::is_lost(known, other, infos[at].map(|info| info.result_bytes));
+            return knowledge::is_lost(known, other, infos[at].map_or(2, |info| info.result_registers));
         }
         together(program, caller, callee) && knowledge::may_newly_unwind(known, other)
     };

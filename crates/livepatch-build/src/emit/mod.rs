@@ -311,7 +311,7 @@ impl<'a> Emitter<'_, 'a> {
     /// lasting name, which link-time optimisation lets other code units see, is the same bytes in the new build.
     fn note_external(&mut self, name: &str) {
         let is_variable =
-            |symbol: &ImageSymbol| !symbol.code && !(symbol.constant && is_anonymous(name, true));
+            |symbol: &ImageSymbol| !(symbol.code || symbol.constant && is_anonymous(name, true));
         if self.diff.old.image.symbols(name).iter().any(is_variable) {
             self.shared_external.insert(name.to_owned());
         }

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 pub(super) struct Function {
     pub(super) path: String,
     pub(super) receiver: Option<String>,
-    pub(super) result_bytes: u64,
+    pub(super) result_registers: u8,
     pub(super) place: Option<Place>,
     pub(super) rust: bool,
     /// The crate that it was compiled in, see [`crate_key`].
@@ -71,7 +71,7 @@ fn read(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Function> 
     Ok(Function {
         path: debug.path(id)?.unwrap_or_default(),
         receiver: receiver(types, id)?,
-        result_bytes: result_bytes(debug, id)?,
+        result_registers: result_registers(debug, id)?,
         place: debug.place(id)?,
         rust: unit.rust,
         crate_key: crate_key(unit),
@@ -137,12 +137,19 @@ impl Contents {
     }
 }
 
-/// Size of the result; 0 for none.
-fn result_bytes(debug: &Debug<'_>, id: DieId) -> gimli::Result<u64> {
+/// How many registers may hold the result (System V ABI AMD64 supplement, section 3.2.3; a pair of scalars that would fit
+/// one register is returned in two by Rust's own convention).
+fn result_registers(debug: &Debug<'_>, id: DieId) -> gimli::Result<u8> {
     let Some(result) = debug.type_of(id)? else { return Ok(0) };
-    let size = debug.inherited(result, c::DW_AT_byte_size)?;
-    // A type without a recorded size (a pointer) fits a register.
-    Ok(size.and_then(|(_, size)| size.udata_value()).unwrap_or(8))
+    let size = debug.inherited(result, c::DW_AT_byte_size)?.and_then(|(_, size)| size.udata_value());
+    let tag = debug.entry(result)?.tag();
+    Ok(match size {
+        Some(0) => 0,
+        Some(17..) => 0,
+        Some(..=8) if matches!(tag, c::DW_TAG_base_type | c::DW_TAG_enumeration_type) => 1,
+        _ if tag == c::DW_TAG_pointer_type => 1,
+        _ => 2,
+    })
 }
 
 /// The type that a method is declared in; for a method of a trait's own what `Self` stands for.

@@ -115,7 +115,7 @@ fn function_info(symbol: &str, function: &function::Function, handles_functions:
         symbol: symbol.to_owned(),
         path: function.path.clone(),
         receiver: function.receiver.clone(),
-        result_bytes: function.result_bytes,
+        result_registers: function.result_registers,
         place: function.place.clone(),
         inlined: function.inlined.clone(),
         handles_functions,

@@ -37,8 +37,8 @@ pub struct FunctionInfo {
     pub path: String,
     /// The type that it is declared in, or what its generic parameter `Self` stands for.
     pub receiver: Option<String>,
-    /// Size of its result in bytes.
-    pub result_bytes: u64,
+    /// How many registers may hold its result: none if it has none or if that is in memory.
+    pub result_registers: u8,
     /// Where it is declared.
     pub place: Option<Place>,
     /// Functions that are inlined into it, at any depth, each once, in order of first appearance.

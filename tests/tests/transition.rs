@@ -1,0 +1,381 @@
+//! Transitions of programs that are never idle, and what the program may notice of them.
+
+use livepatch_tests::child::Program;
+use livepatch_tests::fixture::{Fixture, Side};
+use livepatch_tests::profile::Profile;
+use livepatch_tests::project::{Project, command};
+use livepatch_tests::tools::{self, Ran, exit};
+use livepatch_tests::{Failed, fail};
+use std::path::PathBuf;
+
+/// A program that runs, and the patch for it.
+struct Case {
+    program: Program,
+    patch: PathBuf,
+    _project: Project,
+}
+
+impl Case {
+    /// `settings` replaces names in the source.
+    fn start(name: &str, source: &str, settings: &[(&str, &str)]) -> Result<Self, Failed> {
+        let text = settings.iter().fold(source.to_owned(), |text, (from, to)| text.replace(from, to));
+        let fixture = Fixture::inline(name, &text)?;
+        let project = Project::new(&fixture, Profile::Release)?;
+        let shipped = project.ship()?;
+        project.write(Side::New)?;
+        let created = project.create("fix")?;
+        created.ran.expect(exit::DONE, "create")?;
+        let program = Program::start(command(&shipped))?;
+        Ok(Self { program, patch: created.file, _project: project })
+    }
+
+    fn apply(&self, arguments: &[&str], code: i32) -> Result<Ran, Failed> {
+        let pid = self.program.pid().to_string();
+        let mut all = vec!["apply", &pid, self.patch.to_str().ok_or("path")?];
+        all.extend(arguments);
+        tools::livepatch(&all)?.expect(code, &format!("apply {arguments:?}"))
+    }
+
+    fn rollback(&self, arguments: &[&str]) -> Result<Ran, Failed> {
+        let pid = self.program.pid().to_string();
+        let mut all = vec!["rollback", &pid];
+        all.extend(arguments);
+        tools::livepatch(&all)?.expect(exit::DONE, &format!("rollback {arguments:?}"))
+    }
+
+    /// Runs a round, which has to print this.
+    fn says(&mut self, expected: &str) -> Result<(), Failed> {
+        let said = self.program.round()?.join("\n");
+        if said == expected { Ok(()) } else { fail(format!("the program says `{said}`, not `{expected}`")) }
+    }
+}
+
+/// Threads that are inside the changed function for nearly all of the time. A round tells the versions that it saw all of them
+/// run.
+const NEVER_IDLE: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+static SEEN: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
+static STARTED: OnceLock<()> = OnceLock::new();
+
+#[inline(never)]
+fn spin(micros: u64) -> u64 {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_micros(micros) {
+        black_box(micros);
+    }
+    black_box(1) //-
+    black_box(2) //+
+}
+
+#[inline(never)]
+fn sleep(micros: u64) -> u64 {
+    std::thread::sleep(Duration::from_micros(micros));
+    black_box(1) //-
+    black_box(2) //+
+}
+
+/// Calls itself and `even` at every depth.
+#[inline(never)]
+fn odd(depth: u64) -> u64 {
+    let below = if depth == 0 { 0 } else { even(black_box(depth - 1)).max(odd(black_box(depth - 1) / 2)) };
+    black_box(below.max(1)) //-
+    black_box(below.max(2)) //+
+}
+
+#[inline(never)]
+fn even(depth: u64) -> u64 {
+    let below = if depth == 0 { 0 } else { odd(black_box(depth - 1)) };
+    black_box(below.max(1)) //-
+    black_box(below.max(2)) //+
+}
+
+fn work(thread: usize) {
+    loop {
+        let version = black_box(FUNCTION as fn(u64) -> u64)(black_box(ARGUMENT));
+        SEEN[thread].fetch_or(version, SeqCst);
+    }
+}
+
+fn step() {
+    STARTED.get_or_init(|| {
+        for thread in 0..THREADS {
+            std::thread::spawn(move || work(thread));
+        }
+    });
+    // Calls under way end first.
+    for round in 0..2 {
+        for seen in &SEEN {
+            seen.store(0, SeqCst);
+            while seen.load(SeqCst) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if round == 0 {
+            continue;
+        }
+    }
+    let all = SEEN.iter().fold(0, |all, seen| all | seen.load(SeqCst));
+    println!("{all}");
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+fn never_idle(name: &str, function: &str, argument: &str, threads: &str) -> Result<(), Failed> {
+    let settings = [("FUNCTION", function), ("ARGUMENT", argument), ("THREADS", threads)];
+    let mut case = Case::start(name, NEVER_IDLE, &settings)?;
+    case.says("1")?;
+    for _ in 0..2 {
+        case.apply(&["--timeout", "50"], exit::DONE)?;
+        case.says("2")?;
+        case.rollback(&["--timeout", "50"])?;
+        case.says("1")?;
+    }
+    case.program.finish()
+}
+
+#[test]
+fn calls_of_a_microsecond() -> Result<(), Failed> {
+    never_idle("calls_of_a_microsecond", "spin", "1", "64")
+}
+
+#[test]
+fn calls_of_a_millisecond() -> Result<(), Failed> {
+    never_idle("calls_of_a_millisecond", "sleep", "1_000", "64")
+}
+
+#[test]
+fn calls_of_a_tenth_of_a_second() -> Result<(), Failed> {
+    never_idle("calls_of_a_tenth_of_a_second", "sleep", "100_000", "64")
+}
+
+#[test]
+fn recursive_calls() -> Result<(), Failed> {
+    never_idle("recursive_calls", "odd", "12", "8")
+}
+
+/// The check that the programs above are what they are meant to be.
+#[test]
+fn a_snapshot_never_finds_them_idle() -> Result<(), Failed> {
+    let settings = [("FUNCTION", "sleep"), ("ARGUMENT", "1_000"), ("THREADS", "64")];
+    let mut case = Case::start("a_snapshot_never_finds_them_idle", NEVER_IDLE, &settings)?;
+    case.says("1")?;
+    case.apply(&["--policy", "snapshot", "--timeout", "1"], exit::BUSY)?;
+    case.says("1")
+}
+
+/// Two changed functions that only fit each other, one inside the other.
+const PAIR: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+const THREADS: usize = 32;
+static CALLS: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
+static MIXED: AtomicU64 = AtomicU64::new(0);
+static STARTED: OnceLock<()> = OnceLock::new();
+
+#[inline(never)]
+fn write(n: u64) -> bool {
+    let code = black_box(n << 1 | 1); //-
+    let code = black_box(n << 2 | 2); //+
+    if n % 16 == 0 {
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    black_box(verify as fn(u64, u64) -> bool)(code, n)
+}
+
+#[inline(never)]
+fn verify(code: u64, n: u64) -> bool {
+    black_box(code) == n << 1 | 1 //-
+    black_box(code) == n << 2 | 2 //+
+}
+
+fn work(thread: usize) {
+    for n in 0.. {
+        if !black_box(write as fn(u64) -> bool)(black_box(n)) {
+            MIXED.fetch_add(1, SeqCst);
+        }
+        CALLS[thread].fetch_add(1, SeqCst);
+    }
+}
+
+fn step() {
+    STARTED.get_or_init(|| {
+        for thread in 0..THREADS {
+            std::thread::spawn(move || work(thread));
+        }
+    });
+    for calls in &CALLS {
+        let before = calls.load(SeqCst);
+        while calls.load(SeqCst) < before + 2 {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+    println!("{}", MIXED.load(SeqCst));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn no_pair_of_functions_is_ever_mixed() -> Result<(), Failed> {
+    let cycles = std::env::var("LIVEPATCH_CYCLES").map_or(Ok(25), |text| text.parse())?;
+    let mut case = Case::start("no_pair_of_functions_is_ever_mixed", PAIR, &[])?;
+    for _ in 0..cycles {
+        case.says("0")?;
+        case.apply(&["--timeout", "50"], exit::DONE)?;
+        case.says("0")?;
+        case.rollback(&["--timeout", "50"])?;
+    }
+    case.says("0")?;
+    // The check can fail: under the immediate policy calls under way meet new code.
+    for _ in 0..cycles.max(100) {
+        case.apply(&["--policy", "immediate", "--timeout", "50"], exit::DONE)?;
+        case.rollback(&["--policy", "immediate", "--timeout", "50"])?;
+        if case.program.round()? != ["0"] {
+            return case.program.finish();
+        }
+    }
+    fail("the immediate policy mixed no pair, so this test proves nothing")
+}
+
+/// Children with a copy of the memory, children in the same memory, signals, blocked signals, the program's own SIGTRAP.
+const UNUSUAL: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+unsafe extern "C" {
+    fn fork() -> i32;
+    fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+    fn _exit(code: i32) -> !;
+    fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
+    fn raise(number: i32) -> i32;
+    fn setitimer(which: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
+    fn pthread_sigmask(how: i32, set: *const [u64; 16], old: *mut [u64; 16]) -> i32;
+}
+
+const SIGTRAP: i32 = 5;
+const SIGALRM: i32 = 14;
+const SIG_BLOCK: i32 = 0;
+
+static STARTED: OnceLock<()> = OnceLock::new();
+static FORKS: AtomicU64 = AtomicU64::new(0);
+static SPAWNS: AtomicU64 = AtomicU64::new(0);
+static TICKS: AtomicU64 = AtomicU64::new(0);
+static BLOCKED: AtomicU64 = AtomicU64::new(0);
+static TRAPS: AtomicU64 = AtomicU64::new(0);
+static WRONG: AtomicU64 = AtomicU64::new(0);
+
+#[inline(never)]
+fn version(n: u64) -> u64 {
+    black_box(n * 0 + 1) //-
+    black_box(n * 0 + 2) //+
+}
+
+extern "C" fn on_tick(_: i32) {
+    if version(black_box(3)) > 2 {
+        WRONG.fetch_add(1, SeqCst);
+    }
+    TICKS.fetch_add(1, SeqCst);
+}
+
+extern "C" fn on_trap(_: i32) {
+    TRAPS.fetch_add(1, SeqCst);
+}
+
+/// A child runs the changed function many times; its answers are of one version.
+fn fork_on() {
+    loop {
+        let child = unsafe { fork() };
+        if child == 0 {
+            let first = version(1);
+            let same = (0..200).all(|n| version(black_box(n)) == first);
+            unsafe { _exit(if same { 0 } else { 1 }) }
+        }
+        let mut status = 0;
+        if unsafe { waitpid(child, &mut status, 0) } != child || status != 0 {
+            WRONG.fetch_add(1, SeqCst);
+        }
+        FORKS.fetch_add(1, SeqCst);
+    }
+}
+
+fn spawn_on() {
+    loop {
+        match std::process::Command::new("/bin/true").status() {
+            Ok(status) if status.success() => SPAWNS.fetch_add(1, SeqCst),
+            _ => WRONG.fetch_add(1, SeqCst),
+        };
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// A thread with every signal blocked.
+fn blocked_on() {
+    unsafe { pthread_sigmask(SIG_BLOCK, &[u64::MAX; 16], std::ptr::null_mut()) };
+    loop {
+        black_box(version(black_box(1)));
+        if BLOCKED.fetch_add(1, SeqCst) % 64 == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn start() {
+    unsafe {
+        signal(SIGALRM, on_tick);
+        signal(SIGTRAP, on_trap);
+        setitimer(0, &[0, 1000, 0, 1000], std::ptr::null_mut());
+    }
+    std::thread::spawn(fork_on);
+    std::thread::spawn(spawn_on);
+    std::thread::spawn(blocked_on);
+}
+
+fn step() {
+    STARTED.get_or_init(start);
+    for count in [&FORKS, &SPAWNS, &TICKS, &BLOCKED] {
+        let before = count.load(SeqCst);
+        while count.load(SeqCst) < before + 2 {
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+    }
+    let traps = TRAPS.load(SeqCst);
+    unsafe { raise(SIGTRAP) };
+    println!("version {} traps {} wrong {}", version(1), TRAPS.load(SeqCst) - traps, WRONG.load(SeqCst));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn children_signals_and_blocked_signals() -> Result<(), Failed> {
+    let mut case = Case::start("children_signals_and_blocked_signals", UNUSUAL, &[])?;
+    case.says("version 1 traps 1 wrong 0")?;
+    for _ in 0..10 {
+        case.apply(&["--timeout", "50"], exit::DONE)?;
+        case.says("version 2 traps 1 wrong 0")?;
+        case.rollback(&["--timeout", "50"])?;
+        case.says("version 1 traps 1 wrong 0")?;
+    }
+    case.program.finish()
+}
