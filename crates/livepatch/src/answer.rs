@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Exit codes of the command line contract, which the helper's report carries, too.
+#[cfg_attr(not(all(feature = "helper", target_env = "gnu")), allow(dead_code, reason = "the helper's side"))]
 pub(crate) mod code {
     pub const ERROR: u64 = 1;
     pub const USAGE: u64 = 2;

@@ -56,6 +56,7 @@ mod entry;
 mod error;
 mod frames;
 mod gate;
+#[cfg(all(feature = "helper", target_env = "gnu"))]
 mod helper;
 mod options;
 mod report;

@@ -48,6 +48,10 @@ impl Request {
     }
 
     /// The request and the patch in these bytes.
+    #[cfg_attr(
+        not(all(feature = "helper", target_env = "gnu")),
+        allow(dead_code, reason = "the helper's side")
+    )]
     pub fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let end = bytes.iter().position(|byte| *byte == b'\n')?;
         Some((serde_json::from_slice(&bytes[..end]).ok()?, &bytes[end + 1..]))
