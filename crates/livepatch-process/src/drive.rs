@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long an interrupted thread may take to come to a stop.
 pub(crate) const HALT_LIMIT: Duration = Duration::from_secs(2);
 /// Signals that instructions raise.
-const FAULTS: [c_int; 6] =
+pub(crate) const FAULTS: [c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
 
 /// What has to be put back.
@@ -67,6 +67,10 @@ impl StoppedThread<'_> {
         let regs = self.regs()?;
         if !regs.is_64_bit() {
             return Err(self.unfit("it executes 32-bit code".into()));
+        }
+        // Remote work would take the signal for one of its own.
+        if self.has_fault_pending()? {
+            return Err(self.unfit("a signal of its own doing is about to be delivered".into()));
         }
         self.check_rseq(&regs)?;
         Ok(Saved { regs, mask: self.signal_mask()?, xstate: self.xstate()?, way_back: None })

@@ -1,5 +1,6 @@
 //! One stopped thread: registers, state and signal mask.
 
+use crate::drive::FAULTS;
 use crate::error::ProcessError;
 use crate::sys;
 use crate::trace::{State, Tracees};
@@ -57,6 +58,14 @@ impl<'t> StoppedThread<'t> {
     /// Sets the blocked signals.
     pub fn set_signal_mask(&mut self, mask: u64) -> Result<(), ProcessError> {
         sys::set_sigmask(self.tid, mask).map_err(|errno| self.error("set the signal mask of", errno))
+    }
+
+    /// Whether an instruction of the thread raised a signal that is not delivered yet: a stop on request comes before it. The
+    /// thread stands behind a breakpoint then, or at an instruction that failed, and the signal is the next thing that happens.
+    pub fn has_fault_pending(&self) -> Result<bool, ProcessError> {
+        let pending =
+            sys::pending_signals(self.tid).map_err(|errno| self.error("read the signals of", errno))?;
+        Ok(pending.iter().any(|info| info.is_from_kernel() && FAULTS.contains(&info.signal())))
     }
 
     /// Lets the thread run (or stay in its group stop, if the program is stopped).
