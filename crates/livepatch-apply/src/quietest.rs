@@ -17,6 +17,7 @@ const RESTARTED: &[u64] = &[
     61,  // wait4
     130, // rt_sigsuspend
     202, // futex
+    219, // restart_syscall: one of these after a stop
     230, // clock_nanosleep
     247, // waitid
     270, // pselect6

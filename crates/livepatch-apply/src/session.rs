@@ -91,10 +91,7 @@ const HELD_PAUSE: Duration = Duration::from_millis(2);
 /// Tries again as long as another run of livepatch holds the process. A debugger is not waited for: people hold it.
 ///
 /// Runs that attach at the same time do so in the order of the thread list, so that one of them gets all threads.
-fn unless_held<T>(
-    deadline: Instant,
-    attempt: impl Fn() -> Result<T, ProcessError>,
-) -> Result<T, ApplyError> {
+fn unless_held<T>(deadline: Instant, attempt: impl Fn() -> Result<T, ProcessError>) -> Result<T, ApplyError> {
     let started = Instant::now();
     loop {
         match attempt() {

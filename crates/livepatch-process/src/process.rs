@@ -219,7 +219,9 @@ pub(crate) fn check_tracers(pid: Pid) -> Result<(), ProcessError> {
                 Some(tracer) => tracer,
                 // The tracer ended between the two looks, or cannot be seen: the second look tells.
                 None => match procfs::status(pid, tid) {
-                    Ok(Status { tracer: Some(tracer), .. }) => tracer::identify(tracer).unwrap_or_else(hidden),
+                    Ok(Status { tracer: Some(tracer), .. }) => {
+                        tracer::identify(tracer).unwrap_or_else(hidden)
+                    }
                     _ => continue,
                 },
             };
