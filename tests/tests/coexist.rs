@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// For what happens at once but for the load of the machine.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 struct Case {
     program: Program,
@@ -447,4 +447,77 @@ impl Case {
         calls.sort_unstable();
         Ok(calls)
     }
+}
+
+/// The first thread has exited; another one waits in `vfork` for a child that shares the memory, until it is told to end.
+const UNUSUAL: &str = r#"
+mod host;
+
+use std::ffi::c_void;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+unsafe extern "C" {
+    fn clone(run: extern "C" fn(*mut c_void) -> i32, stack: *mut c_void, flags: i32, argument: *mut c_void) -> i32;
+    fn syscall(number: i64, ...) -> i64;
+}
+
+const CLONE_VM_VFORK_SIGCHLD: i32 = 0x100 | 0x4000 | 17;
+static IN_CHILD: AtomicU64 = AtomicU64::new(0);
+static ROUNDS: AtomicU64 = AtomicU64::new(0);
+
+#[inline(never)]
+fn version(n: u64) -> u64 {
+    black_box(n * 0 + 1) //-
+    black_box(n * 0 + 2) //+
+}
+
+extern "C" fn child(_: *mut c_void) -> i32 {
+    IN_CHILD.store(1, SeqCst);
+    while ROUNDS.load(SeqCst) < 2 {
+        unsafe { syscall(35, [0_i64, 1_000_000].as_ptr(), 0) };
+    }
+    0
+}
+
+fn step() {
+    while IN_CHILD.load(SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    ROUNDS.fetch_add(1, SeqCst);
+    println!("{}", version(black_box(7)));
+}
+
+fn main() {
+    std::thread::spawn(|| {
+        let stack: &mut [u128] = Vec::leak(vec![0; 16 << 10]);
+        let top = stack.as_mut_ptr_range().end;
+        unsafe { clone(child, top.cast(), CLONE_VM_VFORK_SIGCHLD, std::ptr::null_mut()) };
+        std::thread::park();
+    });
+    std::thread::spawn(|| {
+        host::serve(step);
+        std::process::exit(0);
+    });
+    unsafe { syscall(60, 0) };
+}
+"#;
+
+#[test]
+fn a_long_vfork_and_no_first_thread() -> Result<(), Failed> {
+    let mut case = Case::start("a_long_vfork", UNUSUAL)?;
+    case.says("1")?;
+    case.wait_for("the end of the first thread", |case| Ok(case.status("State")?.starts_with('Z')))?;
+    let started = Instant::now();
+    let busy = case.apply(&["--timeout", "1"])?.expect(exit::BUSY, "apply")?;
+    assert!(started.elapsed() < LIMIT, "the time is bounded");
+    let reason = busy.json["inside"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("uninterruptible"), "{}", busy.json);
+    // The second round ends the child.
+    case.says("1")?;
+    case.apply(&["--timeout", "50"])?.expect(exit::DONE, "apply")?;
+    case.says("2")?;
+    case.rollback(&["--timeout", "50"])?.expect(exit::DONE, "rollback")?;
+    case.says("1")?;
+    case.program.finish()
 }

@@ -110,6 +110,11 @@ impl Process {
         self.read_live("exe", File::open)
     }
 
+    /// What the kernel told the program at its start: pairs of a tag and a value, eight bytes each (getauxval(3)).
+    pub fn auxv(&self) -> Result<Vec<u8>, ProcessError> {
+        self.read_live("auxv", std::fs::read)
+    }
+
     /// The file behind a mapping, through `/proc/PID/map_files`: right even if it was removed, replaced or lies in another
     /// mount namespace. Needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE on some kernels.
     pub fn open_mapped_file(&self, mapping: &Mapping) -> Result<File, ProcessError> {
