@@ -115,7 +115,10 @@ struct Prepared<'a> {
 impl Job<'_> {
     fn run(&self) -> Result<ApplyReport, ApplyError> {
         let mut repaired = None;
-        for _ in 0..RESTARTS {
+        for attempt in 0.. {
+            if attempt >= RESTARTS && Instant::now() >= self.deadline {
+                break;
+            }
             match on_tracer_thread(|| self.attempt(&mut repaired))?? {
                 Outcome::Done(report) => return Ok(*report),
                 Outcome::Again => tracing::debug!("the state of the process changed, starting afresh"),
@@ -128,7 +131,7 @@ impl Job<'_> {
     }
 
     fn attempt(&self, repaired: &mut Option<String>) -> Result<Outcome, ApplyError> {
-        let view = View::open(self.pid)?;
+        let view = View::open(self.pid, self.deadline)?;
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
         let found = view.registry(module);
         let state = found.as_ref().and_then(|found| found.state.as_ref());

@@ -1,7 +1,7 @@
 //! Why an operation did not happen, in the terms of the command line's exit codes.
 
 use livepatch_patch::{BuildId, Digest, RunAddr, SelectError};
-use livepatch_process::{InterruptError, ProcessError, RemoteError};
+use livepatch_process::{InterruptError, ProcessError, RemoteError, Tracer};
 use serde::Serialize;
 
 /// Why nothing was done. Unless a variant says otherwise the process runs as before.
@@ -14,6 +14,17 @@ pub enum ApplyError {
         waited_ms: u64,
         /// Who was in the way at the last attempt.
         inside: Vec<ThreadInside>,
+    },
+    /// Somebody else traces the process: a debugger, which is not waited for, or another run of livepatch, for the whole time
+    /// (exit code 5).
+    #[error("process {pid} is held by {by}; {}", advice(.by, *.waited_ms))]
+    Held {
+        /// The process.
+        pid: i32,
+        /// Who holds it.
+        by: Tracer,
+        /// How long the end of that was waited for.
+        waited_ms: u64,
     },
     /// The patch does not fit the process, or is damaged (exit code 6).
     #[error(transparent)]
@@ -122,6 +133,13 @@ pub struct ThreadInside {
     pub backtrace: Vec<String>,
 }
 
+fn advice(by: &Tracer, waited_ms: u64) -> String {
+    match by.livepatch {
+        true => format!("it was not over after {waited_ms} ms, try again later"),
+        false => "detach or end that program, then try again".to_owned(),
+    }
+}
+
 fn summary(inside: &[ThreadInside]) -> String {
     let line = |t: &ThreadInside| format!("thread {} ({}) {}", t.tid, t.name, t.reason);
     let mut lines: Vec<String> = inside.iter().take(3).map(line).collect();
@@ -153,7 +171,9 @@ impl From<ProcessError> for ApplyError {
             ProcessError::NoSuchProcess { .. } | ProcessError::Lost { .. } => Self::Lost(text),
             ProcessError::WrongArchitecture { .. } => Self::Mismatch(Mismatch::Patch(text)),
             ProcessError::KernelThread { .. } => Self::Refused { reason: text },
-            ProcessError::AlreadyTraced { .. } => Self::Environment { what: text, source: None },
+            ProcessError::AlreadyTraced { pid, tracer, .. } => {
+                Self::Held { pid: pid.0, by: tracer, waited_ms: 0 }
+            }
             other => Self::environment("the process could not be examined", other),
         }
     }

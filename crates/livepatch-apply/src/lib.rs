@@ -30,6 +30,7 @@ pub mod jump;
 pub mod landing;
 pub mod load;
 mod options;
+mod quietest;
 pub mod registry;
 pub mod report;
 mod rollback;

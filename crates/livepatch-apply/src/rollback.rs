@@ -65,8 +65,11 @@ pub fn rollback(
         holds: Holds::default(),
         repaired: None,
     };
-    for _ in 0..RESTARTS {
-        let view = View::open(pid)?;
+    for attempt in 0.. {
+        if attempt >= RESTARTS && Instant::now() >= deadline {
+            break;
+        }
+        let view = View::open(pid, deadline)?;
         if let Some(found) = interrupted(&view) {
             let repaired = on_tracer_thread(|| settle(&view, &found, deadline))??;
             report.repaired = repaired.or(report.repaired);
@@ -80,7 +83,7 @@ pub fn rollback(
         report.holds = merge(report.holds, holds.0);
         report.rolled_back.push(holds.1);
         if *selector != Selector::All {
-            let view = View::open(pid)?;
+            let view = View::open_to_read(pid)?;
             return finish(&view, report, selector, started);
         }
     }

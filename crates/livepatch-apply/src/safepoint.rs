@@ -15,6 +15,7 @@
 use crate::dynsym::DynamicSymbols;
 use crate::elf::Image;
 use crate::error::{ApplyError, ThreadInside};
+use crate::quietest::Quietest;
 use crate::stacks::{self, ThreadStack};
 use crate::target::Modules;
 use crate::unwind::{Frame, Tables};
@@ -236,7 +237,7 @@ pub fn on_any_thread<T>(
     let mut patience = ONE_STOP;
     loop {
         let mut refused = Vec::new();
-        for tid in seized.threads() {
+        for tid in Quietest::of(seized) {
             match seized.interrupt_one(tid, Instant::now() + patience) {
                 Ok(mut thread) => match thread.check_fit() {
                     Ok(()) => return work(&mut thread),
@@ -310,7 +311,7 @@ fn on_thread<T>(
     let started = Instant::now();
     loop {
         let mut refused = Vec::new();
-        for tid in seized.threads() {
+        for tid in Quietest::of(seized) {
             let process = seized.process().clone();
             let mut thread = match seized.interrupt_one(tid, Instant::now() + ONE_STOP) {
                 Ok(thread) => thread,

@@ -17,7 +17,7 @@ use crate::transition::net::{self, Serialise};
 use crate::transition::{Failed, NotQuiescent, snapshot};
 use crate::unwind::{Tables, modules};
 use livepatch_patch::{BuildId, Redirect, RunAddr};
-use livepatch_process::{Pid, Process, Seized};
+use livepatch_process::{Pid, Process, ProcessError, Seized};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,20 @@ pub(crate) struct View {
 }
 
 impl View {
-    pub(crate) fn open(pid: i32) -> Result<Self, ApplyError> {
-        let process = Process::open(Pid(pid))?;
+    /// Opens a process that is to be changed. Waits for another run of livepatch to let go of it, and for nobody else.
+    pub(crate) fn open(pid: i32, deadline: Instant) -> Result<Self, ApplyError> {
+        Self::of(unless_held(deadline, || Process::open(Pid(pid)))?)
+    }
+
+    /// Opens a process for looking only, whoever traces it. Its registries are those of before or after each step of a run
+    /// that is under way.
+    pub(crate) fn open_to_read(pid: i32) -> Result<Self, ApplyError> {
+        let process = Process::open_to_read(Pid(pid))?;
+        // Two commits during one read make nonsense of it; the next read finds one of them.
+        Self::of(process.clone()).or_else(|_| Self::of(process))
+    }
+
+    fn of(process: Process) -> Result<Self, ApplyError> {
         let modules = Modules::read(&process)?;
         let registries = live::find_all(&process, &modules.maps)?;
         Ok(Self { process, modules, registries })
@@ -64,12 +76,35 @@ impl View {
     }
 
     /// Attaches to all threads, and makes sure that no other run changed the registries since they were read. `None` if
-    /// one did.
+    /// one did. Waits for another run to let go of the process.
     pub(crate) fn seize(&self, deadline: Instant) -> Result<Option<Seized>, ApplyError> {
         let limit = deadline.max(Instant::now() + Duration::from_secs(1));
-        let seized = Seized::seize_all(&self.process, limit)?;
+        let seized = unless_held(deadline, || Seized::seize_all(&self.process, limit))?;
         let current = live::find_all(&self.process, &self.process.maps()?)?;
         Ok((current == self.registries).then_some(seized))
+    }
+}
+
+/// How often a process that another run holds is looked at.
+const HELD_PAUSE: Duration = Duration::from_millis(2);
+
+/// Tries again as long as another run of livepatch holds the process. A debugger is not waited for: people hold it.
+///
+/// Runs that attach at the same time do so in the order of the thread list, so that one of them gets all threads.
+fn unless_held<T>(deadline: Instant, attempt: impl Fn() -> Result<T, ProcessError>) -> Result<T, ApplyError> {
+    let started = Instant::now();
+    loop {
+        match attempt() {
+            Err(ProcessError::AlreadyTraced { pid, tracer, .. }) => {
+                let now = Instant::now();
+                if !tracer.livepatch || now >= deadline {
+                    let waited_ms = (now - started).as_millis() as u64;
+                    return Err(ApplyError::Held { pid: pid.0, by: tracer, waited_ms });
+                }
+                std::thread::sleep(HELD_PAUSE.min(deadline - now));
+            }
+            other => return Ok(other?),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use livepatch_process::{Pid, Process};
 /// # Errors
 /// The process cannot be read, or a registry in it is damaged.
 pub fn status(pid: i32) -> Result<Status, ApplyError> {
-    Ok(status_of(&View::open(pid)?))
+    Ok(status_of(&View::open_to_read(pid)?))
 }
 
 fn status_of(view: &View) -> Status {
@@ -49,11 +49,11 @@ pub fn ps() -> Result<Vec<Status>, ApplyError> {
 
 /// The status of a process that has a registry. Processes that cannot be read have none that matters to this user.
 fn patched(pid: i32) -> Option<Status> {
-    let process = Process::open(Pid(pid)).ok()?;
+    let process = Process::open_to_read(Pid(pid)).ok()?;
     let maps = process.maps().ok()?;
     let found = live::find_all(&process, &maps).ok()?;
     if found.is_empty() {
         return None;
     }
-    View::open(pid).ok().map(|view| status_of(&view)).filter(|status| !status.patches.is_empty())
+    View::open_to_read(pid).ok().map(|view| status_of(&view)).filter(|status| !status.patches.is_empty())
 }

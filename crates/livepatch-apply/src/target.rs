@@ -116,12 +116,7 @@ pub fn interpreter(process: &Process) -> Result<Option<RunAddr>, ProcessError> {
 }
 
 fn auxv(process: &Process, wanted: u64) -> Result<Option<RunAddr>, ProcessError> {
-    let pid = process.pid();
-    let bytes = std::fs::read(format!("/proc/{pid}/auxv")).map_err(|source| ProcessError::Io {
-        pid,
-        action: "read the auxiliary vector".into(),
-        source,
-    })?;
+    let bytes = process.auxv()?;
     Ok(bytes
         .chunks_exact(16)
         .map(|pair| (crate::elf::quad(pair, 0), crate::elf::quad(pair, 8)))

@@ -125,6 +125,12 @@ impl From<ApplyError> for Failure {
                 failure.extra = json!({"waited_ms": waited_ms, "inside": inside});
                 failure
             }
+            ApplyError::Held { by, waited_ms, .. } => {
+                let mut failure = Self::new(Exit::Busy, message).help("nothing changed");
+                let held_by = json!({"pid": by.pid.0, "name": by.name, "livepatch": by.livepatch});
+                failure.extra = json!({"waited_ms": waited_ms, "held_by": held_by});
+                failure
+            }
             ApplyError::Mismatch(_) => Self::new(Exit::Mismatch, message).help("nothing changed"),
             ApplyError::Permission(_) => Self::new(Exit::Permission, message),
             ApplyError::Lost(_) => Self::new(Exit::Lost, message),

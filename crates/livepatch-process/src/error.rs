@@ -30,14 +30,14 @@ pub enum ProcessError {
         hint: String,
     },
     /// A debugger, `strace` or another livepatch holds a thread of the process.
-    #[error("thread {tid} of process {pid} is already traced by process {tracer}; end that tracer first")]
+    #[error("thread {tid} of process {pid} is traced by {tracer}")]
     AlreadyTraced {
         /// The process.
         pid: Pid,
         /// The thread that is held.
         tid: Tid,
         /// Who holds it.
-        tracer: Pid,
+        tracer: Tracer,
     },
     /// Not a 64-bit x86-64 program.
     #[error("process {pid} is {found}, only 64-bit x86-64 programs can be patched")]
@@ -91,6 +91,27 @@ pub enum ProcessError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Who traces a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tracer {
+    /// The process.
+    pub pid: Pid,
+    /// Its name (`comm`); empty if it is gone already or hidden from this user.
+    pub name: String,
+    /// Whether it is a run of livepatch, which is over soon.
+    pub livepatch: bool,
+}
+
+impl std::fmt::Display for Tracer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.livepatch, self.name.as_str()) {
+            (true, _) => write!(f, "another run of livepatch (process {})", self.pid),
+            (false, "") => write!(f, "process {}", self.pid),
+            (false, name) => write!(f, "`{name}` (process {})", self.pid),
+        }
+    }
 }
 
 /// How a process was lost.

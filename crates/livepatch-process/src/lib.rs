@@ -58,7 +58,7 @@ mod world;
 
 pub use asleep::Asleep;
 pub use callsite::{CallProgress, CallSite};
-pub use error::{InterruptError, Loss, ProcessError, RemoteError, StuckThread};
+pub use error::{InterruptError, Loss, ProcessError, RemoteError, StuckThread, Tracer};
 pub use event::Event;
 pub use fork::ForkedMemory;
 pub use gap::{mmap_min_addr, near_gap};

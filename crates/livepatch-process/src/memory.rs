@@ -82,8 +82,9 @@ impl Process {
 
     /// Replaces the contents of a file by one of the process's open descriptors.
     pub fn write_descriptor(&self, fd: u64, contents: &[u8]) -> Result<(), ProcessError> {
-        let path = format!("/proc/{}/fd/{fd}", self.pid());
-        operation(Effect::Write, "write a file", || std::fs::write(path, contents))
+        // The first thread may have exited; the descriptors of any thread are the process's.
+        let path = crate::procfs::task_dir(self.pid(), self.live_thread()?).join(format!("fd/{fd}"));
+        operation(Effect::Write, "write a file", || std::fs::write(&path, contents))
             .map_err(|error| self.io_error(&format!("write to descriptor {fd}"), error))
     }
 

@@ -1,9 +1,9 @@
 //! A process that may be patched: what `/proc` says about it, and its memory.
 
-use crate::error::ProcessError;
+use crate::error::{ProcessError, Tracer};
 use crate::maps::{self, Mapping};
 use crate::procfs::{self, Status, ThreadState};
-use crate::{Pid, Tid, sys};
+use crate::{Pid, Tid, sys, tracer};
 use nix::errno::Errno;
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// An open process: 64-bit x86-64, alive, traceable by this user, not traced by anybody else.
+/// An open process: 64-bit x86-64, alive, traceable by this user.
 ///
 /// Holds the process's memory (`/proc/PID/mem`) and a pidfd, both of which stay with *this* process: when its id is
 /// taken over by another one, or the program is replaced by `execve`, operations answer [`ProcessError::Lost`].
@@ -31,7 +31,17 @@ pub(crate) struct Inner {
 
 impl Process {
     /// Opens the process after checking that it can be traced and patched at all. Changes nothing in it.
+    ///
+    /// # Errors
+    /// [`ProcessError::AlreadyTraced`] among others.
     pub fn open(pid: Pid) -> Result<Self, ProcessError> {
+        let process = Self::open_to_read(pid)?;
+        check_tracers(pid)?;
+        Ok(process)
+    }
+
+    /// Opens the process even if somebody traces it, for looking only.
+    pub fn open_to_read(pid: Pid) -> Result<Self, ProcessError> {
         let pidfd = sys::pidfd_open(pid).map_err(|errno| match errno {
             // EINVAL: not a possible id, or the id of a thread that is not the first of its process.
             Errno::ESRCH | Errno::EINVAL | Errno::ENOENT => ProcessError::NoSuchProcess { pid },
@@ -42,7 +52,6 @@ impl Process {
             let hint = "a process cannot trace itself, start the tool as a process of its own".to_owned();
             return Err(ProcessError::Permission { pid, hint });
         }
-        check_tracers(pid)?;
         let denied = |action: &str, error: io::Error| access_error(pid, &status, action, error);
         let tid = any_live_thread(pid)?;
         let dir = procfs::task_dir(pid, tid);
@@ -101,6 +110,11 @@ impl Process {
         self.read_live("exe", File::open)
     }
 
+    /// What the kernel told the program at its start: pairs of a tag and a value, eight bytes each (getauxval(3)).
+    pub fn auxv(&self) -> Result<Vec<u8>, ProcessError> {
+        self.read_live("auxv", std::fs::read)
+    }
+
     /// The file behind a mapping, through `/proc/PID/map_files`: right even if it was removed, replaced or lies in another
     /// mount namespace. Needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE on some kernels.
     pub fn open_mapped_file(&self, mapping: &Mapping) -> Result<File, ProcessError> {
@@ -141,8 +155,7 @@ impl Process {
 
     /// The thread's name (`comm`), invalid UTF-8 replaced; `None` if the thread is gone.
     pub fn thread_name(&self, tid: Tid) -> Option<String> {
-        let name = std::fs::read(procfs::task_dir(self.pid(), tid).join("comm")).ok()?;
-        Some(String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
+        procfs::name(self.pid(), tid)
     }
 
     /// A thread that has not exited, the first one if possible.
@@ -206,7 +219,17 @@ pub(crate) fn check_tracers(pid: Pid) -> Result<(), ProcessError> {
     for tid in procfs::task_ids(pid).unwrap_or_default() {
         // A thread that is gone meanwhile is traced by nobody.
         if let Ok(Status { tracer: Some(tracer), .. }) = procfs::status(pid, tid) {
-            let tracer = procfs::process_of(tracer).unwrap_or(Pid(tracer.0));
+            let hidden = || Tracer { pid: Pid(tracer.0), name: String::new(), livepatch: false };
+            let tracer = match tracer::identify(tracer) {
+                Some(tracer) => tracer,
+                // The tracer ended between the two looks, or cannot be seen: the second look tells.
+                None => match procfs::status(pid, tid) {
+                    Ok(Status { tracer: Some(tracer), .. }) => {
+                        tracer::identify(tracer).unwrap_or_else(hidden)
+                    }
+                    _ => continue,
+                },
+            };
             return Err(ProcessError::AlreadyTraced { pid, tid, tracer });
         }
     }

@@ -116,6 +116,12 @@ pub(crate) fn process_of(tid: Tid) -> Option<Pid> {
     std::str::from_utf8(line).ok()?.trim().parse().ok().map(Pid)
 }
 
+/// The thread's name (`comm`), invalid UTF-8 replaced; `None` if the thread is gone.
+pub(crate) fn name(pid: Pid, tid: Tid) -> Option<String> {
+    let name = std::fs::read(task_dir(pid, tid).join("comm")).ok()?;
+    Some(String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
+}
+
 /// The thread's state, `None` if the thread is gone.
 pub(crate) fn thread_state(pid: Pid, tid: Tid) -> Option<ThreadState> {
     let stat = std::fs::read(task_dir(pid, tid).join("stat")).ok()?;

@@ -6,7 +6,7 @@
 //! Threads of the target wait for this one while they are held, so it gets a processor before others where the system
 //! permits that (`nice` −20; root, or CAP_SYS_NICE).
 
-use crate::error::ProcessError;
+use crate::error::{ProcessError, Tracer};
 use crate::{Pid, Tid, procfs, sys};
 use std::io;
 use std::panic::resume_unwind;
@@ -15,6 +15,19 @@ use std::panic::resume_unwind;
 /// that do nothing but this work: on a busy machine the way to the first stop is long otherwise.
 pub fn prefer_this_thread() {
     sys::prefer_this_thread();
+}
+
+/// Name of the threads that trace, by which other runs know them. The kernel keeps 15 bytes of a name.
+const NAME: &str = "livepatch-trace";
+
+/// Who traces a thread whose status names `tid` as the tracer; `None` if that one is gone.
+pub(crate) fn identify(tid: Tid) -> Option<Tracer> {
+    let pid = procfs::process_of(tid)?;
+    Some(Tracer {
+        pid,
+        name: procfs::name(pid, pid.leader()).unwrap_or_default(),
+        livepatch: procfs::name(pid, tid).is_some_and(|name| name == NAME),
+    })
 }
 
 /// Does work that traces a process on an OS thread of its own, and returns when everything that it still traced is let go.
@@ -26,7 +39,7 @@ pub fn prefer_this_thread() {
 /// If the work does.
 pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ProcessError> {
     let own = Pid(std::process::id() as i32);
-    let name = "livepatch-tracer".to_owned();
+    let name = NAME.to_owned();
     let (outcome, tid) = std::thread::scope(|scope| -> io::Result<_> {
         let work = || {
             sys::prefer_this_thread();

@@ -353,7 +353,7 @@ fn an_already_traced_process_is_refused() {
     let seized = victim.seize();
     let own = std::process::id() as i32;
     let refused = |result: Result<(), ProcessError>| match result {
-        Err(ProcessError::AlreadyTraced { tracer, .. }) => assert_eq!(tracer.0, own),
+        Err(ProcessError::AlreadyTraced { tracer, .. }) => assert_eq!(tracer.pid.0, own),
         other => panic!("{other:?}"),
     };
     refused(Process::open(victim.pid()).map(drop));

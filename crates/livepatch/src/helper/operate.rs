@@ -80,6 +80,10 @@ fn describe(error: &ApplyError) -> Value {
         ApplyError::Busy { waited_ms, inside } => {
             (code::BUSY, json!({"waited_ms": waited_ms, "inside": inside}))
         }
+        ApplyError::Held { by, waited_ms, .. } => {
+            let held_by = json!({"pid": by.pid.0, "name": by.name, "livepatch": by.livepatch});
+            (code::BUSY, json!({"waited_ms": waited_ms, "held_by": held_by}))
+        }
         ApplyError::Mismatch(_) => (code::MISMATCH, json!({})),
         ApplyError::Permission(_) => (code::PERMISSION, json!({})),
         ApplyError::Lost(_) => (code::LOST, json!({})),

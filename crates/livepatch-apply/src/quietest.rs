@@ -1,0 +1,83 @@
+//! In which order threads are tried for work that any of them can do.
+//!
+//! To stop a thread ends the system call that it sleeps in. The kernel starts most calls again by itself, and the program
+//! notices nothing. Some return EINTR whatever the signal handlers say (signal(7), "Interruption of system calls and library
+//! functions by stop signals", and the kernel's sources), and a program may take that for an error. Threads in such
+//! calls come last.
+
+use livepatch_process::{Process, Seized, Tid};
+use std::collections::VecDeque;
+
+/// Calls that the kernel starts again after a stop, with what is left of their time.
+const RESTARTED: &[u64] = &[
+    7,   // poll
+    23,  // select
+    34,  // pause
+    35,  // nanosleep
+    61,  // wait4
+    130, // rt_sigsuspend
+    202, // futex
+    219, // restart_syscall: one of these after a stop
+    230, // clock_nanosleep
+    247, // waitid
+    270, // pselect6
+    271, // ppoll
+];
+
+/// Calls that end with EINTR after a stop; those on sockets do so if a timeout was set for the socket.
+const BROKEN_OFF: &[u64] = &[
+    42,  // connect
+    43,  // accept
+    44,  // sendto
+    45,  // recvfrom
+    46,  // sendmsg
+    47,  // recvmsg
+    65,  // semop
+    128, // rt_sigtimedwait
+    208, // io_getevents
+    220, // semtimedop
+    232, // epoll_wait
+    281, // epoll_pwait
+    288, // accept4
+    299, // recvmmsg
+    307, // sendmmsg
+    333, // io_pgetevents
+    426, // io_uring_enter
+    441, // epoll_pwait2
+];
+
+/// Each thread once: first those that notice nothing when they are stopped, then those that run or wait for something else, last
+/// those that notice. A thread is looked at when its turn may have come, so the first one is found fast among many.
+pub(crate) struct Quietest {
+    process: Process,
+    unseen: std::vec::IntoIter<Tid>,
+    second: VecDeque<Tid>,
+    last: VecDeque<Tid>,
+}
+
+impl Quietest {
+    pub(crate) fn of(seized: &Seized) -> Self {
+        let (process, unseen) = (seized.process().clone(), seized.threads().into_iter());
+        Self { process, unseen, second: VecDeque::new(), last: VecDeque::new() }
+    }
+
+    /// The next thread that notices nothing; sorts the others.
+    fn first(&mut self) -> Option<Tid> {
+        for tid in self.unseen.by_ref() {
+            match self.process.asleep(tid).and_then(|asleep| asleep.syscall) {
+                Some(call) if RESTARTED.contains(&call) => return Some(tid),
+                Some(call) if BROKEN_OFF.contains(&call) => self.last.push_back(tid),
+                _ => self.second.push_back(tid),
+            }
+        }
+        None
+    }
+}
+
+impl Iterator for Quietest {
+    type Item = Tid;
+
+    fn next(&mut self) -> Option<Tid> {
+        self.first().or_else(|| self.second.pop_front()).or_else(|| self.last.pop_front())
+    }
+}
