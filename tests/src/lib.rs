@@ -7,12 +7,14 @@
 //! | `profile.rs` | the ways to build a case |
 //! | `project.rs` | a case on disk: build it, edit it, create a patch |
 //! | `child.rs` | the running program and its line protocol |
+//! | `measure.rs` | what the benchmarks have in common |
 //! | `scenario.rs` | old lines, apply, new lines, rollback, old lines |
 //! | `tools.rs` | the tools under test and their exit codes |
 #![forbid(unsafe_code)]
 
 pub mod child;
 pub mod fixture;
+pub mod measure;
 pub mod profile;
 pub mod project;
 pub mod scenario;
