@@ -2,7 +2,7 @@
 //! alternating; and whether an unpatched program has the machine code of plain `cargo build`. Writes `docs/bench/calls*` and a
 //! section of `docs/performance.md`.
 //!
-//! `LIVEPATCH_BENCH_ROUNDS` (default 100) makes it shorter.
+//! `LIVEPATCH_BENCH_ROUNDS` (default 500) makes it shorter.
 
 use livepatch_tests::child::Program;
 use livepatch_tests::measure::target::Target;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Calls of a round of the program.
-const CALLS: f64 = 2e6;
+const CALLS: f64 = 250e3;
 
 /// Nanoseconds for each call of one round, and what the calls came to.
 fn round(program: &mut Program) -> Result<(f64, String), Failed> {
@@ -79,7 +79,7 @@ fn ratios(of: &[f64], to: &[f64]) -> Spread {
 }
 
 fn main() -> Result<(), Failed> {
-    let rounds = setting("LIVEPATCH_BENCH_ROUNDS", 100)?;
+    let rounds = setting("LIVEPATCH_BENCH_ROUNDS", 500)?;
     let target = Target::build("calls", include_str!("programs/calls.rs.txt"))?;
     // The project has the new source: what the patched function has to be like.
     let native = plain_build(&target, "native")?;

@@ -14,7 +14,7 @@
 
 use super::entries::{Entries, SwitchError, undone};
 use super::net::{self, SIGTRAP_BIT, Serialise};
-use super::standing::{self, Seen, Standing};
+use super::standing::{self, Seen, Slept, Standing};
 use super::{Failed, NotQuiescent, Progress, sharers};
 use crate::error::ApplyError;
 use crate::guard::{Guard, Inside};
@@ -78,8 +78,8 @@ struct Drain<'a> {
     calm: BTreeSet<Tid>,
     /// Threads whose stack is to be walked while they are held.
     deep: BTreeSet<Tid>,
-    /// Threads that slept outside when there was no breakpoint yet.
-    slept: BTreeMap<Tid, Asleep>,
+    /// Threads that slept when there was no breakpoint yet: outside, or unprovable without a stop.
+    slept: BTreeMap<Tid, Slept>,
     /// Threads that were not looked at yet in this attempt.
     unknown: usize,
     /// When the last of them was looked at, or the last thread left since.
@@ -399,18 +399,23 @@ impl<'a> Drain<'a> {
             self.schedule(tid, next);
             return Ok(());
         }
-        if self.slept.remove(&tid).is_some_and(|asleep| process.slept_since(tid, &asleep)) {
-            self.outside(tid);
-            return Ok(());
-        }
-        match standing::of_sleeper(process, tid, self.job.tables, self.job.guard) {
+        let slept = self.slept.remove(&tid).filter(|slept| process.slept_since(tid, &slept.asleep));
+        let judged = match slept {
+            Some(Slept { outside: true, .. }) => Some(Ok(())),
+            Some(Slept { outside: false, .. }) => None,
+            None => standing::of_sleeper(process, tid, self.job.tables, self.job.guard),
+        };
+        match judged {
             Some(Ok(())) => self.outside(tid),
             Some(Err((inside, asleep))) => self.inside(inside, Some(asleep)),
             None if self.asked.len() < WINDOW => {
                 self.asked.insert(tid, Instant::now());
                 self.seized.request_stop(tid)?;
             }
-            None => self.schedule(tid, now),
+            None => {
+                self.slept.extend(slept.map(|slept| (tid, slept)));
+                self.schedule(tid, now);
+            }
         }
         Ok(())
     }
@@ -517,11 +522,8 @@ impl<'a> Drain<'a> {
             if self.job.process.thread_status(tid).is_ok_and(blocked) {
                 self.unblock(tid)?;
             }
-            if let Some(asleep) =
-                standing::outside_asleep(self.job.process, tid, self.job.tables, self.job.guard)
-            {
-                self.slept.insert(tid, asleep);
-            }
+            let slept = standing::slept(self.job.process, tid, self.job.tables, self.job.guard);
+            self.slept.extend(slept.map(|slept| (tid, slept)));
         }
         Ok(())
     }
