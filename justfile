@@ -17,6 +17,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy --package livepatch-cli --no-default-features --features apply -- -D warnings
+    cargo clippy --package livepatch --no-default-features -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # Licences, advisories and duplicate dependencies (needs cargo-deny).

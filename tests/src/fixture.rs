@@ -9,7 +9,6 @@
 //! | `expect: nothing` | `create` ends with 3 |
 //! | `expect: refused [LP0001]` | `create` ends with 4 (and this finding) |
 //! | `expect: patched or refused` | right lines or exit 4, but nothing else |
-//! | `expect: patched or busy` | a patch is made; right lines, or `apply` ends with 5 and the old lines go on |
 //! | `expect: busy` | `create` makes a patch, `apply` ends with 5, and the old lines go on |
 //! | `profiles: release dev` | the ways to build it; `release` if not given |
 //! | `old: TEXT`, `new: TEXT` | a line that a round prints; `{n}` is the number of the round, `{m}` the number of the round since the patch |
@@ -34,8 +33,6 @@ pub enum Expect {
     Refused(Option<String>),
     /// Patched or refused: stricter than necessary is right, wrong lines are not.
     PatchedOrRefused,
-    /// A patch is made, and applied or not.
-    PatchedOrBusy,
     /// A patch is made but cannot be applied at this time.
     Busy,
 }
@@ -151,7 +148,6 @@ fn expect(value: &str) -> Result<Expect, Failed> {
         "patched" => Expect::Patched,
         "nothing" => Expect::Nothing,
         "patched or refused" => Expect::PatchedOrRefused,
-        "patched or busy" => Expect::PatchedOrBusy,
         "busy" => Expect::Busy,
         "refused" => Expect::Refused(None),
         _ => match value.strip_prefix("refused ") {

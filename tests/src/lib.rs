@@ -6,13 +6,17 @@
 //! | `fixture.rs` | a case: its directives, and the old and the new source from one marked text |
 //! | `profile.rs` | the ways to build a case |
 //! | `project.rs` | a case on disk: build it, edit it, create a patch |
+//! | `example.rs` | a program of `examples/` on disk |
+//! | `browser.rs` | a browser without a window |
 //! | `child.rs` | the running program and its line protocol |
 //! | `measure.rs` | what the benchmarks have in common |
 //! | `scenario.rs` | old lines, apply, new lines, rollback, old lines |
 //! | `tools.rs` | the tools under test and their exit codes |
 #![forbid(unsafe_code)]
 
+pub mod browser;
 pub mod child;
+pub mod example;
 pub mod fixture;
 pub mod measure;
 pub mod profile;

@@ -12,6 +12,9 @@ use tempfile::TempDir;
 /// What the programs are driven by.
 const HOST: &str = include_str!("host.rs.txt");
 
+/// What `@livepatch` stands for in manifests: the library.
+const LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/livepatch");
+
 /// A project folder with a kept build.
 pub struct Project {
     dir: TempDir,
@@ -65,6 +68,7 @@ impl Project {
     pub fn write(&self, side: Side) -> Result<(), Failed> {
         for (path, mut text) in self.fixture.sources(side) {
             if path == Path::new("Cargo.toml") {
+                text = text.replace("@livepatch", LIBRARY);
                 text.push_str(self.profile.manifest());
             }
             self.file(path, &text)?;

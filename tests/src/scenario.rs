@@ -42,13 +42,6 @@ pub fn run_in(project: &Project, fixture: &Fixture) -> Result<(), Failed> {
             let ran = live.apply(&created.file, exit::BUSY)?;
             live.busy(&ran)?;
         }
-        (Expect::PatchedOrBusy, exit::DONE) => {
-            let ran = live.run("apply", &created.file)?;
-            match ran.code {
-                exit::BUSY => live.busy(&ran.json)?,
-                _ => ran.expect(exit::DONE, "apply").and_then(|_| live.applied(true))?,
-            }
-        }
         (Expect::Nothing, exit::NOTHING) => {}
         (Expect::Refused(code), exit::REFUSED) => finding(&created, code.as_deref())?,
         (Expect::PatchedOrRefused, exit::REFUSED) => finding(&created, None)?,

@@ -6,11 +6,13 @@
 //!
 //! | fault | what must hold afterwards |
 //! |---|---|
-//! | SIGKILL right before, right after the operation | the target lives, all answers are of one version, the next run does its work |
-//! | the operation fails with `EIO` | as above; and if the run said so (exit code 1 to 8), the version is the one before |
+//! | SIGKILL right before an operation that writes, or lets threads run or stop | the target lives, all answers are of one version, the next run does its work |
+//! | SIGKILL right after one that lets threads run or stop | the same |
+//! | an operation fails with `EIO` | the same; and if the run said so (exit code 1, 4 to 8), the version is the one before |
 //!
-//! Covered are ptrace requests and accesses to memory and descriptors of the target; for SIGKILL those that write, resume or stop.
-//! Not covered are `/proc` files that are only read, waiting, and SIGKILL inside of a system call of the tool.
+//! Covered are ptrace requests, `process_vm_readv`, and writes to memory and descriptors of the target. Not covered are failing operations of a
+//! first `apply` (the load of a patch, that is), what is read from `/proc`, waiting, and SIGKILL inside of a system call of the tool. Runs do not make quite the same operations
+//! each time, because the target's threads do not: that a number was reached says nothing about which operation it was.
 
 use livepatch_tests::child::Program;
 use livepatch_tests::fixture::{Fixture, Side};
@@ -128,11 +130,6 @@ fn prepare() -> Result<Case, Failed> {
         Ok(created.file)
     };
     let (second, third) = (create(SECOND)?, create(THIRD)?);
-    if let Ok(d) = std::env::var("KEEP_CASE") {
-        for f in [&program, &second, &third] {
-            std::fs::copy(f, std::path::Path::new(&d).join(f.file_name().unwrap()))?;
-        }
-    }
     Ok(Case { _project: project, program, second, third })
 }
 
@@ -162,6 +159,10 @@ impl Target {
         }
         let mut tool = Command::new(tools::with_faults());
         tool.args(arguments).env_remove("LIVEPATCH_FAULT");
+        if fault.is_some_and(|fault| fault.starts_with("fail")) {
+            // A thread that the tool cannot send on is in the way until the end.
+            tool.args(["--timeout", "1"]);
+        }
         Ran::of(tool.envs(fault.map(|fault| ("LIVEPATCH_FAULT", fault))))
     }
 
@@ -196,11 +197,7 @@ impl Target {
 /// One fault, and what followed from it. False if the run ended before it came to that operation.
 fn inject(target: &mut Target, act: Act, before: u64, mode: &str, number: u64) -> Result<bool, Failed> {
     let fault = format!("{mode}:{number}");
-    let t0 = std::time::Instant::now();
     let ran = target.run(act, Some(&fault))?;
-    if t0.elapsed().as_millis() > 700 {
-        println!("SLOW {fault} {:?} {} {}", t0.elapsed(), ran.text.trim(), ran.code);
-    }
     let Some((_, operation)) = ran.text.split_once("fault injection: ") else {
         ran.expect(exit::DONE, "a run without a fault")?;
         return Ok(false);
@@ -300,11 +297,6 @@ fn killed_before_each_operation_of_a_first_apply() -> Result<(), Failed> {
 #[test]
 fn killed_after_each_operation_of_a_first_apply() -> Result<(), Failed> {
     first_apply("kill-after")
-}
-
-#[test]
-fn each_operation_of_a_first_apply_fails() -> Result<(), Failed> {
-    first_apply("fail")
 }
 
 #[test]

@@ -293,11 +293,12 @@ impl Job<'_> {
                 Ok(Box::new(report))
             }
             Err(failed) => {
-                if known.is_none()
-                    && !matches!(failed.why, Why::Error(ApplyError::NotUndone { .. }))
-                    && let Some(seized) = failed.seized
-                {
-                    self.take_back(&loader, prepared, seized, state, index)?;
+                let undone = !matches!(failed.why, Why::Error(ApplyError::NotUndone { .. }));
+                if let Some(mut seized) = failed.seized {
+                    if known.is_none() && undone {
+                        self.take_back(&loader, prepared, &mut seized, state, index)?;
+                    }
+                    seized.leave()?;
                 }
                 Err(self.explain(prepared, failed.why))
             }
@@ -310,7 +311,7 @@ impl Job<'_> {
         &self,
         loader: &Loader<'_>,
         prepared: &Prepared<'_>,
-        mut seized: Seized,
+        seized: &mut Seized,
         mut state: State,
         index: usize,
     ) -> Result<(), ApplyError> {
@@ -329,7 +330,7 @@ impl Job<'_> {
         }
         let unwinder = load::unwinder(loader.process, loader.modules, prepared.module, loader.scope)?;
         let patient = Loader { deadline: Instant::now() + UNDO_LIMIT, ..*loader };
-        patient.unload(&mut seized, &mut state, unwinder).map(drop)
+        patient.unload(seized, &mut state, unwinder).map(drop)
     }
 
     fn location(

@@ -92,10 +92,6 @@ impl Guard {
     ///
     /// # Errors
     /// It is in the way.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error is the finding, made once for each look at a thread"
-    )]
     pub fn judge(&self, tid: Tid, walk: Walk) -> Result<(), Inside> {
         let piece = |frame: &Frame| self.pieces.iter().find(|piece| piece.holds(frame));
         let function = walk.frames.iter().find_map(piece).map(|piece| piece.name.clone());

@@ -34,7 +34,7 @@ use std::ops::Range;
 /// Size of the code part. Only touched pages become resident.
 pub const TEXT_SIZE: u64 = 512 << 10;
 /// Size of the data part.
-pub const DATA_SIZE: u64 = SITES_AT + SITE_SIZE * ((TEXT_SIZE - PADS_AT) / PAD_SIZE) + 0xfff & !0xfff;
+pub const DATA_SIZE: u64 = (SITES_AT + SITE_SIZE * ((TEXT_SIZE - PADS_AT) / PAD_SIZE)).next_multiple_of(4096);
 /// Size of both.
 pub const LANDING_SIZE: u64 = TEXT_SIZE + DATA_SIZE;
 
@@ -422,6 +422,6 @@ mod tests {
         assert_eq!(landing.text().end, landing.data().start);
         assert_eq!(landing.data().end.distance_from(landing.text().start) as u64, LANDING_SIZE);
         assert!(landing.net().end <= landing.text().start.offset(PADS_AT as i64));
-        const { assert!(DATA_SIZE % 4096 == 0 && TEXT_SIZE % 4096 == 0) };
+        const { assert!(DATA_SIZE.is_multiple_of(4096) && TEXT_SIZE.is_multiple_of(4096)) };
     }
 }

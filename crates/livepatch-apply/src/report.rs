@@ -2,7 +2,7 @@
 
 use crate::registry::{PatchState, Record};
 use livepatch_patch::{BuildId, RunAddr, Selection};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 fn hex<S: Serializer>(address: &RunAddr, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(address)
@@ -79,7 +79,7 @@ pub struct Status {
 }
 
 /// How threads are treated that are inside of what is replaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// No thread may be inside: every function switches for every thread at one instant.

@@ -390,7 +390,7 @@ pub(crate) fn repair(
                     Ok((seized, format!("{count} entries that a killed run had written were put back")))
                 }
                 Err(failed) => {
-                    drop(failed.seized);
+                    failed.seized.map_or(Ok(()), Seized::leave)?;
                     Err(failed.why.into_error(view, Duration::ZERO, None))
                 }
             }

@@ -118,7 +118,7 @@ impl StoppedThread<'_> {
             Until::Interrupt => sys::interrupt(self.tid).and_then(|()| sys::cont(self.tid, signal)),
         };
         // A thread that could not be sent on is where it was, and can be put back there.
-        if sent.is_ok()
+        if matches!(sent, Ok(()) | Err(Errno::ESRCH))
             && let Some(thread) = self.tracees.threads.get_mut(&self.tid)
         {
             (thread.goal, thread.state) = (Goal::Raw, State::Running);

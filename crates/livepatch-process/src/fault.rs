@@ -8,9 +8,9 @@
 //! | `kill-before:N` | SIGKILL to this program instead of the N-th operation that writes, or lets threads run or stop |
 //! | `kill-after:N` | SIGKILL right behind the N-th operation that lets threads run or stop |
 //!
-//! N counts from 1. For `fail` it counts the ptrace requests and all accesses to memory and descriptors of the process from the
-//! first on that is more than a look. A kill behind a write is one before what follows. A line on standard error says that
-//! it happened.
+//! N counts from 1. For `fail` it counts ptrace requests, `process_vm_readv`, and writes to memory and descriptors of the
+//! process, from the first on that is more than a look; reads of `/proc/PID/mem` are not counted. A kill behind a write is one
+//! before what follows. A line on standard error says that it happened.
 
 #[cfg(not(feature = "fault-injection"))]
 use nix::errno::Errno;

@@ -35,6 +35,7 @@ mod fault;
 mod fork;
 pub mod gap;
 mod ids;
+mod letgo;
 pub mod maps;
 pub mod memory;
 mod pause;

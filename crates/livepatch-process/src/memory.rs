@@ -18,7 +18,7 @@ pub const PAGE_SIZE: u64 = 4096;
 impl Process {
     /// Fills the buffer from `addr` on, all of it or an error.
     pub fn read(&self, addr: RunAddr, buffer: &mut [u8]) -> Result<(), ProcessError> {
-        let result = operation(Effect::Look, "read memory", || self.inner.mem.read_exact_at(buffer, addr.0));
+        let result = self.inner.mem.read_exact_at(buffer, addr.0);
         result.map_err(|error| self.memory_error("read", addr, buffer.len(), error))
     }
 

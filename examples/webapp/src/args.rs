@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// What the service is told at start.
@@ -8,16 +9,21 @@ pub struct Args {
     pub port: u16,
     /// Worker threads of the runtime, at least one.
     pub workers: usize,
+    /// Folder with patches that the admin page offers.
+    pub patches: Option<PathBuf>,
 }
 
-/// Reads `--port N` and `--workers N`.
+/// Reads `--port N`, `--workers N` and `--patches DIR`.
 pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
-    let mut args = Args { port: 0, workers: 2 };
+    let mut args = Args { port: 0, workers: 2, patches: None };
     while let Some(name) = words.next() {
         match name.as_str() {
             "--port" => args.port = value(&name, words.next())?,
             "--workers" => args.workers = value::<usize>(&name, words.next())?.max(1),
-            _ => return Err(format!("unknown argument `{name}`; use --port N or --workers N")),
+            "--patches" => args.patches = Some(words.next().ok_or("--patches needs a folder")?.into()),
+            _ => {
+                return Err(format!("unknown argument `{name}`; use --port N, --workers N or --patches DIR"));
+            }
         }
     }
     Ok(args)

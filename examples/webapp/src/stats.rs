@@ -27,6 +27,12 @@ pub fn count_request() {
     REQUESTS_OF_THREAD.set(REQUESTS_OF_THREAD.get() + 1);
 }
 
+/// Orders so far.
+#[cfg(feature = "admin")]
+pub fn requests() -> u64 {
+    REQUESTS.load(Ordering::Relaxed)
+}
+
 /// Handler of `GET /stats`.
 pub async fn show(State(prices): State<Prices>) -> Json<Stats> {
     Json(Stats {

@@ -12,16 +12,18 @@
 //! A thread that comes into being after the breakpoints starts outside. A forked child has copies of the breakpoints, which are
 //! put in order before its first instruction; a child in the same memory has the net.
 
+mod looks;
+mod roster;
+
+use self::roster::Roster;
 use super::entries::{Entries, SwitchError, undone};
-use super::net::{self, SIGTRAP_BIT, Serialise};
-use super::standing::{self, Seen, Slept, Standing};
-use super::{Failed, NotQuiescent, Progress, sharers};
+use super::net::{self, Serialise};
+use super::standing::{Slept, Standing};
+use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
 use crate::error::ApplyError;
-use crate::guard::{Guard, Inside};
-use crate::stacks;
+use crate::guard::Guard;
 use crate::unwind::Tables;
-use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, Event, Process, Seized, Status, Tid};
+use livepatch_process::{Event, Process, Seized, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -67,10 +69,7 @@ struct Drain<'a> {
     seized: Seized,
     job: Job<'a>,
     serialise: Serialise,
-    threads: BTreeMap<Tid, Standing>,
-    /// When to look at whom.
-    due: BTreeSet<(Instant, Tid)>,
-    due_of: BTreeMap<Tid, Instant>,
+    roster: Roster,
     /// Threads asked to stop, and when they were last seen not to have.
     asked: BTreeMap<Tid, Instant>,
     parked: BTreeMap<Tid, Instant>,
@@ -80,10 +79,6 @@ struct Drain<'a> {
     deep: BTreeSet<Tid>,
     /// Threads that slept when there was no breakpoint yet: outside, or unprovable without a stop.
     slept: BTreeMap<Tid, Slept>,
-    /// Threads that were not looked at yet in this attempt.
-    unknown: usize,
-    /// When the last of them was looked at, or the last thread left since.
-    moved: Instant,
     /// Threads that block SIGTRAP by their own will; while there are breakpoints they do not.
     unblocked: BTreeSet<Tid>,
     /// Whether there are breakpoints at all.
@@ -156,16 +151,12 @@ impl<'a> Drain<'a> {
             seized,
             job,
             serialise,
-            threads: BTreeMap::new(),
-            due: BTreeSet::new(),
-            due_of: BTreeMap::new(),
+            roster: Roster::new(),
             asked: BTreeMap::new(),
             parked: BTreeMap::new(),
             calm: BTreeSet::new(),
             deep: BTreeSet::new(),
             slept: BTreeMap::new(),
-            unknown: 0,
-            moved: now,
             unblocked: BTreeSet::new(),
             armed: true,
             net_seen: now,
@@ -186,7 +177,7 @@ impl<'a> Drain<'a> {
             self.job.entries.disarm()?;
             self.release()?;
             self.progress.retries += 1;
-            let inside = self.threads.values().filter(|s| matches!(s, Standing::Inside(_))).count();
+            let inside = self.roster.threads.values().filter(|s| matches!(s, Standing::Inside(_))).count();
             tracing::debug!(inside, ?grace, "an attempt to drain ended");
             if matches!(attempt, Attempt::Deadline) {
                 return Ok(attempt);
@@ -228,13 +219,13 @@ impl<'a> Drain<'a> {
             self.take_events()?;
             let now = Instant::now();
             self.look(now)?;
-            if self.due.is_empty() && self.asked.is_empty() && self.nobody_missing()? {
+            if self.roster.is_done() && self.asked.is_empty() && self.nobody_missing()? {
                 return Ok(Attempt::Drained);
             }
             if now >= self.job.deadline {
                 return Ok(Attempt::Deadline);
             }
-            let stands = self.unknown == 0 && now.duration_since(self.moved) >= grace;
+            let stands = self.roster.stands_since().is_some_and(|since| now.duration_since(since) >= grace);
             if (stands || now.duration_since(started) >= grace * TRICKLE) && !self.parked.is_empty() {
                 return Ok(Attempt::Stalled);
             }
@@ -249,14 +240,11 @@ impl<'a> Drain<'a> {
             self.on_event_at_rest(event)?;
         }
         let now = Instant::now();
-        (self.last_event, self.net_seen, self.moved) = (now, now, now);
-        self.unknown = 0;
+        (self.last_event, self.net_seen) = (now, now);
         self.deep.clear();
         self.calm.clear();
         self.asked.clear();
-        self.due.clear();
-        self.due_of.clear();
-        self.threads.clear();
+        self.roster = Roster::new();
         self.add_strangers(now);
         Ok(())
     }
@@ -264,59 +252,25 @@ impl<'a> Drain<'a> {
     /// Threads that are traced but were not known yet.
     fn add_strangers(&mut self, now: Instant) {
         for tid in self.seized.threads() {
-            if !self.threads.contains_key(&tid) {
-                self.stands(tid, Standing::Unknown);
-                self.schedule(tid, now);
+            if !self.roster.threads.contains_key(&tid) {
+                self.roster.stands(tid, Standing::Unknown);
+                self.roster.schedule(tid, now);
             }
         }
-        self.progress.threads = self.threads.len();
-    }
-
-    fn schedule(&mut self, tid: Tid, when: Instant) {
-        self.unschedule(tid);
-        self.due_of.insert(tid, when);
-        self.due.insert((when, tid));
-    }
-
-    fn unschedule(&mut self, tid: Tid) {
-        if let Some(when) = self.due_of.remove(&tid) {
-            self.due.remove(&(when, tid));
-        }
-    }
-
-    fn outside(&mut self, tid: Tid) {
-        self.unschedule(tid);
-        self.stands(tid, Standing::Outside);
-    }
-
-    fn stands(&mut self, tid: Tid, standing: Standing) {
-        let leaves = matches!(standing, Standing::Outside);
-        self.unknown += usize::from(matches!(standing, Standing::Unknown));
-        let before = self.threads.insert(tid, standing);
-        self.was(before.as_ref(), leaves);
-    }
-
-    /// Counts what a thread was before.
-    fn was(&mut self, before: Option<&Standing>, leaves: bool) {
-        if matches!(before, Some(Standing::Unknown)) {
-            self.unknown -= 1;
-            self.moved = Instant::now();
-        } else if leaves && matches!(before, Some(Standing::Inside(_))) {
-            self.moved = Instant::now();
-        }
+        self.progress.threads = self.roster.threads.len();
     }
 
     fn nobody_missing(&mut self) -> Result<bool, ApplyError> {
         self.seized.seize_untraced(self.job.deadline)?;
         self.add_strangers(Instant::now());
-        if !self.due.is_empty() {
+        if !self.roster.is_done() {
             return Ok(false);
         }
         // The kernel takes the net away when a thread that blocks SIGTRAP comes to a breakpoint.
         if self.armed && !net::is_installed(&self.seized)? {
             net::install_again(&mut self.seized, self.job.entries.landing(), self.job.deadline)?;
         }
-        Ok(self.due.is_empty() && self.asked.is_empty())
+        Ok(self.roster.is_done() && self.asked.is_empty())
     }
 
     fn keep_net(&mut self) -> Result<(), ApplyError> {
@@ -351,7 +305,7 @@ impl<'a> Drain<'a> {
             Event::Stopped { tid } => self.on_stop(tid),
             Event::Breakpoint { tid, addr } => self.on_breakpoint(tid, addr),
             Event::Started { tid } => {
-                self.stands(tid, Standing::Outside);
+                self.roster.stands(tid, Standing::Outside);
                 Ok(())
             }
             Event::Exited { tid } => {
@@ -364,11 +318,9 @@ impl<'a> Drain<'a> {
     }
 
     fn forget(&mut self, tid: Tid) {
-        let before = self.threads.remove(&tid);
-        self.was(before.as_ref(), true);
+        self.roster.forget(tid);
         self.asked.remove(&tid);
         self.parked.remove(&tid);
-        self.unschedule(tid);
     }
 
     fn clean_child(&mut self, child: Tid) -> Result<(), ApplyError> {
@@ -378,128 +330,6 @@ impl<'a> Drain<'a> {
             tracing::debug!(%error, %child, "a forked child keeps the breakpoints, which its copy of the net serves");
         }
         Ok(self.seized.release_forked(child)?)
-    }
-
-    /// Looks at one thread whose time has come; without waiting for anything.
-    fn look(&mut self, now: Instant) -> Result<(), ApplyError> {
-        let Some(&(when, tid)) = self.due.first() else { return Ok(()) };
-        if when > now {
-            return Ok(());
-        }
-        self.unschedule(tid);
-        if !self.seized.traces(tid) {
-            self.forget(tid);
-            return Ok(());
-        }
-        let process = self.job.process;
-        if let Some(Standing::Inside(seen)) = self.threads.get(&tid)
-            && seen.sleeps_on(process)
-        {
-            let next = seen.next_look(now);
-            self.schedule(tid, next);
-            return Ok(());
-        }
-        let slept = self.slept.remove(&tid).filter(|slept| process.slept_since(tid, &slept.asleep));
-        let judged = match slept {
-            Some(Slept { outside: true, .. }) => Some(Ok(())),
-            Some(Slept { outside: false, .. }) => None,
-            None => standing::of_sleeper(process, tid, self.job.tables, self.job.guard),
-        };
-        match judged {
-            Some(Ok(())) => self.outside(tid),
-            Some(Err((inside, asleep))) => self.inside(inside, Some(asleep)),
-            None if self.asked.len() < WINDOW => {
-                self.asked.insert(tid, Instant::now());
-                self.seized.request_stop(tid)?;
-            }
-            None => {
-                self.slept.extend(slept.map(|slept| (tid, slept)));
-                self.schedule(tid, now);
-            }
-        }
-        Ok(())
-    }
-
-    fn inside(&mut self, who: Inside, asleep: Option<Asleep>) {
-        let (now, tid) = (Instant::now(), who.tid);
-        let since = match self.threads.get(&tid) {
-            Some(Standing::Inside(seen)) => seen.since,
-            _ => now,
-        };
-        let seen = Seen::new(since, who, asleep);
-        let next = seen.next_look(now);
-        self.schedule(tid, next);
-        self.stands(tid, Standing::Inside(seen));
-    }
-
-    fn on_stop(&mut self, tid: Tid) -> Result<(), ApplyError> {
-        let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
-        let process = self.job.process;
-        let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
-        let mask = thread.signal_mask()?;
-        if self.armed && mask & SIGTRAP_BIT != 0 {
-            thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
-            self.unblocked.insert(tid);
-        }
-        let regs = thread.regs()?;
-        let judged = if self.deep.remove(&tid) {
-            let judged = standing::of_stopped(process, tid, regs, self.job.tables, self.job.guard);
-            thread.resume()?;
-            self.progress.held(since.elapsed());
-            judged
-        } else {
-            let copy = stacks::Copied::new(process, tid, regs);
-            thread.resume()?;
-            self.progress.held(since.elapsed());
-            let walk = copy.walk(self.job.tables);
-            if walk.end.is_err() {
-                // Perhaps only the copy was too short.
-                self.deep.insert(tid);
-                self.schedule(tid, Instant::now());
-                return Ok(());
-            }
-            self.job.guard.judge(tid, walk)
-        };
-        match judged {
-            Ok(()) => self.outside(tid),
-            Err(inside) => self.inside(inside, None),
-        }
-        Ok(())
-    }
-
-    fn on_breakpoint(&mut self, tid: Tid, entry: RunAddr) -> Result<(), ApplyError> {
-        let was_asked = self.asked.remove(&tid).is_some();
-        let process = self.job.process;
-        let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
-        let mut regs = thread.regs()?;
-        let unseen = match self.threads.get_mut(&tid) {
-            Some(Standing::Inside(seen)) => seen.passes_unseen(regs.sp()),
-            _ => false,
-        };
-        let passes = match self.threads.get(&tid) {
-            Some(Standing::Outside) => Ok(()),
-            Some(Standing::Inside(_)) if unseen => Err(None),
-            _ => standing::of_stopped(process, tid, regs, self.job.tables, self.job.guard).map_err(Some),
-        };
-        match passes {
-            Ok(()) => {
-                thread.keep();
-                self.outside(tid);
-                self.parked.insert(tid, Instant::now());
-            }
-            Err(inside) => {
-                let before = self.job.entries.before(entry).unwrap_or(entry);
-                regs.set_ip(before);
-                thread.set_regs(&regs)?;
-                thread.resume()?;
-                match inside {
-                    Some(inside) => self.inside(inside, None),
-                    None if was_asked => self.schedule(tid, Instant::now()),
-                    None => {}
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Lets the parked threads go on, at the entry that they came to. No breakpoint is left there.
@@ -514,50 +344,15 @@ impl<'a> Drain<'a> {
         Ok(())
     }
 
-    /// Before the first breakpoint, when nobody waits yet. A thread that blocks SIGTRAP would lose the net for all at a breakpoint.
-    /// Of those that sleep outside, only whether they slept on is to be asked later.
-    fn prepare(&mut self) -> Result<(), ApplyError> {
-        for tid in self.seized.threads() {
-            let blocked = |status: Status| status.blocked & SIGTRAP_BIT != 0;
-            if self.job.process.thread_status(tid).is_ok_and(blocked) {
-                self.unblock(tid)?;
-            }
-            let slept = standing::slept(self.job.process, tid, self.job.tables, self.job.guard);
-            self.slept.extend(slept.map(|slept| (tid, slept)));
-        }
-        Ok(())
-    }
-
-    fn unblock(&mut self, tid: Tid) -> Result<(), ApplyError> {
-        if let Ok(mut thread) = self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30) {
-            let mask = thread.signal_mask()?;
-            thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
-            self.unblocked.insert(tid);
-        }
-        Ok(())
-    }
-
-    fn block_again(&mut self) {
-        for tid in std::mem::take(&mut self.unblocked) {
-            // Without it the thread only takes a signal that nobody sends.
-            let blocked =
-                self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30).ok().map(|mut thread| {
-                    let mask = thread.signal_mask()?;
-                    thread.set_signal_mask(mask | SIGTRAP_BIT)
-                });
-            tracing::trace!(?blocked, %tid, "blocking SIGTRAP again");
-        }
-    }
-
     /// Waits a little, awake if a thread waits for its look or events come one after the other.
     fn wait(&self, now: Instant) {
-        if self.due.first().is_some_and(|(when, _)| *when <= now) && self.asked.len() < WINDOW {
+        if self.roster.next().is_some_and(|(when, _)| when <= now) && self.asked.len() < WINDOW {
             return;
         }
         if !self.asked.is_empty() || now.duration_since(self.last_event) < AWAKE {
             std::thread::yield_now();
         } else {
-            let next = self.due.first().map_or(NAP, |(when, _)| when.saturating_duration_since(now));
+            let next = self.roster.next().map_or(NAP, |(when, _)| when.saturating_duration_since(now));
             std::thread::sleep(next.min(NAP));
         }
     }
@@ -573,7 +368,7 @@ impl<'a> Drain<'a> {
     fn who_is_inside(self) -> Failed {
         let mut inside = Vec::new();
         let mut unseen = Vec::new();
-        for (tid, standing) in self.threads {
+        for (tid, standing) in self.roster.threads {
             match standing {
                 Standing::Inside(seen) => inside.push(seen.who),
                 Standing::Unknown => unseen.push(tid.to_string()),
@@ -615,26 +410,6 @@ impl<'a> Drain<'a> {
         self.seized.set_breakpoints(BTreeSet::new());
         Ok(())
     }
-}
-
-/// All threads run in the new world.
-#[derive(Debug)]
-pub struct Switched {
-    /// The process, still seized.
-    pub seized: Seized,
-    /// How the threads were held.
-    pub progress: Progress,
-}
-
-/// The switch failed.
-#[derive(Debug)]
-pub struct NotSwitched {
-    /// The process, if it can be worked with.
-    pub seized: Option<Seized>,
-    /// What failed.
-    pub error: ApplyError,
-    /// The new world was committed to, and only some breakpoints are left that lead there.
-    pub committed: bool,
 }
 
 impl Drained<'_> {

@@ -79,6 +79,26 @@ impl From<ProcessError> for Failed {
     }
 }
 
+/// All threads run in the new world.
+#[derive(Debug)]
+pub struct Switched {
+    /// The process, still seized.
+    pub seized: Seized,
+    /// How the threads were held.
+    pub progress: Progress,
+}
+
+/// The switch failed.
+#[derive(Debug)]
+pub struct NotSwitched {
+    /// The process, if it can be worked with.
+    pub seized: Option<Seized>,
+    /// What failed.
+    pub error: ApplyError,
+    /// The new world was committed to, and only some breakpoints are left that lead there.
+    pub committed: bool,
+}
+
 /// Processes that run in the same memory without being threads of the process, as text. The parent of a `vfork` child shows
 /// besides as a thread that does not stop, so that one born after this look is noticed. A kernel without `kcmp` leaves only
 /// that.

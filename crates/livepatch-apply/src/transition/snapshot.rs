@@ -2,13 +2,13 @@
 //! again. A function that is on some stack at every moment never lets it succeed, and the more threads, the longer all of
 //! them are held: it is there to be compared with, and for functions that cannot have a breakpoint.
 
-use super::{Failed, NotQuiescent, Progress, sharers};
+use super::entries::{read_code, write_checked};
+use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
 use crate::error::ApplyError;
 use crate::guard::{Guard, Inside};
-use crate::registry::{Code, EntryWrite};
+use crate::registry::EntryWrite;
 use crate::stacks;
 use crate::unwind::Tables;
-use livepatch_patch::RunAddr;
 use livepatch_process::{InterruptError, Process, ProcessError, Seized, Stopped};
 use std::time::{Duration, Instant};
 
@@ -105,24 +105,6 @@ impl Quiesced {
     }
 }
 
-/// All threads run in the new world.
-#[derive(Debug)]
-pub struct Switched {
-    /// The process, still seized.
-    pub seized: Seized,
-    /// How the threads were held.
-    pub progress: Progress,
-}
-
-/// The switch did not happen; every thread runs and every entry is as before, unless `left` says otherwise.
-#[derive(Debug)]
-pub struct NotSwitched {
-    /// The process, still seized, if it is still there.
-    pub seized: Option<Seized>,
-    /// What failed.
-    pub error: ApplyError,
-}
-
 impl Quiesced {
     /// Writes every entry, reads it back, and lets the threads run.
     ///
@@ -134,10 +116,14 @@ impl Quiesced {
         let outcome = write_all(&process, writes);
         match (outcome, self.resume()) {
             (Ok(()), Ok((seized, progress))) => Ok(Switched { seized, progress }),
-            (Ok(()), Err(error)) => Err(Box::new(NotSwitched { seized: None, error: error.into() })),
-            (Err(error), resumed) => {
-                Err(Box::new(NotSwitched { seized: resumed.ok().map(|(seized, _)| seized), error }))
+            (Ok(()), Err(error)) => {
+                Err(Box::new(NotSwitched { seized: None, error: error.into(), committed: false }))
             }
+            (Err(error), resumed) => Err(Box::new(NotSwitched {
+                seized: resumed.ok().map(|(seized, _)| seized),
+                error,
+                committed: false,
+            })),
         }
     }
 }
@@ -153,7 +139,7 @@ fn write_all(process: &Process, writes: &[EntryWrite]) -> Result<(), ApplyError>
         }
     }
     for (done, write) in writes.iter().enumerate() {
-        if let Err(error) = write_checked(process, write.at, write.after) {
+        if let Err(error) = write_checked(process, write.at, &write.after.0) {
             return Err(undo(process, &writes[..=done], error));
         }
     }
@@ -165,28 +151,9 @@ fn undo(process: &Process, writes: &[EntryWrite], error: ProcessError) -> ApplyE
         return error.into();
     }
     for write in writes.iter().rev() {
-        if let Err(second) = write_checked(process, write.at, write.before) {
+        if let Err(second) = write_checked(process, write.at, &write.before.0) {
             return ApplyError::NotUndone { what: error.to_string(), undo: second.to_string() };
         }
     }
     error.into()
-}
-
-fn write_checked(process: &Process, at: RunAddr, code: Code) -> Result<(), ProcessError> {
-    process.write(at, &code.0)?;
-    if read_code(process, at)? == code {
-        return Ok(());
-    }
-    Err(ProcessError::Memory {
-        pid: process.pid(),
-        access: "write",
-        addr: at,
-        len: code.0.len(),
-        source: std::io::Error::other("the bytes read back differ"),
-    })
-}
-
-/// The bytes at an entry.
-pub fn read_code(process: &Process, at: RunAddr) -> Result<Code, ProcessError> {
-    process.read_array(at).map(Code)
 }

@@ -57,7 +57,7 @@ impl Seen {
     /// pass is always right, because it is looked at again afterwards.
     pub fn passes_unseen(&mut self, sp: RunAddr) -> bool {
         self.passes += 1;
-        self.passes % PASSES != 0 && self.who.outermost.is_some_and(|cfa| sp.offset(8) < cfa)
+        !self.passes.is_multiple_of(PASSES) && self.who.outermost.is_some_and(|cfa| sp.offset(8) < cfa)
     }
 }
 
@@ -97,7 +97,6 @@ pub(super) fn slept(process: &Process, tid: Tid, tables: &Tables, guard: &Guard)
 }
 
 /// Judges a stopped thread.
-#[expect(clippy::result_large_err, reason = "the error is the finding, made once for each look at a thread")]
 pub(super) fn of_stopped(
     process: &Process,
     tid: Tid,

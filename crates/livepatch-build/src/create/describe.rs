@@ -164,8 +164,8 @@ pub(super) fn meta(
     })
 }
 
-/// Why each function is in the patch: the source knows best; where it is not known, the function that the first
-/// changed instruction came from is named.
+/// Why each function is in the patch: the source knows best; where it is not known, the function of the program that the
+/// first changed instruction came from is named.
 fn reasons(
     builds: &Builds<'_>,
     functions: &[(&Replaced, ChangedFunction)],
@@ -190,14 +190,20 @@ fn reasons(
             }
         }
         let own = guard::demangle(&function.new_symbol);
+        // Inside of the standard library's small helpers is what they were called with.
         stack
             .into_iter()
-            .next()
             .map(|f| f.path)
+            .find(|path| !of_standard_library(path))
             .filter(|path| *path != own)
             .map_or(Reason::Changed, Reason::Inlines)
     };
     Ok(functions.iter().zip(stacks).map(reason).collect())
+}
+
+fn of_standard_library(path: &str) -> bool {
+    let path = path.trim_start_matches(['<', '&']);
+    ["core::", "alloc::", "std::"].iter().any(|krate| path.starts_with(krate))
 }
 
 fn target(old: &Build, diff: &Diff<'_>) -> Result<Target, CreateError> {

@@ -15,10 +15,19 @@ const FILES: &[(&str, &str)] = example![
     "Cargo.toml",
     "Cargo.lock",
     "src/main.rs",
+    "src/admin.html",
+    "src/admin.rs",
     "src/args.rs",
     "src/orders.rs",
     "src/stats.rs",
     "src/ticks.rs",
+];
+
+/// What the manifest loses: the library lies in the project's repository, which an installed tool does not have.
+const LIBRARY: [(&str, &str); 3] = [
+    ("default = [\"admin\"]\n", ""),
+    ("\"dep:livepatch\"", ""),
+    ("livepatch = { path = \"../../crates/livepatch\", optional = true }\n", ""),
 ];
 
 /// File with the bug.
@@ -45,8 +54,12 @@ pub(crate) fn write(dir: &Path) -> io::Result<()> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
+        let mut text = (*text).to_owned();
+        if *name == "Cargo.toml" {
+            text = LIBRARY.iter().fold(text, |text, (from, to)| text.replacen(from, to, 1));
+        }
         // An equal file keeps its time stamp, so that a second demo in the same folder builds nothing anew.
-        if fs::read_to_string(&path).ok().as_deref() != Some(text) {
+        if fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
             fs::write(path, text)?;
         }
     }
@@ -72,6 +85,15 @@ mod tests {
         assert_eq!(read().matches(BUG).count(), 1);
         fix(dir.path()).unwrap();
         assert_eq!((read().matches(BUG).count(), read().matches(FIX).count()), (0, 1));
+    }
+
+    #[test]
+    fn the_demo_does_not_need_the_repository() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path()).unwrap();
+        let manifest = fs::read_to_string(dir.path().join("Cargo.toml")).unwrap();
+        assert!(!manifest.contains("livepatch =") && !manifest.contains("../"), "{manifest}");
+        assert!(manifest.contains("admin = []"), "{manifest}");
     }
 
     #[test]

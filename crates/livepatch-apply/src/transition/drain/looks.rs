@@ -1,0 +1,167 @@
+//! Looking at single threads, and dealing with those that come to a breakpoint.
+
+use super::{AWAKE, Drain, WINDOW};
+use crate::error::ApplyError;
+use crate::guard::Inside;
+use crate::stacks;
+use crate::transition::net::SIGTRAP_BIT;
+use crate::transition::standing::{self, Seen, Slept, Standing};
+use livepatch_patch::RunAddr;
+use livepatch_process::{Asleep, Status, Tid};
+use std::time::Instant;
+
+impl Drain<'_> {
+    /// Looks at one thread whose time has come; without waiting for anything.
+    pub(super) fn look(&mut self, now: Instant) -> Result<(), ApplyError> {
+        let Some((_, tid)) = self.roster.next().filter(|(when, _)| *when <= now) else { return Ok(()) };
+        self.roster.unschedule(tid);
+        if !self.seized.traces(tid) {
+            self.forget(tid);
+            return Ok(());
+        }
+        let process = self.job.process;
+        if let Some(Standing::Inside(seen)) = self.roster.threads.get(&tid)
+            && seen.sleeps_on(process)
+        {
+            let next = seen.next_look(now);
+            self.roster.schedule(tid, next);
+            return Ok(());
+        }
+        let slept = self.slept.remove(&tid).filter(|slept| process.slept_since(tid, &slept.asleep));
+        let judged = match slept {
+            Some(Slept { outside: true, .. }) => Some(Ok(())),
+            Some(Slept { outside: false, .. }) => None,
+            None => standing::of_sleeper(process, tid, self.job.tables, self.job.guard),
+        };
+        match judged {
+            Some(Ok(())) => self.roster.outside(tid),
+            Some(Err((inside, asleep))) => self.inside(inside, Some(asleep)),
+            None if self.asked.len() < WINDOW => {
+                self.asked.insert(tid, Instant::now());
+                self.seized.request_stop(tid)?;
+            }
+            None => {
+                self.slept.extend(slept.map(|slept| (tid, slept)));
+                self.roster.schedule(tid, now);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn inside(&mut self, who: Inside, asleep: Option<Asleep>) {
+        let (now, tid) = (Instant::now(), who.tid);
+        let since = match self.roster.threads.get(&tid) {
+            Some(Standing::Inside(seen)) => seen.since,
+            _ => now,
+        };
+        let seen = Seen::new(since, who, asleep);
+        let next = seen.next_look(now);
+        self.roster.schedule(tid, next);
+        self.roster.stands(tid, Standing::Inside(seen));
+    }
+
+    pub(super) fn on_stop(&mut self, tid: Tid) -> Result<(), ApplyError> {
+        let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
+        let process = self.job.process;
+        let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
+        let mask = thread.signal_mask()?;
+        if self.armed && mask & SIGTRAP_BIT != 0 {
+            thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+            self.unblocked.insert(tid);
+        }
+        let regs = thread.regs()?;
+        let judged = if self.deep.remove(&tid) {
+            let judged = standing::of_stopped(process, tid, regs, self.job.tables, self.job.guard);
+            thread.resume()?;
+            self.progress.held(since.elapsed());
+            judged
+        } else {
+            let copy = stacks::Copied::new(process, tid, regs);
+            thread.resume()?;
+            self.progress.held(since.elapsed());
+            let walk = copy.walk(self.job.tables);
+            if walk.end.is_err() {
+                // Perhaps only the copy was too short.
+                self.deep.insert(tid);
+                self.roster.schedule(tid, Instant::now());
+                return Ok(());
+            }
+            self.job.guard.judge(tid, walk)
+        };
+        match judged {
+            Ok(()) => self.roster.outside(tid),
+            Err(inside) => self.inside(inside, None),
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_breakpoint(&mut self, tid: Tid, entry: RunAddr) -> Result<(), ApplyError> {
+        let was_asked = self.asked.remove(&tid).is_some();
+        let process = self.job.process;
+        let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
+        let mut regs = thread.regs()?;
+        let unseen = match self.roster.threads.get_mut(&tid) {
+            Some(Standing::Inside(seen)) => seen.passes_unseen(regs.sp()),
+            _ => false,
+        };
+        let passes = match self.roster.threads.get(&tid) {
+            Some(Standing::Outside) => Ok(()),
+            Some(Standing::Inside(_)) if unseen => Err(None),
+            _ => standing::of_stopped(process, tid, regs, self.job.tables, self.job.guard).map_err(Some),
+        };
+        match passes {
+            Ok(()) => {
+                thread.keep();
+                self.roster.outside(tid);
+                self.parked.insert(tid, Instant::now());
+            }
+            Err(inside) => {
+                let before = self.job.entries.before(entry).unwrap_or(entry);
+                regs.set_ip(before);
+                thread.set_regs(&regs)?;
+                thread.resume()?;
+                match inside {
+                    Some(inside) => self.inside(inside, None),
+                    None if was_asked => self.roster.schedule(tid, Instant::now()),
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Before the first breakpoint, when nobody waits yet. A thread that blocks SIGTRAP would lose the net for all at a breakpoint.
+    /// Of those that sleep outside, only whether they slept on is to be asked later.
+    pub(super) fn prepare(&mut self) -> Result<(), ApplyError> {
+        for tid in self.seized.threads() {
+            let blocked = |status: Status| status.blocked & SIGTRAP_BIT != 0;
+            if self.job.process.thread_status(tid).is_ok_and(blocked) {
+                self.unblock(tid)?;
+            }
+            let slept = standing::slept(self.job.process, tid, self.job.tables, self.job.guard);
+            self.slept.extend(slept.map(|slept| (tid, slept)));
+        }
+        Ok(())
+    }
+
+    fn unblock(&mut self, tid: Tid) -> Result<(), ApplyError> {
+        if let Ok(mut thread) = self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30) {
+            let mask = thread.signal_mask()?;
+            thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+            self.unblocked.insert(tid);
+        }
+        Ok(())
+    }
+
+    pub(super) fn block_again(&mut self) {
+        for tid in std::mem::take(&mut self.unblocked) {
+            // Without it the thread only takes a signal that nobody sends.
+            let blocked =
+                self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30).ok().map(|mut thread| {
+                    let mask = thread.signal_mask()?;
+                    thread.set_signal_mask(mask | SIGTRAP_BIT)
+                });
+            tracing::trace!(?blocked, %tid, "blocking SIGTRAP again");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Why an operation did not happen.
+
+use crate::report::Report;
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why nothing was done. Unless a variant says otherwise the program runs as before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The patch cannot be applied safely to this process.
+    #[error("{0}")]
+    Refused(String),
+    /// Changed code was in use by other threads for the whole time.
+    #[error("{message}")]
+    Busy {
+        /// Who was where, in one line.
+        message: String,
+        /// The threads that were in the way at the last attempt.
+        inside: Vec<ThreadInside>,
+    },
+    /// The calling thread is inside a function that would change, so that it cannot wait for the change.
+    #[error(
+        "the calling thread is inside {function}, which would be replaced; call from a thread that is not, or start one for it"
+    )]
+    CallerInside {
+        /// The changed function.
+        function: String,
+        /// The calling thread's stack as far as it is known, innermost frame first.
+        backtrace: Vec<String>,
+    },
+    /// Another thread of this program was applying or rolling back for the whole time.
+    #[error("another operation of this program was under way for {} ms", .waited.as_millis())]
+    InProgress {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The patch is for another build, or damaged, or the running code is not what it was made from.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The system does not let the helper trace this process. The text says what to grant.
+    #[error("{0}")]
+    Permission(String),
+    /// The patch is in force already. Whether that is an error is for the caller to say.
+    #[error("the patch is applied already")]
+    AlreadyApplied(Box<Report>),
+    /// The selection names something that the patch does not hold.
+    #[error("{message}")]
+    NotHeld {
+        /// What was not found, in one line.
+        message: String,
+        /// Paths of everything that can be selected in the patch.
+        holds: Vec<String>,
+    },
+    /// No applied patch is meant.
+    #[error("{0}")]
+    NothingToRollBack(String),
+    /// The patch file cannot be read.
+    #[error("cannot read the patch file {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The helper could not do its work, or not in time.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
+    /// Something in the environment failed while the helper worked, or (the text says so then) undoing failed, and the next
+    /// operation on this process repairs it.
+    #[error("{0}")]
+    Environment(String),
+}
+
+/// What is wrong with the helper process.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HelperError {
+    /// This program's executable cannot serve as its own helper.
+    #[error(
+        "this program cannot start itself as a helper ({reason}); name the livepatch tool with `Options::tool`"
+    )]
+    Unavailable {
+        /// Why.
+        reason: &'static str,
+    },
+    /// It could not be started.
+    #[error("cannot start {what}")]
+    Start {
+        /// What was to be started.
+        what: String,
+        /// The kernel's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ended, or was killed, without a report. What it had begun is undone as far as the system does that; the next
+    /// operation on this process repairs the rest.
+    #[error("the helper ended without a report{}", quoted(.said))]
+    Ended {
+        /// What it wrote to standard error.
+        said: String,
+    },
+    /// It had no answer at the deadline and was killed; as [`Self::Ended`] otherwise.
+    #[error("the helper had no answer after {} ms and was killed", .waited.as_millis())]
+    Deadline {
+        /// How long it had.
+        waited: Duration,
+    },
+    /// Its report is not understood: a tool of another version, or something that is not the tool.
+    #[error("the helper's report is not understood: {reason}")]
+    Report {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A thread that stood in the way.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct ThreadInside {
+    /// Thread id.
+    pub tid: i32,
+    /// Thread name.
+    pub name: String,
+    /// Path of the changed function that it is inside of, if that is the reason.
+    pub function: Option<String>,
+    /// What is in the way.
+    pub reason: String,
+    /// Its stack, innermost frame first.
+    pub backtrace: Vec<String>,
+}
+
+fn quoted(text: &str) -> String {
+    let text = text.trim();
+    if text.is_empty() { String::new() } else { format!("; it said: {text}") }
+}

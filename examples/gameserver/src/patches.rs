@@ -1,0 +1,67 @@
+//! The folder: each patch file that appears in it is applied, and renamed to say so.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How often the folder is looked at.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+static APPLIED: AtomicU64 = AtomicU64::new(0);
+
+/// Patches applied so far.
+pub fn applied() -> u64 {
+    APPLIED.load(Ordering::Relaxed)
+}
+
+/// Looks for `NAME.lpatch`, which becomes `NAME.applied` or `NAME.failed`, and for `rollback`, which takes all out and
+/// disappears. Move files into the folder, do not write them there: a half-written file fails.
+pub fn watch(folder: &Path) {
+    loop {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "lpatch") {
+                drop_in(&path);
+            } else if path.file_name().is_some_and(|name| name == "rollback") {
+                take_out(&path);
+            }
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+fn drop_in(path: &Path) {
+    let outcome = match livepatch::apply(path) {
+        Ok(report) => {
+            APPLIED.fetch_add(1, Ordering::Relaxed);
+            let (count, holds) = (report.functions().count(), report.holds);
+            eprintln!(
+                "{}: {count} functions, world stopped for {} µs",
+                path.display(),
+                holds.world_stopped_us
+            );
+            "applied"
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", path.display());
+            "failed"
+        }
+    };
+    rename(path, outcome);
+}
+
+fn take_out(path: &Path) {
+    match livepatch::rollback_all() {
+        Ok(report) => eprintln!("{} patches taken out", report.rolled_back.len()),
+        Err(error) => eprintln!("rollback: {error}"),
+    }
+    if let Err(error) = std::fs::remove_file(path) {
+        eprintln!("{}: {error}", path.display());
+    }
+}
+
+fn rename(path: &Path, outcome: &str) {
+    if let Err(error) = std::fs::rename(path, path.with_extension(outcome)) {
+        eprintln!("{}: {error}", path.display());
+    }
+}

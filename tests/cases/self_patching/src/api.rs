@@ -1,0 +1,86 @@
+//! The library's calls, with their results as one line.
+
+use livepatch::{Error, HelperError, Options, Selection};
+use std::time::{Duration, Instant};
+
+#[derive(Clone)]
+pub struct Settings {
+    options: Options,
+    deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let deadline = Duration::from_secs(30);
+        Self { options: Options::new().deadline(deadline), deadline }
+    }
+}
+
+impl Settings {
+    pub fn set(&mut self, name: &str, value: &str) {
+        let options = self.options.clone();
+        self.options = match name {
+            "deadline" => {
+                self.deadline = Duration::from_millis(value.parse().unwrap());
+                options.deadline(self.deadline)
+            }
+            "select" => options.selection(Selection::new().function(value)),
+            _ => options.tool(value),
+        };
+    }
+
+    pub fn run(&self, name: &str, argument: &str) -> String {
+        let started = Instant::now();
+        let result = match name {
+            "apply" => self.options.apply(argument).map(|report| {
+                let functions: Vec<_> = report.functions().map(|function| function.path.clone()).collect();
+                assert!(report.functions().all(|function| function.address != function.new_address));
+                assert!(report.holds.threads > 0 && report.call.total >= report.call.start);
+                format!("applied {}", functions.join(" "))
+            }),
+            "check" => {
+                self.options.clone().dry_run(true).apply(argument).map(|report| format!("dry_run {}", report.dry_run))
+            }
+            "rollback" => self.options.rollback().map(|report| format!("took out {}", report.rolled_back.len())),
+            "all" => self.options.rollback_all().map(|report| format!("took out {}", report.rolled_back.len())),
+            _ => self.options.status().map(|status| {
+                let states: Vec<_> = status.patches.iter().map(|patch| format!("{:?}", patch.state)).collect();
+                format!("{} {}", status.patches.len(), states.join(" "))
+            }),
+        };
+        let text = result.unwrap_or_else(|error| format!("error {}", describe(&error)));
+        // A busy machine may run this thread a little later.
+        let late = started.elapsed().saturating_sub(self.deadline + Duration::from_secs(1));
+        if late.is_zero() { text } else { format!("{text} LATE by {late:?}") }
+    }
+
+    /// Eight threads at once.
+    pub fn race(&self, file: &str) -> String {
+        let results: Vec<String> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| self.run("apply", file))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let count = |start: &str| results.iter().filter(|result| result.starts_with(start)).count();
+        format!("{} applied {} already", count("applied"), count("error already"))
+    }
+}
+
+fn describe(error: &Error) -> String {
+    let kind = match error {
+        Error::Refused(_) => "refused",
+        Error::Busy { .. } => "busy",
+        Error::CallerInside { .. } => "caller-inside",
+        Error::InProgress { .. } => "in-progress",
+        Error::Mismatch(_) => "mismatch",
+        Error::Permission(_) => "permission",
+        Error::AlreadyApplied(_) => "already",
+        Error::NotHeld { .. } => "not-held",
+        Error::NothingToRollBack(_) => "nothing",
+        Error::Read { .. } => "read",
+        Error::Helper(HelperError::Ended { .. }) => "helper-ended",
+        Error::Helper(HelperError::Deadline { .. }) => "helper-deadline",
+        Error::Helper(_) => "helper",
+        _ => "environment",
+    };
+    format!("{kind}: {error}").replace('\n', " ")
+}

@@ -1,0 +1,390 @@
+//! Programs that patch themselves: one program, built once for each way to build, run in many surroundings.
+
+use livepatch_tests::child::Program;
+use livepatch_tests::fixture::{Fixture, Side};
+use livepatch_tests::profile::Profile;
+use livepatch_tests::project::{Project, command};
+use livepatch_tests::tools::{self, exit};
+use livepatch_tests::{Failed, fail};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// A shipped program and a patch for it.
+struct Built {
+    _project: Project,
+    program: PathBuf,
+    patch: PathBuf,
+}
+
+fn build(profile: Profile) -> Result<Built, Failed> {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/self_patching");
+    let project = Project::new(&Fixture::read(&case)?, profile)?;
+    let program = project.ship()?;
+    project.write(Side::New)?;
+    let created = project.create("fix")?;
+    created.ran.expect(exit::DONE, "create")?;
+    // Any user may run it.
+    fs::set_permissions(project.path(), fs::Permissions::from_mode(0o755))?;
+    Ok(Built { program, patch: created.file, _project: project })
+}
+
+fn built() -> &'static Built {
+    static BUILT: OnceLock<Built> = OnceLock::new();
+    BUILT.get_or_init(|| build(Profile::Release).expect("the program is built"))
+}
+
+/// A running copy of the program in a folder of its own.
+struct Case {
+    folder: tempfile::TempDir,
+    file: PathBuf,
+    patch: String,
+    program: Program,
+}
+
+impl Case {
+    fn start() -> Result<Self, Failed> {
+        Self::of(built(), |_| {})
+    }
+
+    fn of(built: &Built, prepare: impl FnOnce(&mut Command)) -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
+        let file = folder.path().join("program");
+        fs::copy(&built.program, &file)?;
+        let mut command = command(&file);
+        command.current_dir(folder.path());
+        prepare(&mut command);
+        let patch = built.patch.to_str().ok_or("a path that is no text")?.to_owned();
+        Ok(Self { program: Program::start(command)?, folder, file, patch })
+    }
+
+    /// One command, one answer.
+    fn ask(&mut self, command: &str) -> Result<String, Failed> {
+        self.program.send(&command.replace("FIX", &self.patch))?;
+        self.program.line()
+    }
+
+    fn expect(&mut self, command: &str, start: &str) -> Result<(), Failed> {
+        let answer = self.ask(command)?;
+        if answer.starts_with(start) && !answer.contains("LATE") {
+            Ok(())
+        } else {
+            fail(format!("{command}: `{answer}` and not `{start}…`"))
+        }
+    }
+
+    /// The whole life of a patch, under load.
+    fn live(&mut self) -> Result<(), Failed> {
+        self.expect("say", "old")?;
+        self.expect("load 4", "loaded")?;
+        for _ in 0..3 {
+            self.expect("check FIX", "dry_run true")?;
+            self.expect("say", "old")?;
+            self.expect("apply FIX", "applied self_patching::")?;
+            self.expect("say", "new")?;
+            self.expect("apply FIX", "error already")?;
+            self.expect("status", "1 Applied")?;
+            self.expect("rollback", "took out 1")?;
+            self.expect("say", "old")?;
+        }
+        self.expect("all", "error nothing")?;
+        self.expect("unload", "0 wrong")
+    }
+
+    /// The constructor ran at the start and never again.
+    fn finish(self) -> Result<(), Failed> {
+        let constructed = fs::read(self.file.with_extension("constructed"))?;
+        self.program.finish()?;
+        let others: Vec<_> =
+            fs::read_dir(self.folder.path())?.flatten().map(|entry| entry.file_name()).collect();
+        if constructed != b"x" || others.len() > 2 {
+            return fail(format!("the constructor ran {} times; files: {others:?}", constructed.len()));
+        }
+        Ok(())
+    }
+
+    /// The helper that works for the program, once there is one.
+    fn helper(&self) -> Result<i32, Failed> {
+        let name = format!("livepatch-helper for {}", self.program.pid());
+        let limit = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < limit {
+            for entry in fs::read_dir("/proc")?.flatten() {
+                let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                if words.starts_with(name.as_bytes()) {
+                    return Ok(entry.file_name().to_str().ok_or("a process without a number")?.parse()?);
+                }
+            }
+            std::thread::yield_now();
+        }
+        fail("no helper was started")
+    }
+}
+
+fn signal(name: &str, pid: i32) -> Result<(), Failed> {
+    let status = Command::new("kill").args([name, &pid.to_string()]).status()?;
+    if status.success() { Ok(()) } else { fail(format!("kill {name} {pid} failed")) }
+}
+
+fn is_root() -> Result<bool, Failed> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(fs::metadata("/proc/self")?.uid() == 0)
+}
+
+/// A user without any rights; as such a user already the tests run as themselves.
+fn unprivileged(command: &mut Command) {
+    if is_root().unwrap_or(false) {
+        command.uid(65534).gid(65534);
+    }
+}
+
+#[test]
+fn a_stripped_program_under_load() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    let before = case.ask("resources")?;
+    case.live()?;
+    case.expect("race FIX", "1 applied 7 already")?;
+    case.expect("rollback", "took out 1")?;
+    let after = case.ask("resources")?;
+    // The load's threads have ended or are about to; nothing else may have come.
+    assert_eq!(before.split(' ').next(), after.split(' ').next(), "descriptors");
+    case.finish()
+}
+
+#[test]
+fn idle_again_as_before() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    let before = case.ask("resources")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("rollback", "took out 1")?;
+    assert_eq!(before, case.ask("resources")?);
+    case.finish()
+}
+
+#[test]
+fn panics_that_abort() -> Result<(), Failed> {
+    let built = build(Profile::Abort)?;
+    let mut case = Case::of(&built, |_| {})?;
+    case.live()?;
+    case.finish()
+}
+
+#[test]
+fn an_unprivileged_user() -> Result<(), Failed> {
+    let mut case = Case::of(built(), unprivileged)?;
+    case.live()?;
+    case.finish()
+}
+
+#[test]
+fn a_containers_seccomp_filter() -> Result<(), Failed> {
+    let mut case = Case::of(built(), unprivileged)?;
+    case.expect("sandbox", "sandboxed true")?;
+    case.live()?;
+    case.finish()
+}
+
+#[test]
+fn the_file_was_replaced_meanwhile() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    fs::remove_file(&case.file)?;
+    fs::write(&case.file, "#!/bin/false\n")?;
+    case.live()?;
+    case.finish()
+}
+
+#[test]
+fn an_unchanged_caller_of_the_patched_function() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("within FIX", "old applied")?;
+    case.expect("rollback", "took out 1")?;
+    let answer = case.ask("within FIX")?;
+    assert!(answer.ends_with(" new"), "{answer}");
+    case.expect("rollback", "took out 1")?;
+    case.expect("thread FIX", "applied")?;
+    assert_eq!(case.program.line()?, "joined");
+    case.finish()
+}
+
+#[test]
+fn a_caller_inside_a_changed_function_is_told_at_once() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    let started = Instant::now();
+    case.expect(
+        "inside FIX",
+        "around error caller-inside: the calling thread is inside self_patching::around",
+    )?;
+    case.expect("say", "old")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("inside-rollback", "AROUND error caller-inside")?;
+    case.expect("say", "new")?;
+    // The deadline of each is 30 seconds.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    case.expect("rollback", "took out 1")?;
+    case.finish()
+}
+
+#[test]
+fn another_thread_inside_makes_it_busy() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("occupy", "occupied")?;
+    case.expect("deadline 1500", "set")?;
+    case.expect("apply FIX", "error busy")?;
+    case.expect("say", "old")?;
+    case.expect("deadline 30000", "set")?;
+    case.expect("leave", "left")?;
+    case.expect("apply FIX", "applied")?;
+    case.finish()
+}
+
+#[test]
+fn a_helper_that_is_killed() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("load 2", "loaded")?;
+    for _ in 0..5 {
+        case.expect("occupy", "occupied")?;
+        case.program.send(&format!("apply {}", case.patch))?;
+        signal("-KILL", case.helper()?)?;
+        let answer = case.program.line()?;
+        assert!(answer.starts_with("error helper-ended"), "{answer}");
+        case.expect("say", "old")?;
+        case.expect("leave", "left")?;
+        case.expect("apply FIX", "applied")?;
+        case.expect("rollback", "took out 1")?;
+    }
+    case.expect("unload", "0 wrong")?;
+    case.finish()
+}
+
+#[test]
+fn a_helper_that_hangs() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("load 2", "loaded")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("rollback", "took out 1")?;
+    case.expect("occupy", "occupied")?;
+    case.expect("deadline 1000", "set")?;
+    for round in 0..8 {
+        case.program.send(&format!("apply {}", case.patch))?;
+        let helper = case.helper()?;
+        // At another point of its work in each round.
+        std::thread::sleep(Duration::from_millis(round * 7));
+        signal("-STOP", helper)?;
+        let answer = case.program.line()?;
+        assert!(answer.starts_with("error helper-") && !answer.contains("LATE"), "{answer}");
+        case.expect("say", "old")?;
+    }
+    case.expect("leave", "left")?;
+    case.expect("deadline 30000", "set")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("unload", "0 wrong")?;
+    case.finish()
+}
+
+#[test]
+fn the_helper_has_none_of_the_programs_descriptors() -> Result<(), Failed> {
+    // The input of the program is inherited by whatever it starts carelessly.
+    let mut case = Case::start()?;
+    case.expect("occupy", "occupied")?;
+    case.expect("deadline 3000", "set")?;
+    let own = |file: &str| fs::read_link(format!("/proc/{}/fd/{file}", case.program.pid()));
+    let inherited = [own("0")?, own("1")?, own("2")?];
+    case.program.send(&format!("apply {}", case.patch))?;
+    let helper = case.helper()?;
+    let mut links = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{helper}/fd"))?.flatten() {
+        links.extend(fs::read_link(entry.path()));
+    }
+    assert!(links.len() >= 3, "{links:?}");
+    assert!(
+        !links.iter().any(|link| inherited.contains(link) && link != Path::new("/dev/null")),
+        "{links:?}"
+    );
+    let answer = case.program.line()?;
+    assert!(answer.starts_with("error busy"), "{answer}");
+    case.finish()
+}
+
+#[test]
+fn a_program_that_waits_for_all_its_children_does_not_see_the_helper() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("children count", "0")?;
+    case.expect("children wait", "waiting")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("rollback", "took out 1")?;
+    case.expect("children seen", "0 signals collected 0")?;
+    case.expect("children end", "own true")?;
+    case.expect("children seen", "1 signals")?;
+    case.finish()
+}
+
+#[test]
+fn a_program_that_ignores_its_children() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("children ignore", "0")?;
+    case.live()?;
+    case.expect("children any", "-1")?;
+    case.finish()
+}
+
+#[test]
+fn a_program_that_orphans_come_to_keeps_no_dead_helper() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("children subreaper", "0")?;
+    case.live()?;
+    case.expect("children any", "-1")?;
+    case.finish()
+}
+
+#[test]
+fn the_tool_in_place_of_the_executable() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    let tool = tools::folder().join("livepatch");
+    case.expect(&format!("tool {}", tool.display()), "set")?;
+    case.live()?;
+    case.expect("tool /nowhere/livepatch", "set")?;
+    case.expect("apply FIX", "error helper: cannot start /nowhere/livepatch")?;
+    case.expect("tool /bin/true", "set")?;
+    case.expect("apply FIX", "error helper-ended")?;
+    case.finish()
+}
+
+#[test]
+fn a_part_of_the_patch() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("select self_patching::nothing", "set")?;
+    case.expect("apply FIX", "error not-held")?;
+    case.expect("select self_patching::word", "set")?;
+    assert_eq!(case.ask("apply FIX")?, "applied self_patching::word");
+    case.expect("say", "new")?;
+    // The function around this call is changed by the patch, but not by this part of it.
+    case.expect("inside FIX", "around error already")?;
+    case.finish()
+}
+
+#[test]
+fn what_is_no_patch_and_what_is_not_there() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("apply /nowhere", "error read")?;
+    case.expect("apply /proc/self/exe", "error mismatch")?;
+    let damaged = case.folder.path().join("damaged");
+    let mut bytes = fs::read(&built().patch)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&damaged, bytes)?;
+    case.expect(&format!("apply {}", damaged.display()), "error mismatch")?;
+    fs::remove_file(damaged)?;
+    let program = case.file.clone();
+    // The marks of a helper's start without a helper's request: the program does not run, nor does anything else.
+    let output = Command::new(program)
+        .arg("livepatch-helper-8f3c5d1e9a7b42c6b0d4e85f17a26c93")
+        .env_clear()
+        .env("LIVEPATCH_HELPER_8F3C5D1E_MS", "1000")
+        .output()?;
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    case.finish()
+}
