@@ -27,3 +27,15 @@ deny:
 # All of CI.
 ci:
     .ci/run
+
+# How long a transition takes and holds threads, by the number of threads; into docs/bench and docs/performance.md.
+bench-transition:
+    cargo bench --package livepatch-tests --bench transition
+
+# What a patched function costs against a native one; into docs/bench and docs/performance.md.
+bench-calls:
+    cargo bench --package livepatch-tests --bench calls
+
+# Ten thousand (LIVEPATCH_SOAK_CYCLES) cycles under HTTP load; into docs/bench and docs/performance.md.
+soak:
+    cargo bench --package livepatch-tests --bench soak

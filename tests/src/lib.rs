@@ -9,6 +9,7 @@
 //! | `example.rs` | a program of `examples/` on disk |
 //! | `browser.rs` | a browser without a window |
 //! | `child.rs` | the running program and its line protocol |
+//! | `measure.rs` | what the benchmarks have in common |
 //! | `scenario.rs` | old lines, apply, new lines, rollback, old lines |
 //! | `tools.rs` | the tools under test and their exit codes |
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod browser;
 pub mod child;
 pub mod example;
 pub mod fixture;
+pub mod measure;
 pub mod profile;
 pub mod project;
 pub mod scenario;

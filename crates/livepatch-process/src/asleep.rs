@@ -43,6 +43,13 @@ impl Process {
         self.runs(tid) == Some(asleep.runs)
     }
 
+    /// Whether a thread is off the processor and in a system call.
+    pub fn in_system_call(&self, tid: Tid) -> bool {
+        let nothing = Runs { time: 0, times: 0 };
+        let asleep = self.read_line(tid, "syscall", |text| parse_syscall(text, nothing));
+        asleep.is_some_and(|asleep| asleep.syscall.is_some())
+    }
+
     fn runs(&self, tid: Tid) -> Option<Runs> {
         self.read_line(tid, "schedstat", parse_schedstat)
     }

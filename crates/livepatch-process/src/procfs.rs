@@ -5,7 +5,7 @@
 
 use crate::{Pid, Tid};
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 /// What a thread does, from the third field of `/proc/PID/task/TID/stat`.
@@ -124,7 +124,7 @@ pub(crate) fn name(pid: Pid, tid: Tid) -> Option<String> {
 
 /// The thread's state, `None` if the thread is gone.
 pub(crate) fn thread_state(pid: Pid, tid: Tid) -> Option<ThreadState> {
-    let stat = std::fs::read(task_dir(pid, tid).join("stat")).ok()?;
+    let stat = read_page(task_dir(pid, tid).join("stat")).ok()?;
     parse_stat_state(&stat)
 }
 
@@ -139,8 +139,22 @@ pub(crate) fn wait_channel(pid: Pid, tid: Tid) -> Option<String> {
     (!name.is_empty() && name != "0").then_some(name)
 }
 
+/// Reads a file that fits a page without asking for its size first: the kernel says 0 for every file here, and a buffer that grows
+/// from there costs several system calls a file.
+fn read_page(path: PathBuf) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(4096);
+    let mut file = std::fs::File::open(path)?;
+    let mut page = [0; 4096];
+    loop {
+        match file.read(&mut page)? {
+            0 => return Ok(text),
+            len => text.extend_from_slice(&page[..len]),
+        }
+    }
+}
+
 pub(crate) fn status(pid: Pid, tid: Tid) -> io::Result<Status> {
-    let text = std::fs::read(task_dir(pid, tid).join("status"))?;
+    let text = read_page(task_dir(pid, tid).join("status"))?;
     parse_status(&text)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected format of /proc/PID/status"))
 }

@@ -18,12 +18,12 @@ mod roster;
 use self::roster::Roster;
 use super::entries::{Entries, SwitchError, undone};
 use super::net::{self, Serialise};
-use super::standing::Standing;
+use super::standing::{Slept, Standing};
 use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
 use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::unwind::Tables;
-use livepatch_process::{Asleep, Event, Process, Seized, Tid};
+use livepatch_process::{Event, Process, Seized, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -77,8 +77,8 @@ struct Drain<'a> {
     calm: BTreeSet<Tid>,
     /// Threads whose stack is to be walked while they are held.
     deep: BTreeSet<Tid>,
-    /// Threads that slept outside when there was no breakpoint yet.
-    slept: BTreeMap<Tid, Asleep>,
+    /// Threads that slept when there was no breakpoint yet: outside, or unprovable without a stop.
+    slept: BTreeMap<Tid, Slept>,
     /// Threads that block SIGTRAP by their own will; while there are breakpoints they do not.
     unblocked: BTreeSet<Tid>,
     /// Whether there are breakpoints at all.

@@ -136,12 +136,11 @@ fn calm(
     deadline: Instant,
 ) -> Result<(), ApplyError> {
     let process = seized.process().clone();
-    let in_system_call = |tid: &Tid| process.asleep(*tid).is_some_and(|asleep| asleep.syscall.is_some());
-    let tids: BTreeSet<Tid> =
-        seized.threads().into_iter().filter(|tid| !known.contains(tid) && !in_system_call(tid)).collect();
+    let on_its_way = |tid: &Tid| !known.contains(tid) && !process.in_system_call(*tid);
+    let tids: BTreeSet<Tid> = seized.threads().into_iter().filter(on_its_way).collect();
     let away = &mut |thread: &StoppedThread<'_>| {
-        let on_the_way = thread.has_fault_pending().unwrap_or(true);
-        !on_the_way && thread.regs().is_ok_and(|regs| !landing.net().contains(&regs.ip()))
+        let trapped = thread.has_fault_pending().unwrap_or(true);
+        !trapped && thread.regs().is_ok_and(|regs| !landing.net().contains(&regs.ip()))
     };
     visit(seized, tids, deadline, &mut Vec::new(), away)
 }

@@ -77,12 +77,23 @@ pub(super) fn of_sleeper(
     Some(guard.judge(tid, walk).map_err(|inside| (inside, asleep)))
 }
 
-/// The sleep of a thread that is outside.
-pub(super) fn outside_asleep(process: &Process, tid: Tid, tables: &Tables, guard: &Guard) -> Option<Asleep> {
+/// A sleep, and what it is known to mean as long as it lasts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slept {
+    pub asleep: Asleep,
+    /// Outside by a proven stack; otherwise its stack cannot be proven without all registers.
+    pub outside: bool,
+}
+
+/// The sleep of a thread, seen ahead of time.
+pub(super) fn slept(process: &Process, tid: Tid, tables: &Tables, guard: &Guard) -> Option<Slept> {
     let asleep = process.asleep(tid)?;
     let walk = stacks::of_sleeper(process, tid, &asleep, tables);
+    let provable = walk.end.is_ok();
     let outside = guard.judge(tid, walk).is_ok();
-    (outside && process.slept_since(tid, &asleep)).then_some(asleep)
+    // Who is inside is looked at again: it is to be known where.
+    let of_use = (outside || !provable) && process.slept_since(tid, &asleep);
+    of_use.then_some(Slept { asleep, outside })
 }
 
 /// Judges a stopped thread.

@@ -117,6 +117,11 @@ impl Load {
         true
     }
 
+    /// Requests that failed so far.
+    pub(crate) fn failed(&self) -> u64 {
+        lock(&self.shared.tally).failed
+    }
+
     /// Stops all connections. Returns the counts and what went wrong first.
     pub(crate) fn stop(self) -> (Tally, Option<String>) {
         self.shared.stop.store(true, SeqCst);

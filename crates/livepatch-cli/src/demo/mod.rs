@@ -10,7 +10,7 @@ mod ticks;
 
 use crate::exit::{Exit, Failure};
 use crate::inspect::{self, PatchFile};
-use crate::output::Outcome;
+use crate::output::{Outcome, bytes as bytes_text};
 use load::{Load, Phase};
 use report::Report;
 use server::Server;
@@ -39,6 +39,8 @@ pub struct DemoArgs {
 const REQUESTS_PER_PHASE: u64 = 500;
 /// Events that the stream has to deliver while patched and after the end.
 const EVENTS: u64 = 2;
+/// Cycles between two looks at the service's memory.
+const SAMPLED: u32 = 100;
 /// Longest wait for requests or events.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -96,7 +98,7 @@ impl Run<'_> {
         self.report.responses.before = self.ask()?;
         self.report.resident_before = self.server.resident();
         say(&format!("applying and rolling back {}", times(self.args.cycles)));
-        for _ in 0..self.args.cycles {
+        for cycle in 1..=self.args.cycles {
             self.load.enter(Phase::Between);
             let applied = steps::apply(self.server.pid(), patch)?;
             self.load.enter(Phase::New);
@@ -111,8 +113,23 @@ impl Run<'_> {
             self.report.note_rollback(&back);
             self.settle(Phase::Old, "after the rollback");
             self.report.responses.rolled_back = self.ask()?;
+            self.sample(cycle);
         }
         Ok(())
+    }
+
+    /// Notes the service's memory every now and then.
+    fn sample(&mut self, cycle: u32) {
+        if cycle.is_multiple_of(SAMPLED)
+            && let Some(bytes) = self.server.resident()
+        {
+            self.report.resident_samples.push((cycle, bytes));
+            say(&format!(
+                "{cycle} cycles, {} resident, {} requests failed",
+                bytes_text(bytes),
+                self.load.failed()
+            ));
+        }
     }
 
     /// Lets a number of requests through. With many cycles a few of each will do.

@@ -24,6 +24,8 @@ pub(crate) struct Report {
     /// Resident memory of the service, bytes.
     pub(crate) resident_before: Option<u64>,
     pub(crate) resident_after: Option<u64>,
+    /// The same after every hundred cycles, with the number of cycles.
+    pub(crate) resident_samples: Vec<(u32, u64)>,
     build_s: f64,
     create_s: f64,
     /// What was not as it must be. Empty if the demo succeeded.
@@ -86,6 +88,7 @@ impl Report {
             world_stopped_us: Spread::default(),
             resident_before: None,
             resident_after: None,
+            resident_samples: Vec::new(),
             build_s,
             create_s,
             problems: Vec::new(),

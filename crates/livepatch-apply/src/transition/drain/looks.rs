@@ -5,7 +5,7 @@ use crate::error::ApplyError;
 use crate::guard::Inside;
 use crate::stacks;
 use crate::transition::net::SIGTRAP_BIT;
-use crate::transition::standing::{self, Seen, Standing};
+use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
 use livepatch_process::{Asleep, Status, Tid};
 use std::time::Instant;
@@ -27,18 +27,23 @@ impl Drain<'_> {
             self.roster.schedule(tid, next);
             return Ok(());
         }
-        if self.slept.remove(&tid).is_some_and(|asleep| process.slept_since(tid, &asleep)) {
-            self.roster.outside(tid);
-            return Ok(());
-        }
-        match standing::of_sleeper(process, tid, self.job.tables, self.job.guard) {
+        let slept = self.slept.remove(&tid).filter(|slept| process.slept_since(tid, &slept.asleep));
+        let judged = match slept {
+            Some(Slept { outside: true, .. }) => Some(Ok(())),
+            Some(Slept { outside: false, .. }) => None,
+            None => standing::of_sleeper(process, tid, self.job.tables, self.job.guard),
+        };
+        match judged {
             Some(Ok(())) => self.roster.outside(tid),
             Some(Err((inside, asleep))) => self.inside(inside, Some(asleep)),
             None if self.asked.len() < WINDOW => {
                 self.asked.insert(tid, Instant::now());
                 self.seized.request_stop(tid)?;
             }
-            None => self.roster.schedule(tid, now),
+            None => {
+                self.slept.extend(slept.map(|slept| (tid, slept)));
+                self.roster.schedule(tid, now);
+            }
         }
         Ok(())
     }
@@ -133,11 +138,8 @@ impl Drain<'_> {
             if self.job.process.thread_status(tid).is_ok_and(blocked) {
                 self.unblock(tid)?;
             }
-            if let Some(asleep) =
-                standing::outside_asleep(self.job.process, tid, self.job.tables, self.job.guard)
-            {
-                self.slept.insert(tid, asleep);
-            }
+            let slept = standing::slept(self.job.process, tid, self.job.tables, self.job.guard);
+            self.slept.extend(slept.map(|slept| (tid, slept)));
         }
         Ok(())
     }
