@@ -217,23 +217,27 @@ fn any_live_thread(pid: Pid) -> Result<Tid, ProcessError> {
 /// Refuses if any thread is traced, whoever the tracer is.
 pub(crate) fn check_tracers(pid: Pid) -> Result<(), ProcessError> {
     for tid in procfs::task_ids(pid).unwrap_or_default() {
-        // A thread that is gone meanwhile is traced by nobody.
-        if let Ok(Status { tracer: Some(tracer), .. }) = procfs::status(pid, tid) {
-            let hidden = || Tracer { pid: Pid(tracer.0), name: String::new(), livepatch: false };
-            let tracer = match tracer::identify(tracer) {
-                Some(tracer) => tracer,
-                // The tracer ended between the two looks, or cannot be seen: the second look tells.
-                None => match procfs::status(pid, tid) {
-                    Ok(Status { tracer: Some(tracer), .. }) => {
-                        tracer::identify(tracer).unwrap_or_else(hidden)
-                    }
-                    _ => continue,
-                },
-            };
+        if let Some(tracer) = tracer_of(pid, tid) {
             return Err(ProcessError::AlreadyTraced { pid, tid, tracer });
         }
     }
     Ok(())
+}
+
+/// Who traces a thread. A thread that is gone meanwhile is traced by nobody; a tracer that ends between two looks is looked
+/// for again, and one that cannot be seen has no name.
+fn tracer_of(pid: Pid, tid: Tid) -> Option<Tracer> {
+    const LOOKS: u32 = 8;
+    let mut hidden = None;
+    for _ in 0..LOOKS {
+        let tracer = procfs::status(pid, tid).ok()?.tracer?;
+        if let Some(tracer) = tracer::identify(tracer) {
+            return Some(tracer);
+        }
+        hidden = Some(Tracer { pid: Pid(tracer.0), name: String::new(), livepatch: false });
+        std::thread::yield_now();
+    }
+    hidden
 }
 
 fn check_architecture(pid: Pid, exe: &mut File) -> Result<(), ProcessError> {

@@ -23,11 +23,8 @@ const NAME: &str = "livepatch-trace";
 /// Who traces a thread whose status names `tid` as the tracer; `None` if that one is gone.
 pub(crate) fn identify(tid: Tid) -> Option<Tracer> {
     let pid = procfs::process_of(tid)?;
-    Some(Tracer {
-        pid,
-        name: procfs::name(pid, pid.leader()).unwrap_or_default(),
-        livepatch: procfs::name(pid, tid).is_some_and(|name| name == NAME),
-    })
+    let livepatch = procfs::name(pid, tid)? == NAME;
+    Some(Tracer { pid, name: procfs::name(pid, pid.leader()).unwrap_or_default(), livepatch })
 }
 
 /// Does work that traces a process on an OS thread of its own, and returns when everything that it still traced is let go.
