@@ -13,9 +13,9 @@ const ENTITIES: u64 = 5000;
 /// Patches and rollbacks in one attempt.
 const CYCLES: u64 = 5;
 /// Attempts in which the machine itself may be too busy for sixty ticks a second.
-/// Late ticks of the best attempt on a busy machine.
-const FEW: u64 = 3;
 const ATTEMPTS: u32 = 6;
+/// Late ticks of the best attempt on a busy machine, at most.
+const FEW: u64 = 3;
 
 struct Server {
     program: Program,
