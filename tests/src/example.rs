@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Appended to the manifest: how fast the dependencies are matters little here, the time to build them does.
-const QUICK: &str = "\n[profile.release.package.\"*\"]\nopt-level = 1\n";
+const QUICK: &str = "\n[profile.release.package.\"*\"]\nopt-level = 0\n";
 
 /// A copy of an example.
 pub struct Example {
