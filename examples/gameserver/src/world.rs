@@ -17,7 +17,8 @@ pub struct Entity {
 /// All entities.
 pub struct World {
     tick: u64,
-    entities: Vec<Entity>,
+    #[expect(clippy::vec_box, reason = "an entity keeps its place in memory, whatever comes or goes")]
+    entities: Vec<Box<Entity>>,
 }
 
 /// What the world looks like.
@@ -33,14 +34,14 @@ impl World {
     pub fn new(count: u32) -> Self {
         let entity = |id: u32| {
             let angle = f64::from(id);
-            Entity {
+            Box::new(Entity {
                 id,
                 at: (angle.sin() * 100.0, angle.cos() * 100.0),
                 speed: (angle.cos(), angle.sin()),
                 health: 50,
                 most_health: 100 + i64::from(id % 50),
                 age: 0,
-            }
+            })
         };
         Self { tick: 0, entities: (0..count).map(entity).collect() }
     }
