@@ -137,11 +137,6 @@ impl Job<'_> {
         let state = found.as_ref().and_then(|found| found.state.as_ref());
         if let Some(found) = found.as_ref().filter(|_| state.is_some_and(|s| s.journal.is_some())) {
             // A half-done switch has breakpoints in the code: nothing can be said about the entries before it is settled.
-            if self.options.dry_run && state.is_some_and(State::is_switching) {
-                return Err(ApplyError::refused(
-                    "a killed run left a switch half done; `apply` and `rollback` settle it before anything else",
-                ));
-            }
             if self.options.dry_run {
                 let what = "a killed run left something that has to be repaired first: run apply or rollback";
                 return Err(ApplyError::refused(what));

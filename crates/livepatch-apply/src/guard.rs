@@ -83,6 +83,13 @@ impl Guard {
         self.pieces.push(Forbidden { range, name: "a replaced function".into(), fresh_entry: false });
     }
 
+    /// Forbids the place right behind a breakpoint: a thread there has a signal to come that takes it back, and until then its
+    /// stack is not what the tables say of that place.
+    pub fn breakpoint(&mut self, entry: RunAddr) {
+        let range = entry.offset(1)..entry.offset(2);
+        self.pieces.push(Forbidden { range, name: "a breakpoint".into(), fresh_entry: false });
+    }
+
     /// The threads that are in the way.
     pub fn inside(&self, stacks: Vec<ThreadStack>) -> Vec<Inside> {
         stacks.into_iter().filter_map(|stack| self.judge(stack.tid, stack.walk).err()).collect()

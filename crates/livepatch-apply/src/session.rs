@@ -213,6 +213,7 @@ impl Switch<'_> {
         }
         let mut guard = self.guard.clone();
         guard.landing(entries.landing().text());
+        entries.addresses().into_iter().for_each(|entry| guard.breakpoint(entry));
         let job = Job {
             process: self.process,
             entries,

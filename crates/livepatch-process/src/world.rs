@@ -129,7 +129,7 @@ impl Seized {
     }
 
     /// Stops one thread while the others run on. It runs again when the returned value is dropped, unless it was
-    /// [kept](StoppedThread::keep).
+    /// [kept](StoppedThread::keep) or held before.
     ///
     /// # Errors
     /// [`InterruptError::Stuck`] at the deadline, [`InterruptError::NoThread`] if it is gone.
@@ -140,6 +140,7 @@ impl Seized {
     ) -> Result<StoppedThread<'_>, InterruptError> {
         let since = Instant::now();
         let tracees = &mut self.tracees;
+        let was_held = tracees.threads.get(&tid).is_some_and(|thread| thread.state == State::Stopped);
         tracees.ask_to_stop(tid)?;
         loop {
             let phase = deadline.min(Instant::now() + RECHECK);
@@ -158,7 +159,7 @@ impl Seized {
                 Some(_) => {}
             }
         }
-        Ok(StoppedThread::new(tracees, tid, true))
+        Ok(StoppedThread::new(tracees, tid, !was_held))
     }
 
     /// A thread that is held: at a breakpoint, or [kept](StoppedThread::keep). `None` if it runs. Dropping the value leaves it held.

@@ -364,3 +364,19 @@ fn an_already_traced_process_is_refused() {
     seized.detach().unwrap();
     Process::open(victim.pid()).unwrap();
 }
+
+#[test]
+fn a_held_thread_stays_held_after_work_on_it() {
+    let mut victim = Victim::start();
+    victim.ask("tick 1");
+    let mut seized = victim.seize();
+    let leader = victim.pid().leader();
+    seized.interrupt_one(leader, soon()).unwrap().keep();
+    drop(seized.interrupt_one(leader, soon()).unwrap());
+    assert!(seized.held(leader).is_some(), "it runs again");
+    seized.held(leader).unwrap().resume().unwrap();
+    drop(seized.interrupt_one(leader, soon()).unwrap());
+    assert!(seized.held(leader).is_none(), "a thread that ran runs again");
+    seized.detach().unwrap();
+    victim.assert_well();
+}

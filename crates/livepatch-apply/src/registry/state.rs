@@ -228,11 +228,6 @@ impl State {
         Self { build_id, bias, patches: Vec::new(), pads: Vec::new(), journal: None }
     }
 
-    /// Whether a switch is under way.
-    pub fn is_switching(&self) -> bool {
-        matches!(self.journal, Some(Journal::Switching { .. }))
-    }
-
     /// The patch whose functions run, if any: there is at most one.
     pub fn active(&self) -> Option<usize> {
         self.patches.iter().position(|p| p.state == PatchState::Applied)

@@ -16,7 +16,7 @@ mod looks;
 mod roster;
 
 use self::roster::Roster;
-use super::entries::{Entries, SwitchError, undone};
+use super::entries::{Entries, SwitchError};
 use super::net::{self, Serialise};
 use super::standing::{Slept, Standing};
 use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
@@ -229,7 +229,7 @@ impl<'a> Drain<'a> {
             if (stands || now.duration_since(started) >= grace * TRICKLE) && !self.parked.is_empty() {
                 return Ok(Attempt::Stalled);
             }
-            self.keep_net()?;
+            self.check_net()?;
             self.wait(now);
         }
     }
@@ -260,25 +260,29 @@ impl<'a> Drain<'a> {
         self.progress.threads = self.roster.threads.len();
     }
 
+    fn keep_net(&mut self) -> Result<(), ApplyError> {
+        // The kernel takes the net away when a thread that blocks SIGTRAP comes to a breakpoint.
+        if self.armed && !net::is_installed(&self.seized)? {
+            net::install_again(&mut self.seized, self.job.entries.landing(), self.job.deadline)?;
+        }
+        Ok(())
+    }
+
     fn nobody_missing(&mut self) -> Result<bool, ApplyError> {
         self.seized.seize_untraced(self.job.deadline)?;
         self.add_strangers(Instant::now());
         if !self.roster.is_done() {
             return Ok(false);
         }
-        // The kernel takes the net away when a thread that blocks SIGTRAP comes to a breakpoint.
-        if self.armed && !net::is_installed(&self.seized)? {
-            net::install_again(&mut self.seized, self.job.entries.landing(), self.job.deadline)?;
-        }
+        self.keep_net()?;
         Ok(self.roster.is_done() && self.asked.is_empty())
     }
 
-    fn keep_net(&mut self) -> Result<(), ApplyError> {
-        if self.armed && self.net_seen.elapsed() >= NET_CHECK && self.last_event > self.net_seen {
+    /// Now and then, while threads come to breakpoints.
+    fn check_net(&mut self) -> Result<(), ApplyError> {
+        if self.net_seen.elapsed() >= NET_CHECK && self.last_event > self.net_seen {
             self.net_seen = Instant::now();
-            if !net::is_installed(&self.seized)? {
-                net::install_again(&mut self.seized, self.job.entries.landing(), self.job.deadline)?;
-            }
+            self.keep_net()?;
         }
         Ok(())
     }
@@ -305,7 +309,7 @@ impl<'a> Drain<'a> {
             Event::Stopped { tid } => self.on_stop(tid),
             Event::Breakpoint { tid, addr } => self.on_breakpoint(tid, addr),
             Event::Started { tid } => {
-                self.roster.stands(tid, Standing::Outside);
+                self.roster.outside(tid);
                 Ok(())
             }
             Event::Exited { tid } => {
@@ -335,9 +339,9 @@ impl<'a> Drain<'a> {
     /// Lets the parked threads go on, at the entry that they came to. No breakpoint is left there.
     fn release(&mut self) -> Result<(), ApplyError> {
         for (tid, since) in std::mem::take(&mut self.parked) {
-            self.calm.insert(tid);
             if let Some(thread) = self.seized.held(tid) {
                 thread.resume()?;
+                self.calm.insert(tid);
             }
             self.progress.parked(since.elapsed());
         }
@@ -432,7 +436,6 @@ impl Drained<'_> {
             Err(SwitchError::After(error)) => {
                 // The net leads everybody to the new world.
                 let released = drain.release();
-                let error = undone(error, Ok(()));
                 tracing::warn!(?released, %error, "the entries could not be completed");
                 return Err(Box::new(NotSwitched { seized: None, error, committed: true }));
             }
