@@ -589,8 +589,9 @@ fn a_traced_process_is_left_alone() {
     let seized = Seized::seize_all(&process, deadline).unwrap();
     let attempt = std::thread::spawn(move || apply(pid, &value_patch(7), &options())).join().unwrap();
     let error = attempt.unwrap_err();
-    assert!(matches!(error, ApplyError::Environment { .. }), "{error}");
-    assert!(error.to_string().contains("already traced"), "{error}");
+    let ApplyError::Held { by, .. } = &error else { panic!("{error}") };
+    assert_eq!((by.pid.0 as u32, by.livepatch), (std::process::id(), false), "{error}");
+    assert!(error.to_string().contains("is held by"), "{error}");
     drop(seized);
     assert_eq!(target.ask("value"), "1");
     apply(pid, &value_patch(7), &options()).unwrap();
