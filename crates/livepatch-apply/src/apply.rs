@@ -15,7 +15,7 @@ use crate::registry::{
 use crate::report::{ApplyReport, Holds, Policy};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
-use crate::session::{Switch, UNDO_LIMIT, View, Why, patch_reports, repair};
+use crate::session::{Switch, UNDO_LIMIT, View, Why, patch_reports, repair, until_settled};
 use crate::target::{self, Module};
 use crate::transition::Failed;
 use crate::transition::drain;
@@ -26,9 +26,6 @@ use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, Selec
 use livepatch_process::{Seized, on_tracer_thread};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-/// How often the work starts afresh because another run changed the registry meanwhile, or after a repair.
-const RESTARTS: u32 = 8;
 
 /// Applies a patch file to a process.
 ///
@@ -84,11 +81,6 @@ pub fn check(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
     apply(pid, patch_bytes, &ApplyOptions { dry_run: true, ..options.clone() })
 }
 
-enum Outcome {
-    Done(Box<ApplyReport>),
-    Again,
-}
-
 struct Job<'a> {
     pid: i32,
     patch: &'a Patch,
@@ -115,22 +107,11 @@ struct Prepared<'a> {
 impl Job<'_> {
     fn run(&self) -> Result<ApplyReport, ApplyError> {
         let mut repaired = None;
-        for attempt in 0.. {
-            if attempt >= RESTARTS && Instant::now() >= self.deadline {
-                break;
-            }
-            match on_tracer_thread(|| self.attempt(&mut repaired))?? {
-                Outcome::Done(report) => return Ok(*report),
-                Outcome::Again => tracing::debug!("the state of the process changed, starting afresh"),
-            }
-        }
-        Err(ApplyError::Environment {
-            what: "other runs of livepatch keep changing this process".into(),
-            source: None,
-        })
+        until_settled(self.deadline, || on_tracer_thread(|| self.attempt(&mut repaired))?)
     }
 
-    fn attempt(&self, repaired: &mut Option<String>) -> Result<Outcome, ApplyError> {
+    /// The report; `None` if the state of the process changed meanwhile.
+    fn attempt(&self, repaired: &mut Option<String>) -> Result<Option<ApplyReport>, ApplyError> {
         let view = View::open(self.pid, self.deadline)?;
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
         let found = view.registry(module);
@@ -141,17 +122,17 @@ impl Job<'_> {
                 let what = "a killed run left something that has to be repaired first: run apply or rollback";
                 return Err(ApplyError::refused(what));
             }
-            let Some(seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
+            let Some(seized) = view.seize(self.deadline)? else { return Ok(None) };
             let (seized, what) = repair(&view, seized, found, self.deadline)?;
             seized.leave()?;
             *repaired = Some(what);
-            return Ok(Outcome::Again);
+            return Ok(None);
         }
         let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(state) = state.filter(|s| s.active().is_some_and(|i| s.patches[i].id == self.id)) {
             let mut report = self.report(state, Holds::default(), repaired.take());
             report.already_applied = true;
-            return Ok(Outcome::Done(Box::new(report)));
+            return Ok(Some(report));
         }
         let plan = plan(self.patch)?;
         let scope = Scope::of(&view.process, &view.modules, module)?;
@@ -162,12 +143,12 @@ impl Job<'_> {
         let prepared = Prepared { view: &view, module, found, code, plan, scope };
         let tables = view.tables()?;
         let rules = Rules::new(&view.process, &view.modules)?;
-        let Some(mut seized) = view.seize(self.deadline)? else { return Ok(Outcome::Again) };
+        let Some(mut seized) = view.seize(self.deadline)? else { return Ok(None) };
         safepoint::check_filters(&mut seized, self.deadline)?;
         if self.options.dry_run {
-            return self.snapshot(&prepared, &tables, seized, repaired.take()).map(Outcome::Done);
+            return self.snapshot(&prepared, &tables, seized, repaired.take()).map(Some);
         }
-        self.carry_out(&prepared, &tables, &rules, bound, seized, repaired.take()).map(Outcome::Done)
+        self.carry_out(&prepared, &tables, &rules, bound, seized, repaired.take()).map(Some)
     }
 
     /// How calls of a function that are under way are treated.
@@ -212,7 +193,7 @@ impl Job<'_> {
         tables: &Tables,
         seized: Seized,
         repaired: Option<String>,
-    ) -> Result<Box<ApplyReport>, ApplyError> {
+    ) -> Result<ApplyReport, ApplyError> {
         let state = prepared.state();
         let guard = self.guard(prepared, &state);
         let process = &prepared.view.process;
@@ -225,7 +206,7 @@ impl Job<'_> {
                 let mut report = self.report(&state, progress.holds(), repaired);
                 report.dry_run = true;
                 report.mapped_bytes = prepared.plan.total();
-                Ok(Box::new(report))
+                Ok(report)
             }
             Err(Failed::Error(error) | Failed::Unable(_, error)) => Err(error),
             Err(Failed::Busy(busy)) => {
@@ -249,7 +230,7 @@ impl Job<'_> {
         bound: Bound,
         mut seized: Seized,
         repaired: Option<String>,
-    ) -> Result<Box<ApplyReport>, ApplyError> {
+    ) -> Result<ApplyReport, ApplyError> {
         let mut state = prepared.state();
         let location = self.location(prepared, &mut seized, &state)?;
         let loader = Loader {
@@ -288,7 +269,7 @@ impl Job<'_> {
                 report.mapped_bytes = if known.is_some() { 0 } else { prepared.plan.total() };
                 left?;
                 report.total_ms = millis(self.started);
-                Ok(Box::new(report))
+                Ok(report)
             }
             Err(failed) => {
                 let undone = !matches!(failed.why, Why::Error(ApplyError::NotUndone { .. }));

@@ -3,6 +3,7 @@
 use livepatch_patch::{BuildId, Digest, RunAddr, SelectError};
 use livepatch_process::{InterruptError, ProcessError, RemoteError, Tracer};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 /// Why nothing was done. Unless a variant says otherwise the process runs as before.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +151,29 @@ fn summary(inside: &[ThreadInside]) -> String {
 }
 
 impl ApplyError {
+    /// What is known besides the text, under the stable keys of the command line's JSON; an empty object or more.
+    pub fn details(&self) -> Value {
+        match self {
+            Self::Busy { waited_ms, inside } => json!({"waited_ms": waited_ms, "inside": inside}),
+            Self::Held { by, waited_ms, .. } => {
+                let held_by = json!({"pid": by.pid.0, "name": by.name, "livepatch": by.livepatch});
+                json!({"waited_ms": waited_ms, "held_by": held_by})
+            }
+            Self::Selection(SelectError::NotHeld { unknown, holds }) => {
+                json!({"unknown": unknown, "holds": holds})
+            }
+            Self::Selection(SelectError::Incomplete { missing }) => json!({"missing": missing}),
+            Self::Selection(SelectError::Indivisible { .. })
+            | Self::Mismatch(_)
+            | Self::Permission(_)
+            | Self::Lost(_)
+            | Self::Refused { .. }
+            | Self::NothingToRollBack(_)
+            | Self::Environment { .. }
+            | Self::NotUndone { .. } => json!({}),
+        }
+    }
+
     /// An environment error with its cause.
     pub(crate) fn environment(
         what: impl Into<String>,

@@ -10,7 +10,7 @@ use crate::guard::Guard;
 use crate::registry::live::Found;
 use crate::registry::{EntryWrite, PatchState, State};
 use crate::report::{Holds, Policy, RollbackReport};
-use crate::session::{Switch, View, patch_reports, repair};
+use crate::session::{Switch, View, patch_reports, repair, until_settled};
 use livepatch_patch::RunAddr;
 use livepatch_process::{Seized, on_tracer_thread};
 use std::time::{Duration, Instant};
@@ -41,9 +41,6 @@ impl Default for RollbackOptions {
     }
 }
 
-/// How often the work starts afresh because the state changed meanwhile.
-const RESTARTS: u32 = 8;
-
 /// Takes patches out of a process.
 ///
 /// # Errors
@@ -65,32 +62,26 @@ pub fn rollback(
         holds: Holds::default(),
         repaired: None,
     };
-    for attempt in 0.. {
-        if attempt >= RESTARTS && Instant::now() >= deadline {
-            break;
-        }
+    until_settled(deadline, || {
         let view = View::open(pid, deadline)?;
         if let Some(found) = interrupted(&view) {
             let repaired = on_tracer_thread(|| settle(&view, &found, deadline))??;
-            report.repaired = repaired.or(report.repaired);
-            continue;
+            report.repaired = repaired.or(report.repaired.take());
+            return Ok(None);
         }
         let Some((found, state, active)) = select(&view, selector) else {
-            return finish(&view, report, selector, started);
+            return finish(&view, &mut report, selector, started).map(Some);
         };
         let taken = on_tracer_thread(|| take_out(&view, &found, state, active, options, started))??;
-        let Some(holds) = taken else { continue };
-        report.holds = merge(report.holds, holds.0);
-        report.rolled_back.push(holds.1);
-        if *selector != Selector::All {
-            let view = View::open_to_read(pid)?;
-            return finish(&view, report, selector, started);
+        let Some((holds, id)) = taken else { return Ok(None) };
+        report.holds = merge(report.holds, holds);
+        report.rolled_back.push(id);
+        if *selector == Selector::All {
+            return Ok(None);
         }
-    }
-    Err(ApplyError::Environment {
-        what: "other runs of livepatch keep changing this process".into(),
-        source: None,
-    })
+        finish(&View::open_to_read(pid)?, &mut report, selector, started).map(Some)
+    })?;
+    Ok(report)
 }
 
 /// What was repaired; `None` if another run came in between.
@@ -117,10 +108,10 @@ fn merge(a: Holds, b: Holds) -> Holds {
 
 fn finish(
     view: &View,
-    mut report: RollbackReport,
+    report: &mut RollbackReport,
     selector: &Selector,
     started: Instant,
-) -> Result<RollbackReport, ApplyError> {
+) -> Result<(), ApplyError> {
     if report.rolled_back.is_empty() {
         return Err(ApplyError::NothingToRollBack(match selector {
             Selector::Id(id) => format!("no patch with id {id} is applied"),
@@ -135,7 +126,7 @@ fn finish(
     let taken = |p: &&crate::report::PatchReport| report.rolled_back.contains(&p.id);
     report.build_id = report.patches.iter().find(taken).map(|p| p.build_id.clone()).unwrap_or_default();
     report.total_ms = millis(started);
-    Ok(report)
+    Ok(())
 }
 
 /// The active patch that is meant.

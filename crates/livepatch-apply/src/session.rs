@@ -85,6 +85,27 @@ impl View {
     }
 }
 
+/// How often the work starts afresh, whatever the time, because the state of the process changed meanwhile.
+const RESTARTS: u32 = 8;
+
+/// Attempts until one gives a result, or it is time to give up because other runs keep changing the process.
+pub(crate) fn until_settled<T>(
+    deadline: Instant,
+    mut attempt: impl FnMut() -> Result<Option<T>, ApplyError>,
+) -> Result<T, ApplyError> {
+    for number in 1.. {
+        if let Some(result) = attempt()? {
+            return Ok(result);
+        }
+        tracing::debug!("the state of the process changed, starting afresh");
+        if number >= RESTARTS && Instant::now() >= deadline {
+            break;
+        }
+    }
+    let what = "other runs of livepatch keep changing this process".into();
+    Err(ApplyError::Environment { what, source: None })
+}
+
 /// How often a process that another run holds is looked at.
 const HELD_PAUSE: Duration = Duration::from_millis(2);
 
@@ -223,22 +244,12 @@ impl Switch<'_> {
         };
         let drained = match drain::drain(seized, job) {
             Ok(drained) => drained,
-            Err(Failed::Busy(busy)) => {
-                let NotQuiescent { seized, inside, stuck } = *busy;
-                return Err(self.give_up(Some(seized), state, Why::Busy { inside, stuck }));
-            }
             Err(Failed::Unable(seized, ApplyError::Refused { reason })) => {
                 tracing::info!(reason, "all threads are stopped at once, because breakpoints cannot be used");
                 state.settle(&self.before);
                 return self.at_once(*seized, state);
             }
-            Err(Failed::Unable(seized, error)) => {
-                return Err(self.give_up(Some(*seized), state, Why::Error(error)));
-            }
-            Err(Failed::Error(error @ ApplyError::NotUndone { .. })) => {
-                return Err(Box::new(NotDone { seized: None, why: Why::Error(error) }));
-            }
-            Err(Failed::Error(error)) => return Err(self.give_up(None, state, Why::Error(error))),
+            Err(failed) => return Err(self.not_there(failed, state)),
         };
         let mut noted = Ok(());
         let switched = drained.switch(|| {
@@ -271,14 +282,7 @@ impl Switch<'_> {
         }
         let quiesced = match snapshot::quiesce(seized, self.tables, &self.guard, self.deadline) {
             Ok(quiesced) => quiesced,
-            Err(Failed::Busy(busy)) => {
-                let NotQuiescent { seized, inside, stuck } = *busy;
-                return Err(self.give_up(Some(seized), state, Why::Busy { inside, stuck }));
-            }
-            Err(Failed::Unable(seized, error)) => {
-                return Err(self.give_up(Some(*seized), state, Why::Error(error)));
-            }
-            Err(Failed::Error(error)) => return Err(self.give_up(None, state, Why::Error(error))),
+            Err(failed) => return Err(self.not_there(failed, state)),
         };
         match quiesced.switch(&self.writes) {
             Ok(switched) => {
@@ -302,6 +306,22 @@ impl Switch<'_> {
     fn note_done(&self, state: &State) -> Result<(), ApplyError> {
         let commit = || self.location.commit(&mut &*self.process, state);
         Ok(commit().or_else(|_| commit())?)
+    }
+
+    /// Quiescence was not reached.
+    fn not_there(&self, failed: Failed, state: &mut State) -> Box<NotDone> {
+        match failed {
+            Failed::Busy(busy) => {
+                let NotQuiescent { seized, inside, stuck } = *busy;
+                self.give_up(Some(seized), state, Why::Busy { inside, stuck })
+            }
+            Failed::Unable(seized, error) => self.give_up(Some(*seized), state, Why::Error(error)),
+            // The journal stays for the next run.
+            Failed::Error(error @ ApplyError::NotUndone { .. }) => {
+                Box::new(NotDone { seized: None, why: Why::Error(error) })
+            }
+            Failed::Error(error) => self.give_up(None, state, Why::Error(error)),
+        }
     }
 
     fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> Box<NotDone> {

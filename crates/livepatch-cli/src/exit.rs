@@ -7,7 +7,7 @@
 use livepatch_apply::SelectError;
 #[cfg(feature = "apply")]
 use livepatch_apply::error::{ApplyError, ThreadInside};
-use livepatch_patch::ContainerError;
+use livepatch_patch::{ContainerError, chain};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -93,18 +93,6 @@ impl Failure {
     }
 }
 
-/// The whole chain of causes in one line, outermost first.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
 /// Whatever is wrong with a patch file, it is not for this tool to use: [`Exit::Mismatch`].
 impl From<ContainerError> for Failure {
     fn from(error: ContainerError) -> Self {
@@ -116,37 +104,36 @@ impl From<ContainerError> for Failure {
 #[cfg(feature = "apply")]
 impl From<ApplyError> for Failure {
     fn from(error: ApplyError) -> Self {
-        let message = chain(&error);
+        let (message, details) = (chain(&error), error.details());
         match error {
-            ApplyError::Busy { waited_ms, inside } => {
+            ApplyError::Busy { inside, .. } => {
                 let mut failure = Self::new(Exit::Busy, message)
                     .help("nothing changed; try again, with a longer --timeout, or see who is inside");
                 failure.findings = inside.iter().map(thread_inside).collect();
-                failure.extra = json!({"waited_ms": waited_ms, "inside": inside});
+                failure.extra = details;
                 failure
             }
-            ApplyError::Held { by, waited_ms, .. } => {
+            ApplyError::Held { .. } => {
                 let mut failure = Self::new(Exit::Busy, message).help("nothing changed");
-                let held_by = json!({"pid": by.pid.0, "name": by.name, "livepatch": by.livepatch});
-                failure.extra = json!({"waited_ms": waited_ms, "held_by": held_by});
+                failure.extra = details;
                 failure
             }
             ApplyError::Mismatch(_) => Self::new(Exit::Mismatch, message).help("nothing changed"),
             ApplyError::Permission(_) => Self::new(Exit::Permission, message),
             ApplyError::Lost(_) => Self::new(Exit::Lost, message),
             ApplyError::Refused { .. } => Self::new(Exit::Refused, message),
-            ApplyError::Selection(SelectError::NotHeld { unknown, holds }) => {
+            ApplyError::Selection(SelectError::NotHeld { .. }) => {
                 let mut failure =
                     Self::new(Exit::Usage, message).help("`livepatch inspect FILE` shows what a patch holds");
-                failure.extra = json!({"unknown": unknown, "holds": holds});
+                failure.extra = details;
                 failure
             }
             ApplyError::Selection(SelectError::Indivisible { .. }) => Self::new(Exit::Refused, message)
                 .help("apply the whole patch, or make one of a smaller change"),
-            ApplyError::Selection(SelectError::Incomplete { missing }) => {
+            ApplyError::Selection(SelectError::Incomplete { .. }) => {
                 let mut failure = Self::new(Exit::Refused, message)
                     .help("select what is missing, too, or apply the whole patch");
-                failure.extra = json!({"missing": missing});
+                failure.extra = details;
                 failure
             }
             ApplyError::NothingToRollBack(_) => Self::new(Exit::Usage, message)

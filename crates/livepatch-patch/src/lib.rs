@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+mod chain;
 pub mod container;
 pub mod ident;
 pub mod item;
@@ -15,6 +16,7 @@ pub mod reloc;
 pub mod select;
 
 pub use addr::{Bias, LinkAddr, RunAddr};
+pub use chain::chain;
 pub use container::ContainerError;
 pub use ident::{Arch, BuildId, Digest};
 pub use item::ItemName;

@@ -74,8 +74,6 @@ pub(crate) struct Tracees {
     pub forked: BTreeMap<Tid, Forked>,
     /// Whether somebody looks after forked children.
     pub hold_forked: bool,
-    /// When it was last seen that no thread had anything to report: later stops happened later.
-    pub quiet_at: Instant,
     /// When any event at all was last asked for.
     pub asked_for_any: Instant,
     /// The process is a child of this one, so its end is for its owner here to collect.
@@ -98,7 +96,6 @@ impl Tracees {
             foreign: BTreeSet::new(),
             forked: BTreeMap::new(),
             hold_forked: false,
-            quiet_at: Instant::now(),
             asked_for_any: Instant::now(),
             own_child,
             _not_send: PhantomData,
@@ -258,11 +255,9 @@ impl Tracees {
 
     /// Collects and handles one event, if there is one.
     pub fn collect_one(&mut self) -> Result<bool, ProcessError> {
-        let asked = Instant::now();
         let peeked = sys::peek_any().map_err(|errno| self.wait_error(errno))?;
         match peeked {
             None => {
-                self.quiet_at = asked;
                 if !self.threads.is_empty() && self.process.is_reapable() {
                     self.lost.get_or_insert(Loss::Ended);
                 }

@@ -48,11 +48,6 @@ impl Seized {
         }
     }
 
-    /// When it was last seen that no thread had anything to report. A stop that was reported later happened later.
-    pub fn quiet_at(&self) -> Instant {
-        self.tracees.quiet_at
-    }
-
     /// Whether the thread is traced by this tool.
     pub fn traces(&self, tid: Tid) -> bool {
         self.tracees.threads.contains_key(&tid)

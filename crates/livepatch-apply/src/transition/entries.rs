@@ -71,11 +71,6 @@ impl<'a> Entries<'a> {
         Ok(Self { process, landing, writes, sites })
     }
 
-    /// The process.
-    pub fn process(&self) -> &'a Process {
-        self.process
-    }
-
     /// Where the net is.
     pub fn landing(&self) -> Landing {
         self.landing

@@ -4,8 +4,9 @@ use super::{caller, failure};
 use crate::answer::code;
 use crate::request::{Operation, Request, Which};
 use livepatch_apply::{ApplyError, ApplyOptions, RollbackOptions, SelectError, Selector};
+use livepatch_patch::chain;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 /// How long it is tried to find out whether the caller itself is in the way: a busy machine may need the longer times.
@@ -76,43 +77,21 @@ fn answer<T: Serialize>(result: Result<T, ApplyError>) -> Value {
 }
 
 fn describe(error: &ApplyError) -> Value {
-    let (exit, extra) = match error {
-        ApplyError::Busy { waited_ms, inside } => {
-            (code::BUSY, json!({"waited_ms": waited_ms, "inside": inside}))
+    let exit = match error {
+        ApplyError::Busy { .. } | ApplyError::Held { .. } => code::BUSY,
+        ApplyError::Mismatch(_) => code::MISMATCH,
+        ApplyError::Permission(_) => code::PERMISSION,
+        ApplyError::Lost(_) => code::LOST,
+        ApplyError::Selection(SelectError::NotHeld { .. }) | ApplyError::NothingToRollBack(_) => code::USAGE,
+        ApplyError::Refused { .. }
+        | ApplyError::Selection(SelectError::Indivisible { .. } | SelectError::Incomplete { .. }) => {
+            code::REFUSED
         }
-        ApplyError::Held { by, waited_ms, .. } => {
-            let held_by = json!({"pid": by.pid.0, "name": by.name, "livepatch": by.livepatch});
-            (code::BUSY, json!({"waited_ms": waited_ms, "held_by": held_by}))
-        }
-        ApplyError::Mismatch(_) => (code::MISMATCH, json!({})),
-        ApplyError::Permission(_) => (code::PERMISSION, json!({})),
-        ApplyError::Lost(_) => (code::LOST, json!({})),
-        ApplyError::Refused { .. } => (code::REFUSED, json!({})),
-        ApplyError::Selection(SelectError::NotHeld { unknown, holds }) => {
-            (code::USAGE, json!({"unknown": unknown, "holds": holds}))
-        }
-        ApplyError::Selection(SelectError::Indivisible { .. }) => (code::REFUSED, json!({})),
-        ApplyError::Selection(SelectError::Incomplete { missing }) => {
-            (code::REFUSED, json!({"missing": missing}))
-        }
-        ApplyError::NothingToRollBack(_) => (code::USAGE, json!({})),
-        ApplyError::Environment { .. } | ApplyError::NotUndone { .. } => (code::ERROR, json!({})),
+        ApplyError::Environment { .. } | ApplyError::NotUndone { .. } => code::ERROR,
     };
     let mut object = failure(exit, chain(error));
-    if let (Some(object), Value::Object(extra)) = (object.as_object_mut(), extra) {
-        object.extend(extra);
+    if let (Some(object), Value::Object(details)) = (object.as_object_mut(), error.details()) {
+        object.extend(details);
     }
     object
-}
-
-/// The whole chain of causes in one line, outermost first.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

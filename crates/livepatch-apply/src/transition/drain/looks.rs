@@ -7,7 +7,7 @@ use crate::stacks;
 use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, Status, Tid};
+use livepatch_process::{Asleep, ProcessError, Status, StoppedThread, Tid};
 use std::time::Instant;
 
 impl Drain<'_> {
@@ -64,9 +64,7 @@ impl Drain<'_> {
         let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
         let process = self.job.process;
         let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
-        let mask = thread.signal_mask()?;
-        if self.armed && mask & SIGTRAP_BIT != 0 {
-            thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+        if self.armed && unblock(&mut thread)? {
             self.unblocked.insert(tid);
         }
         let regs = thread.regs()?;
@@ -135,20 +133,15 @@ impl Drain<'_> {
     pub(super) fn prepare(&mut self) -> Result<(), ApplyError> {
         for tid in self.seized.threads() {
             let blocked = |status: Status| status.blocked & SIGTRAP_BIT != 0;
-            if self.job.process.thread_status(tid).is_ok_and(blocked) {
-                self.unblock(tid)?;
+            if self.job.process.thread_status(tid).is_ok_and(blocked)
+                && let Ok(mut thread) = self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30)
+                && unblock(&mut thread)?
+            {
+                drop(thread);
+                self.unblocked.insert(tid);
             }
             let slept = standing::slept(self.job.process, tid, self.job.tables, self.job.guard);
             self.slept.extend(slept.map(|slept| (tid, slept)));
-        }
-        Ok(())
-    }
-
-    fn unblock(&mut self, tid: Tid) -> Result<(), ApplyError> {
-        if let Ok(mut thread) = self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30) {
-            let mask = thread.signal_mask()?;
-            thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
-            self.unblocked.insert(tid);
         }
         Ok(())
     }
@@ -164,4 +157,13 @@ impl Drain<'_> {
             tracing::trace!(?blocked, %tid, "blocking SIGTRAP again");
         }
     }
+}
+
+/// Makes a thread take SIGTRAP; whether it did not before.
+fn unblock(thread: &mut StoppedThread<'_>) -> Result<bool, ProcessError> {
+    let mask = thread.signal_mask()?;
+    if mask & SIGTRAP_BIT != 0 {
+        thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+    }
+    Ok(mask & SIGTRAP_BIT != 0)
 }
