@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod browser;
+pub mod case;
 pub mod child;
 pub mod example;
 pub mod fixture;

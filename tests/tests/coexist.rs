@@ -1,100 +1,11 @@
 //! Others at the same process: debuggers, further runs of livepatch, job control; and what the program notices.
 
-use livepatch_tests::child::Program;
-use livepatch_tests::fixture::{Fixture, Side};
-use livepatch_tests::profile::Profile;
-use livepatch_tests::project::{Project, command};
+use livepatch_tests::Failed;
+use livepatch_tests::case::{Case, LIMIT};
 use livepatch_tests::tools::{self, Ran, exit};
-use livepatch_tests::{Failed, fail};
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// For what happens at once but for the load of the machine.
-const LIMIT: Duration = Duration::from_secs(60);
-
-struct Case {
-    program: Program,
-    target: Target,
-    _project: Project,
-}
-
-/// What runs of the tool need, in any thread.
-#[derive(Clone)]
-struct Target {
-    pid: String,
-    patch: PathBuf,
-}
-
-impl Target {
-    fn apply(&self, arguments: &[&str]) -> Result<Ran, String> {
-        self.run("apply", self.patch.to_str(), arguments)
-    }
-
-    fn rollback(&self, arguments: &[&str]) -> Result<Ran, String> {
-        self.run("rollback", None, arguments)
-    }
-
-    fn run(&self, verb: &str, file: Option<&str>, arguments: &[&str]) -> Result<Ran, String> {
-        let words = [verb, &self.pid].into_iter().chain(file).chain(arguments.iter().copied());
-        tools::livepatch(&words.collect::<Vec<_>>()).map_err(|error| error.to_string())
-    }
-}
-
-impl Case {
-    fn start(name: &str, source: &str) -> Result<Self, Failed> {
-        let fixture = Fixture::inline(name, source)?;
-        let project = Project::new(&fixture, Profile::Release)?;
-        let shipped = project.ship()?;
-        project.write(Side::New)?;
-        let created = project.create("fix")?;
-        created.ran.expect(exit::DONE, "create")?;
-        let program = Program::start(command(&shipped))?;
-        let target = Target { pid: program.pid().to_string(), patch: created.file };
-        Ok(Self { program, target, _project: project })
-    }
-
-    fn pid(&self) -> String {
-        self.target.pid.clone()
-    }
-
-    fn apply(&self, arguments: &[&str]) -> Result<Ran, Failed> {
-        Ok(self.target.apply(arguments)?)
-    }
-
-    fn rollback(&self, arguments: &[&str]) -> Result<Ran, Failed> {
-        Ok(self.target.rollback(arguments)?)
-    }
-
-    fn says(&mut self, expected: &str) -> Result<(), Failed> {
-        let said = self.program.round()?.join("\n");
-        if said == expected { Ok(()) } else { fail(format!("the program says `{said}`, not `{expected}`")) }
-    }
-
-    /// A field of the process's `/proc/PID/status`.
-    fn status(&self, field: &str) -> Result<String, Failed> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        Ok(value.ok_or("no such field")?.trim().to_owned())
-    }
-
-    fn wait_for(&self, what: &str, met: impl Fn(&Self) -> Result<bool, Failed>) -> Result<(), Failed> {
-        let started = Instant::now();
-        while !met(self)? {
-            if started.elapsed() > LIMIT {
-                return fail(format!("waited in vain for {what}"));
-            }
-            std::thread::yield_now();
-        }
-        Ok(())
-    }
-
-    fn signal(&self, name: &str) -> Result<(), Failed> {
-        let sent = Command::new("kill").args(["-s", name, &self.pid()]).status()?;
-        if sent.success() { Ok(()) } else { fail(format!("kill -s {name}: {sent}")) }
-    }
-}
+use std::time::Instant;
 
 const SIMPLE: &str = r#"
 mod host;
@@ -160,7 +71,7 @@ fn with_debugger(test: &str, name: &str, arguments: &[&str]) -> Result<(), Faile
     let arguments: Vec<&str> =
         arguments.iter().map(|word| if *word == "PID" { &pid } else { *word }).collect();
     let debugger = Debugger::attach(&case, name, &arguments)?;
-    let before = case.maps()?;
+    let before = maps(&case)?;
     for verb in ["check", "apply"] {
         let patch = case.target.patch.to_str().ok_or("path")?;
         let started = Instant::now();
@@ -169,7 +80,7 @@ fn with_debugger(test: &str, name: &str, arguments: &[&str]) -> Result<(), Faile
         assert_eq!(ran.json["held_by"]["name"], name, "{}", ran.json);
         assert_eq!(ran.json["held_by"]["pid"], debugger.0.id(), "{}", ran.json);
     }
-    assert_eq!(case.maps()?, before);
+    assert_eq!(maps(&case)?, before);
     // To look is possible.
     let status = tools::livepatch(&["status", &pid])?.expect(exit::DONE, "status")?;
     assert_eq!(status.json["patches"].as_array().map(Vec::len), Some(0), "{}", status.json);
@@ -187,11 +98,9 @@ fn with_debugger(test: &str, name: &str, arguments: &[&str]) -> Result<(), Faile
     case.program.finish()
 }
 
-impl Case {
-    /// What is mapped.
-    fn maps(&self) -> Result<String, Failed> {
-        Ok(std::fs::read_to_string(format!("/proc/{}/maps", self.pid()))?)
-    }
+/// What is mapped.
+fn maps(case: &Case) -> Result<String, Failed> {
+    Ok(std::fs::read_to_string(format!("/proc/{}/maps", case.pid()))?)
 }
 
 #[test]
@@ -413,12 +322,12 @@ fn sleepers_notice_nothing() -> Result<(), Failed> {
     let mut case = Case::start("sleepers_notice_nothing", NOTICING)?;
     case.says("version 1 eintr 0 0 0 0 0 0 0 others 0")?;
     for _ in 0..5 {
-        case.wait_for("all threads to sleep", |case| Ok(case.sleeping_in()? == SLEEP_IN))
-            .map_err(|error| format!("{error}: they sleep in {:?}", case.sleeping_in()))?;
+        case.wait_for("all threads to sleep", |case| Ok(sleeping_in(case)? == SLEEP_IN))
+            .map_err(|error| format!("{error}: they sleep in {:?}", sleeping_in(&case)))?;
         case.apply(&[])?.expect(exit::DONE, "apply")?;
         case.says("version 2 eintr 0 0 0 0 0 0 0 others 0")?;
-        case.wait_for("all threads to sleep", |case| Ok(case.sleeping_in()? == SLEEP_IN))
-            .map_err(|error| format!("{error}: they sleep in {:?}", case.sleeping_in()))?;
+        case.wait_for("all threads to sleep", |case| Ok(sleeping_in(case)? == SLEEP_IN))
+            .map_err(|error| format!("{error}: they sleep in {:?}", sleeping_in(&case)))?;
         case.rollback(&[])?.expect(exit::DONE, "rollback")?;
         case.says("version 1 eintr 0 0 0 0 0 0 0 others 0")?;
     }
@@ -435,18 +344,16 @@ const SLEEP_IN: [u64; 8] = [0, 45, 128, 219, 219, 219, 220, 232];
 const RESTARTED: [u64; 3] = [7, 35, 202];
 const RESTART_SYSCALL: u64 = 219;
 
-impl Case {
-    /// The system calls that the threads sleep in, sorted.
-    fn sleeping_in(&self) -> Result<Vec<u64>, Failed> {
-        let mut calls = Vec::new();
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            let text = std::fs::read_to_string(task?.path().join("syscall"))?;
-            let call = text.split(' ').next().and_then(|word| word.parse::<u64>().ok());
-            calls.extend(call.map(|call| if RESTARTED.contains(&call) { RESTART_SYSCALL } else { call }));
-        }
-        calls.sort_unstable();
-        Ok(calls)
+/// The system calls that the threads sleep in, sorted.
+fn sleeping_in(case: &Case) -> Result<Vec<u64>, Failed> {
+    let mut calls = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", case.pid()))? {
+        let text = std::fs::read_to_string(task?.path().join("syscall"))?;
+        let call = text.split(' ').next().and_then(|word| word.parse::<u64>().ok());
+        calls.extend(call.map(|call| if RESTARTED.contains(&call) { RESTART_SYSCALL } else { call }));
     }
+    calls.sort_unstable();
+    Ok(calls)
 }
 
 /// The first thread has exited; another one waits in `vfork` for a child that shares the memory, until it is told to end.

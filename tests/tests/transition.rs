@@ -1,53 +1,20 @@
 //! Transitions of programs that are never idle, and what the program may notice of them.
 
-use livepatch_tests::child::Program;
-use livepatch_tests::fixture::{Fixture, Side};
-use livepatch_tests::profile::Profile;
-use livepatch_tests::project::{Project, command};
-use livepatch_tests::tools::{self, Ran, exit};
+use livepatch_tests::case::Case;
+use livepatch_tests::tools::{Ran, exit};
 use livepatch_tests::{Failed, fail};
-use std::path::PathBuf;
 
-/// A program that runs, and the patch for it.
-struct Case {
-    program: Program,
-    patch: PathBuf,
-    _project: Project,
+/// `settings` replaces names in the source.
+fn start(name: &str, source: &str, settings: &[(&str, &str)]) -> Result<Case, Failed> {
+    Case::start(name, &settings.iter().fold(source.to_owned(), |text, (from, to)| text.replace(from, to)))
 }
 
-impl Case {
-    /// `settings` replaces names in the source.
-    fn start(name: &str, source: &str, settings: &[(&str, &str)]) -> Result<Self, Failed> {
-        let text = settings.iter().fold(source.to_owned(), |text, (from, to)| text.replace(from, to));
-        let fixture = Fixture::inline(name, &text)?;
-        let project = Project::new(&fixture, Profile::Release)?;
-        let shipped = project.ship()?;
-        project.write(Side::New)?;
-        let created = project.create("fix")?;
-        created.ran.expect(exit::DONE, "create")?;
-        let program = Program::start(command(&shipped))?;
-        Ok(Self { program, patch: created.file, _project: project })
-    }
+fn apply(case: &Case, arguments: &[&str], code: i32) -> Result<Ran, Failed> {
+    case.apply(arguments)?.expect(code, &format!("apply {arguments:?}"))
+}
 
-    fn apply(&self, arguments: &[&str], code: i32) -> Result<Ran, Failed> {
-        let pid = self.program.pid().to_string();
-        let mut all = vec!["apply", &pid, self.patch.to_str().ok_or("path")?];
-        all.extend(arguments);
-        tools::livepatch(&all)?.expect(code, &format!("apply {arguments:?}"))
-    }
-
-    fn rollback(&self, arguments: &[&str]) -> Result<Ran, Failed> {
-        let pid = self.program.pid().to_string();
-        let mut all = vec!["rollback", &pid];
-        all.extend(arguments);
-        tools::livepatch(&all)?.expect(exit::DONE, &format!("rollback {arguments:?}"))
-    }
-
-    /// Runs a round, which has to print this.
-    fn says(&mut self, expected: &str) -> Result<(), Failed> {
-        let said = self.program.round()?.join("\n");
-        if said == expected { Ok(()) } else { fail(format!("the program says `{said}`, not `{expected}`")) }
-    }
+fn rollback(case: &Case, arguments: &[&str]) -> Result<Ran, Failed> {
+    case.rollback(arguments)?.expect(exit::DONE, &format!("rollback {arguments:?}"))
 }
 
 /// Threads that are inside the changed function for nearly all of the time. A round tells the versions that it saw all of them
@@ -131,12 +98,12 @@ fn main() {
 
 fn never_idle(name: &str, function: &str, argument: &str, threads: &str) -> Result<(), Failed> {
     let settings = [("FUNCTION", function), ("ARGUMENT", argument), ("THREADS", threads)];
-    let mut case = Case::start(name, NEVER_IDLE, &settings)?;
+    let mut case = start(name, NEVER_IDLE, &settings)?;
     case.says("1")?;
     for _ in 0..2 {
-        case.apply(&["--timeout", "50"], exit::DONE)?;
+        apply(&case, &["--timeout", "50"], exit::DONE)?;
         case.says("2")?;
-        case.rollback(&["--timeout", "50"])?;
+        rollback(&case, &["--timeout", "50"])?;
         case.says("1")?;
     }
     case.program.finish()
@@ -166,9 +133,9 @@ fn recursive_calls() -> Result<(), Failed> {
 #[test]
 fn a_snapshot_never_finds_them_idle() -> Result<(), Failed> {
     let settings = [("FUNCTION", "sleep"), ("ARGUMENT", "1_000"), ("THREADS", "64")];
-    let mut case = Case::start("a_snapshot_never_finds_them_idle", NEVER_IDLE, &settings)?;
+    let mut case = start("a_snapshot_never_finds_them_idle", NEVER_IDLE, &settings)?;
     case.says("1")?;
-    case.apply(&["--policy", "snapshot", "--timeout", "1"], exit::BUSY)?;
+    apply(&case, &["--policy", "snapshot", "--timeout", "1"], exit::BUSY)?;
     case.says("1")
 }
 
@@ -234,18 +201,18 @@ fn main() {
 #[test]
 fn no_pair_of_functions_is_ever_mixed() -> Result<(), Failed> {
     let cycles = std::env::var("LIVEPATCH_CYCLES").map_or(Ok(25), |text| text.parse())?;
-    let mut case = Case::start("no_pair_of_functions_is_ever_mixed", PAIR, &[])?;
+    let mut case = start("no_pair_of_functions_is_ever_mixed", PAIR, &[])?;
     for _ in 0..cycles {
         case.says("0")?;
-        case.apply(&["--timeout", "50"], exit::DONE)?;
+        apply(&case, &["--timeout", "50"], exit::DONE)?;
         case.says("0")?;
-        case.rollback(&["--timeout", "50"])?;
+        rollback(&case, &["--timeout", "50"])?;
     }
     case.says("0")?;
     // The check can fail: under the immediate policy calls under way meet new code.
     for _ in 0..cycles.max(100) {
-        case.apply(&["--policy", "immediate", "--timeout", "50"], exit::DONE)?;
-        case.rollback(&["--policy", "immediate", "--timeout", "50"])?;
+        apply(&case, &["--policy", "immediate", "--timeout", "50"], exit::DONE)?;
+        rollback(&case, &["--policy", "immediate", "--timeout", "50"])?;
         if case.program.round()? != ["0"] {
             return case.program.finish();
         }
@@ -369,12 +336,12 @@ fn main() {
 
 #[test]
 fn children_signals_and_blocked_signals() -> Result<(), Failed> {
-    let mut case = Case::start("children_signals_and_blocked_signals", UNUSUAL, &[])?;
+    let mut case = start("children_signals_and_blocked_signals", UNUSUAL, &[])?;
     case.says("version 1 traps 1 wrong 0")?;
     for _ in 0..10 {
-        case.apply(&["--timeout", "50"], exit::DONE)?;
+        apply(&case, &["--timeout", "50"], exit::DONE)?;
         case.says("version 2 traps 1 wrong 0")?;
-        case.rollback(&["--timeout", "50"])?;
+        rollback(&case, &["--timeout", "50"])?;
         case.says("version 1 traps 1 wrong 0")?;
     }
     case.program.finish()

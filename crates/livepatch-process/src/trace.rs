@@ -21,6 +21,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
+/// So often the kernel must refuse to attach, with nobody to be seen who traces the thread, before that is its answer.
+const REFUSALS: u32 = 16;
+/// Long enough for a tracer that is on its way out.
+const BETWEEN_REFUSALS: Duration = Duration::from_millis(1);
+
 /// What a thread is wanted to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
@@ -126,37 +131,42 @@ impl Tracees {
     }
 
     /// Attaches one thread. False if it is gone or was attached on its creation.
+    ///
+    /// The kernel's EPERM does not say whether the thread has another tracer, and a tracer may end between the refusal and the
+    /// look at who it was: what counts is an answer that stays the same.
     fn seize_thread(&mut self, tid: Tid) -> Result<bool, ProcessError> {
         let pid = self.process.pid();
-        match sys::seize(tid) {
-            Ok(()) => {
-                self.add(tid);
-                if self.goal == Goal::Stop {
-                    self.request_stop(tid)?;
+        let mut refused = 0;
+        loop {
+            match sys::seize(tid) {
+                Ok(()) => {
+                    self.add(tid);
+                    if self.goal == Goal::Stop {
+                        self.request_stop(tid)?;
+                    }
+                    return Ok(true);
                 }
-                Ok(true)
+                Err(Errno::ESRCH) => return Ok(false),
+                Err(Errno::EPERM) => {}
+                Err(errno) => return Err(ProcessError::io(pid, format!("attach to thread {tid}"), errno)),
             }
-            Err(Errno::ESRCH) => Ok(false),
-            Err(Errno::EPERM) => self.why_not_seized(tid).map(|()| false),
-            Err(errno) => Err(ProcessError::io(pid, format!("attach to thread {tid}"), errno)),
-        }
-    }
-
-    /// EPERM stands for: exited, attached already (by whom?), or not permitted.
-    fn why_not_seized(&mut self, tid: Tid) -> Result<(), ProcessError> {
-        let pid = self.process.pid();
-        let Ok(status) = procfs::status(pid, tid) else { return Ok(()) };
-        if status.state.has_exited() {
-            return Ok(());
-        }
-        match status.tracer {
-            // Attached on creation: its first stop is still to be collected.
-            Some(tracer) if tracer.0 == nix::unistd::gettid().as_raw() => {
-                self.add(tid);
-                Ok(())
+            let Ok(status) = procfs::status(pid, tid) else { return Ok(false) };
+            if status.state.has_exited() {
+                return Ok(false);
             }
-            Some(_) => check_tracers(pid),
-            None => Err(crate::process::access_error(pid, &status, "attach", Errno::EPERM.into())),
+            match status.tracer {
+                // Attached on creation: its first stop is still to be collected.
+                Some(tracer) if tracer.0 == nix::unistd::gettid().as_raw() => {
+                    self.add(tid);
+                    return Ok(false);
+                }
+                Some(_) => check_tracers(pid)?,
+                None => refused += 1,
+            }
+            if refused == REFUSALS {
+                return Err(crate::process::access_error(pid, &status, "attach", Errno::EPERM.into()));
+            }
+            std::thread::sleep(BETWEEN_REFUSALS);
         }
     }
 
