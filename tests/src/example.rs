@@ -51,7 +51,7 @@ impl Example {
         let report = Ran::of(command.args(["build", "--json", "--release"]))?.expect(exit::DONE, "build")?;
         let stripped = report.json["artifacts"][0]["stripped"].as_str().ok_or("no stripped file")?;
         let program = self.path().join(self.name);
-        fs::copy(stripped, &program)?;
+        tools::place(stripped, &program)?;
         Ok(program)
     }
 

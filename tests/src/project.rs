@@ -112,7 +112,7 @@ impl Project {
         let host = self.path().join("host");
         fs::create_dir_all(&host)?;
         let program = host.join(Path::new(stripped).file_name().ok_or("a stripped file without a name")?);
-        fs::copy(stripped, &program)?;
+        tools::place(stripped, &program)?;
         Ok(program)
     }
 

@@ -29,6 +29,24 @@ pub mod exit {
     pub const LOST: i32 = 8;
 }
 
+/// Copies a file that is going to be executed to where anybody may do so.
+///
+/// A process of its own writes it: a file that this process had open for writing would be so too in every child that another
+/// thread is just about to start, and the kernel executes nothing that somebody may write to ("Text file busy").
+///
+/// # Errors
+/// If it cannot be read or written.
+pub fn place(from: impl AsRef<OsStr>, to: &Path) -> Result<(), Failed> {
+    let (from, mut command) = (from.as_ref(), Command::new("install"));
+    let output = command.args(["-m", "755", "--"]).arg(from).arg(to).output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            fail(format!("{} was not copied: {}", from.display(), String::from_utf8_lossy(&output.stderr)))
+        }
+    }
+}
+
 /// What a run of a tool gave.
 #[derive(Debug)]
 pub struct Ran {

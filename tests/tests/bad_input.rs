@@ -218,9 +218,8 @@ fn another_user() -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
     let (tool, patch) = (dir.path().join("livepatch"), dir.path().join("fix.lpatch"));
-    fs::copy(tools::folder().join("livepatch"), &tool)?;
+    tools::place(tools::folder().join("livepatch"), &tool)?;
     fs::copy(&shipped().patch, &patch)?;
-    fs::set_permissions(&tool, Permissions::from_mode(0o755))?;
     fs::set_permissions(&patch, Permissions::from_mode(0o644))?;
     for verb in ["check", "apply", "rollback", "status"] {
         let mut command = Command::new(&tool);

@@ -6,8 +6,7 @@ use livepatch_tests::profile::Profile;
 use livepatch_tests::project::Project;
 use livepatch_tests::tools::{self, Ran, exit};
 use object::{Object, ObjectSection};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -65,8 +64,9 @@ fn a_configured_linker_and_a_rustc_wrapper_keep_working() -> Result<(), Failed> 
     let script = |name: &str, run: &str| -> Result<String, Failed> {
         let path = project.path().join(name);
         let log = project.path().join(format!("{name}.log"));
-        fs::write(&path, format!("#!/bin/sh\necho called >> '{}'\nexec {run} \"$@\"\n", log.display()))?;
-        fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+        let text = path.with_extension("sh");
+        fs::write(&text, format!("#!/bin/sh\necho called >> '{}'\nexec {run} \"$@\"\n", log.display()))?;
+        tools::place(&text, &path)?;
         Ok(path.to_str().ok_or("a path that is not UTF-8")?.to_owned())
     };
     let linker = script("my-linker", "cc")?;

@@ -55,7 +55,7 @@ impl Case {
         let folder = tempfile::tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
         let file = folder.path().join("program");
-        fs::copy(&built.program, &file)?;
+        tools::place(&built.program, &file)?;
         let mut command = command(&file);
         command.current_dir(folder.path());
         prepare(&mut command);

@@ -2,7 +2,6 @@
 
 use crate::tool::{self, Built, Rebuilt, Run};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -62,9 +61,13 @@ impl Project {
 
     /// An executable shell script.
     pub fn script(&self, path: &str, body: &str) -> PathBuf {
-        self.write(path, &format!("#!/bin/sh\n{body}\n"));
-        fs::set_permissions(self.path(path), fs::Permissions::from_mode(0o755)).unwrap();
-        self.path(path)
+        // A process of its own makes the file: the kernel executes nothing that a child of another test may have open for writing.
+        let text = format!("{path}.text");
+        self.write(&text, &format!("#!/bin/sh\n{body}\n"));
+        let (text, script) = (self.path(&text), self.path(path));
+        let copied = Command::new("install").args(["-m", "755"]).args([&text, &script]).status().unwrap();
+        assert!(copied.success());
+        script
     }
 
     /// `cargo livepatch build` with variables.
