@@ -307,7 +307,7 @@ impl Loader<'_> {
         let end = mapping.base.offset(mapping.total() as i64);
         let maps = self.process.maps()?;
         let mut ours = maps.iter().filter(|m| m.range.start < end && mapping.base < m.range.end);
-        let text = maps.iter().find(|m| m.contains(mapping.base)).is_some_and(|m| m.perms.execute);
+        let text = maps.iter().any(|m| m.contains(mapping.base) && m.perms.execute);
         if ours.any(|m| m.perms.write && m.perms.execute) || mapping.text > 0 && !text {
             return Err(ApplyError::refused(
                 "the system does not give the patch's memory the protection asked for",

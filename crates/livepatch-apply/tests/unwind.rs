@@ -5,8 +5,8 @@ mod support;
 use livepatch_apply::stacks::{self, ThreadStack};
 use livepatch_apply::symbolise::Symboliser;
 use livepatch_apply::target::Modules;
-use livepatch_apply::unwind::{Tables, Unverified, modules};
-use livepatch_process::{Pid, Process, Seized};
+use livepatch_apply::unwind::{self, Registers, Tables, Unverified, dwarf, modules};
+use livepatch_process::{PageCache, Pid, Process, Seized};
 use std::time::{Duration, Instant};
 use support::{Program, Running};
 
@@ -34,6 +34,30 @@ impl Watched {
         let time = started.elapsed();
         self.seized = Some(stopped.resume_all().unwrap());
         (stacks, time)
+    }
+
+    /// Stops all threads once and walks their stacks twice: with all registers, and with instruction and stack pointer alone, as
+    /// it is done with a sleeper. Whatever the second walk finds has to be what the first one found. Returns how many
+    /// stacks there were and how many of them the second walk proved to their end.
+    fn compare(&mut self) -> (usize, usize) {
+        let stopped = self.seized.take().unwrap().interrupt_all(soon()).map_err(|(_, e)| e).unwrap();
+        let stacks = stacks::of_all(&stopped, &self.tables).unwrap();
+        let mut proven = 0;
+        for stack in &stacks {
+            let mut registers = [None; dwarf::COUNT];
+            (registers[dwarf::RIP], registers[dwarf::RSP]) =
+                (Some(stack.regs.ip().0), Some(stack.regs.sp().0));
+            let mut cache = PageCache::new(&self.process);
+            let walk = unwind::walk(&self.tables, &mut cache, Registers(registers));
+            let same = &stack.walk.frames[..walk.frames.len().min(stack.walk.frames.len())];
+            assert_eq!(walk.frames, same, "{:?}: {:?}", self.names(stack), walk.end);
+            if walk.end.is_ok() {
+                assert_eq!((stack.walk.frames.len(), &stack.walk.end), (walk.frames.len(), &Ok(())));
+                proven += 1;
+            }
+        }
+        self.seized = Some(stopped.resume_all().unwrap());
+        (stacks.len(), proven)
     }
 
     fn names(&self, stack: &ThreadStack) -> Vec<String> {
@@ -113,6 +137,24 @@ fn every_stack_is_proven_wherever_a_thread_stops() {
     println!("{walked} stacks, {parting} in clone3, {throwing} throwing");
     let unseen: Vec<_> = EXPECTED.iter().filter(|name| !seen.contains(**name)).collect();
     assert!(unseen.is_empty(), "{unseen:?} never seen: {seen:?}");
+    drop(watched);
+    target.end();
+}
+
+/// Frame pointers in every function make the code the only way to most frames.
+#[test]
+fn without_registers_nothing_else_is_found() {
+    let program = Program::build("stacks", &["-Cpanic=unwind", "-Cforce-frame-pointers=yes"]);
+    let target = program.run();
+    let mut watched = Watched::new(&target);
+    let (mut walked, mut proven) = (0, 0);
+    for round in 0..ROUNDS {
+        let (stacks, ends) = watched.compare();
+        (walked, proven) = (walked + stacks, proven + ends);
+        watched.run_for(Duration::from_micros(50 + round % 7 * 30));
+    }
+    println!("{proven} of {walked} proven");
+    assert!(proven * 2 > walked, "{proven} of {walked}");
     drop(watched);
     target.end();
 }

@@ -1,5 +1,6 @@
 //! The memory map of a process: `/proc/PID/maps`, parsed from bytes.
 
+use crate::sys::MapQuery;
 use livepatch_patch::RunAddr;
 use std::ffi::OsString;
 use std::ops::Range;
@@ -114,6 +115,23 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
         backing,
         deleted,
     })
+}
+
+impl Mapping {
+    /// What the kernel tells of a single mapping.
+    pub(crate) fn queried(query: &MapQuery, name: &[u8]) -> Self {
+        let (backing, deleted) = parse_backing(name);
+        let allowed = |bit| query.allowed & bit != 0;
+        Self {
+            range: RunAddr(query.start)..RunAddr(query.end),
+            perms: Perms { read: allowed(1), write: allowed(2), execute: allowed(4), shared: allowed(8) },
+            file_offset: query.offset,
+            device: query.device,
+            inode: query.inode,
+            backing,
+            deleted,
+        }
+    }
 }
 
 fn hex(text: &str) -> Option<u64> {

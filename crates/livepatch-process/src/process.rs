@@ -4,6 +4,7 @@ use crate::error::{ProcessError, Tracer};
 use crate::maps::{self, Mapping};
 use crate::procfs::{self, Status, ThreadState};
 use crate::{Pid, Tid, sys, tracer};
+use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use std::fs::File;
 use std::io::{self, Read};
@@ -36,7 +37,11 @@ impl Process {
     /// [`ProcessError::AlreadyTraced`] among others.
     pub fn open(pid: Pid) -> Result<Self, ProcessError> {
         let process = Self::open_to_read(pid)?;
-        check_tracers(pid)?;
+        // Whoever traces some other thread is met when that one is to be attached to, before anything is written.
+        let tid = process.live_thread()?;
+        if let Some(tracer) = tracer_of(pid, tid) {
+            return Err(ProcessError::AlreadyTraced { pid, tid, tracer });
+        }
         Ok(process)
     }
 
@@ -97,6 +102,20 @@ impl Process {
         maps::parse(&text).filter(|maps| !maps.is_empty()).ok_or_else(|| {
             ProcessError::io(self.pid(), "parse the memory map", io::Error::from(io::ErrorKind::InvalidData))
         })
+    }
+
+    /// The mapping that holds an address, if there is one: for a process with many mappings faster than [`Self::maps`] where the
+    /// kernel can be asked for it (Linux 6.11).
+    pub fn mapping_at(&self, addr: RunAddr) -> Result<Option<Mapping>, ProcessError> {
+        let asked = self.read_live("maps", |path| {
+            let file = File::open(path)?;
+            Ok(sys::query_map(file.as_fd(), addr))
+        })?;
+        match asked {
+            Ok((answer, name)) => Ok(Some(Mapping::queried(&answer, &name))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(_) => Ok(self.maps()?.into_iter().find(|mapping| mapping.contains(addr))),
+        }
     }
 
     /// The executable's path in the target's mount namespace, as the kernel prints it (with ` (deleted)` after the path of a

@@ -376,6 +376,49 @@ pub(crate) fn same_address_space(a: Pid, b: Pid) -> Result<bool> {
     Errno::result(order).map(|order| order == 0)
 }
 
+/// `struct procmap_query` of `<linux/fs.h>` (Linux 6.11).
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct MapQuery {
+    size: u64,
+    flags: u64,
+    address: u64,
+    pub start: u64,
+    pub end: u64,
+    /// `PROCMAP_QUERY_VMA_*`
+    pub allowed: u64,
+    page_size: u64,
+    pub offset: u64,
+    pub inode: u64,
+    pub device: (u32, u32),
+    name_size: u32,
+    build_id_size: u32,
+    name: u64,
+    build_id: u64,
+}
+
+/// Asks an open `/proc/PID/maps` for the mapping that holds an address. Returns it with its name.
+///
+/// # Errors
+/// `ENOENT` if there is no such mapping, `ENOTTY` if the kernel is older.
+pub(crate) fn query_map(maps: BorrowedFd<'_>, address: RunAddr) -> Result<(MapQuery, Vec<u8>)> {
+    let mut name = vec![0_u8; libc::PATH_MAX as usize];
+    let mut query = MapQuery {
+        size: size_of::<MapQuery>() as u64,
+        address: address.0,
+        name_size: name.len() as u32,
+        name: name.as_mut_ptr() as u64,
+        ..MapQuery::default()
+    };
+    let request = nix::request_code_readwrite!(b'f', 17, size_of::<MapQuery>());
+    // SAFETY: the kernel writes to the structure, whose size it is told, and at most `name_size` bytes to the name; both
+    // live until the call returns. No build-id is asked for.
+    Errno::result(unsafe { libc::ioctl(maps.as_raw_fd(), request, &raw mut query) })?;
+    // The size includes the final NUL; it is 0 without a name.
+    name.truncate((query.name_size as usize).saturating_sub(1));
+    Ok((query, name))
+}
+
 /// Reads many pieces at once; returns the number of bytes read in all, in order.
 pub(crate) fn process_vm_readv(tid: Tid, pieces: &mut [(RunAddr, &mut [u8])]) -> Result<usize> {
     let local: Vec<_> = pieces

@@ -173,9 +173,8 @@ impl StoppedThread<'_> {
             .ok_or_else(|| self.unfit("its vector state has a form that is not known".into()))?;
         let words = gadgets.words();
         let sp = frame.at.offset(-8 * words.len() as i64);
-        let maps = self.process().maps()?;
-        let on = |at: RunAddr| maps.iter().find(|map| map.contains(at));
-        let stack = on(regs.sp()).filter(|map| map.perms.read && map.perms.write && !map.perms.shared);
+        let stack = self.process().mapping_at(regs.sp())?;
+        let stack = stack.filter(|map| map.perms.read && map.perms.write && !map.perms.shared);
         // The kernel names the first thread's stack. C libraries put the thread pointer's block at the upper end of the
         // stack. Anything else is a stack that the program made: for a coroutine, for signal handlers. What lies below it is
         // not known.

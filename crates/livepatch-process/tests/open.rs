@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Victim, thread_state, wait_for};
+use livepatch_patch::RunAddr;
 use livepatch_process::{Pid, Process, ProcessError, ThreadState};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -23,6 +24,14 @@ fn facts_of_a_process() {
     let text = maps.iter().find(|map| map.contains(main)).unwrap();
     assert_eq!(text.path().unwrap(), process.exe().unwrap());
     assert!(text.perms.execute && !text.perms.write && !text.deleted);
+    // A thread may still be giving back memory that it started with; the rest stays.
+    for mapping in
+        maps.iter().filter(|map| map.inode != 0 || map.is_special("[stack]") || map.is_special("[vdso]"))
+    {
+        let last = mapping.range.end.offset(-1);
+        assert_eq!(process.mapping_at(last).unwrap().as_ref(), Some(mapping));
+    }
+    assert_eq!(process.mapping_at(RunAddr(0)).unwrap(), None);
     let in_file = text.file_offset + (main.0 - text.range.start.0);
     let file = std::fs::read(process.exe().unwrap()).unwrap();
     assert_eq!(process.read_vec(main, 64).unwrap(), file[in_file as usize..][..64]);

@@ -23,6 +23,9 @@ pub struct StraightCode {
     depths: Vec<(Range<u64>, i64)>,
 }
 
+/// Callee-saved registers.
+const KEPT: [Register; 6] =
+    [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
 /// Longest code that is looked at.
 const START_SIZE: usize = 64;
 const MAIN_SIZE: usize = 256;
@@ -67,8 +70,9 @@ impl StraightCode {
                 instruction.flow_control(),
                 FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall
             );
+            let kept = writes(&instruction, &mut info).iter().all(|register| !KEPT.contains(register));
             match stack_growth(&instruction, &mut info) {
-                Some(growth) if goes_on => depth += growth,
+                Some(growth) if goes_on && kept => depth += growth,
                 _ => break,
             }
         }
@@ -89,31 +93,37 @@ impl StraightCode {
     }
 }
 
-/// Bytes by which an instruction moves the stack pointer down; `None` if that or a callee-saved register is in doubt.
-fn stack_growth(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Option<i64> {
-    let kept = [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
+/// The registers that an instruction writes to, in full width.
+pub(super) fn writes(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Vec<Register> {
     let writes = |access| {
         !matches!(access, OpAccess::Read | OpAccess::None | OpAccess::NoMemAccess | OpAccess::CondRead)
     };
-    let written: Vec<Register> = info
-        .info(instruction)
-        .used_registers()
-        .iter()
-        .filter(|used| writes(used.access()))
-        .map(|used| used.register().full_register())
-        .collect();
-    if kept.iter().any(|register| written.contains(register)) {
-        return None;
-    }
+    let used = info.info(instruction).used_registers().iter();
+    used.filter(|used| writes(used.access())).map(|used| used.register().full_register()).collect()
+}
+
+/// Bytes by which an instruction moves the stack pointer down, a call with its return; `None` if that is in doubt.
+pub(super) fn stack_growth(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Option<i64> {
     let is_call = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
-    if is_call || !written.contains(&Register::RSP) {
+    if is_call || !writes(instruction, info).contains(&Register::RSP) {
         return Some(0);
     }
+    let immediate = |instruction: &Instruction| {
+        (instruction.op0_register() == Register::RSP && instruction.op1_kind() != OpKind::Register)
+            .then(|| instruction.try_immediate(1).ok().map(|value| value as i64))
+            .flatten()
+    };
     match instruction.mnemonic() {
+        Mnemonic::Pop if instruction.op0_register().full_register() == Register::RSP => None,
         Mnemonic::Push | Mnemonic::Pop => Some(-i64::from(instruction.stack_pointer_increment())),
-        Mnemonic::Sub if instruction.op1_kind() != OpKind::Register => Some(instruction.immediate(1) as i64),
-        Mnemonic::Add if instruction.op1_kind() != OpKind::Register => {
-            Some(-(instruction.immediate(1) as i64))
+        Mnemonic::Sub => immediate(instruction),
+        Mnemonic::Add => immediate(instruction).map(|value| -value),
+        Mnemonic::Lea
+            if instruction.op0_register() == Register::RSP
+                && instruction.memory_base() == Register::RSP
+                && instruction.memory_index() == Register::None =>
+        {
+            Some(-(instruction.memory_displacement64() as i64))
         }
         _ => None,
     }

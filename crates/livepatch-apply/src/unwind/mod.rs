@@ -17,6 +17,7 @@
 //! The canonical frame address grows from frame to frame; only a signal frame may lead to another stack
 //! (`sigaltstack`). Known limit: a coroutine stack that is suspended is on no thread's stack and is not seen.
 
+pub mod depth;
 pub mod entry;
 mod expr;
 pub mod memory;
@@ -33,6 +34,8 @@ use table::{Cfa, Row, Rule};
 pub mod dwarf {
     /// Callee-saved registers: without a rule they keep their value across a call.
     pub const CALLEE_SAVED: [usize; 6] = [3, 6, 12, 13, 14, 15];
+    /// The register that compilers use as frame pointer.
+    pub const RBP: usize = 6;
     /// The stack pointer.
     pub const RSP: usize = 7;
     /// The return address column.
@@ -117,6 +120,9 @@ pub enum Unverified {
     /// A register whose value is needed was not preserved (DWARF number).
     #[error("value of DWARF register {0} is lost")]
     LostRegister(u16),
+    /// The tables describe the frame by its frame pointer, whose value is not known.
+    #[error("the frame of {0} is not to be found without its frame pointer")]
+    NoFramePointer(RunAddr),
     /// Stack memory could not be read.
     #[error("memory at {0} cannot be read")]
     Unreadable(RunAddr),
@@ -168,8 +174,14 @@ fn follow(
         if row.rewrites_callers() {
             return Err(Unverified::Throwing(pc));
         }
-        let cfa = canonical_frame_address(&row, &registers, memory)?;
         let sp = registers.get(dwarf::RSP)?;
+        let cfa = match without_frame_pointer(&row, &registers) {
+            None => canonical_frame_address(&row, &registers, memory)?,
+            Some(offset) => match tables.depth(row.function, lookup_address(pc, kind), offset) {
+                Some(depth) => sp.wrapping_add_signed(depth),
+                None => return Err(Unverified::NoFramePointer(pc)),
+            },
+        };
         if !row.signal && cfa <= sp {
             return Err(Unverified::NotGrowing { cfa: RunAddr(cfa), sp: RunAddr(sp) });
         }
@@ -179,6 +191,16 @@ fn follow(
         }
         registers = caller(&row, &registers, cfa, memory)?;
         kind = if row.signal { FrameKind::Interrupted } else { FrameKind::Caller };
+    }
+}
+
+/// How far the frame address is above a frame pointer whose value is unknown.
+fn without_frame_pointer(row: &Row, registers: &Registers) -> Option<i64> {
+    match row.cfa {
+        Cfa::Register { register, offset } if usize::from(register) == dwarf::RBP => {
+            registers.0[dwarf::RBP].is_none().then_some(offset)
+        }
+        _ => None,
     }
 }
 

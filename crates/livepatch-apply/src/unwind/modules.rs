@@ -6,7 +6,7 @@ use crate::elf::Peek;
 use crate::registry::State;
 use crate::target::{Module, Modules};
 use livepatch_patch::RunAddr;
-use livepatch_process::ProcessError;
+use livepatch_process::{Process, ProcessError};
 use std::ops::Range;
 
 /// Largest unwind section that is read.
@@ -15,10 +15,10 @@ const MAX_SECTION: u64 = 1 << 30;
 /// Tables of all modules and of all patches that the registries know.
 ///
 /// A module without usable tables is left out: a thread that is inside of it counts as unverified.
-pub fn gather(memory: &dyn Peek, modules: &Modules, states: &[&State]) -> Result<Tables, ProcessError> {
+pub fn gather(process: &Process, modules: &Modules, states: &[&State]) -> Result<Tables, ProcessError> {
     let mut tables = Vec::new();
     for module in &modules.list {
-        match module_table(memory, module)? {
+        match module_table(process, module)? {
             Some(Ok(table)) => tables.push(table),
             Some(Err(error)) => tracing::debug!(%error, "module left out"),
             None => {}
@@ -26,14 +26,14 @@ pub fn gather(memory: &dyn Peek, modules: &Modules, states: &[&State]) -> Result
     }
     for record in states.iter().flat_map(|state| &state.patches) {
         let Some(region) = record.eh_frame else { continue };
-        let bytes = memory.bytes(region.start, region.size.min(MAX_SECTION) as usize)?;
+        let bytes = process.bytes(region.start, region.size.min(MAX_SECTION) as usize)?;
         match Table::scanned(&record.name, record.mapping.text_range(), (region.start, bytes)) {
             Ok(table) => tables.push(table),
             Err(error) => tracing::debug!(%error, "patch left out"),
         }
     }
-    let main = modules.executable().and_then(|module| main_of(memory, &module.image));
-    Ok(Tables::new(tables).with_main(main))
+    let main = modules.executable().and_then(|module| main_of(process, &module.image));
+    Ok(Tables::new(tables).with_main(main).with_code_of(process))
 }
 
 fn module_table(

@@ -1,7 +1,9 @@
 //! Unwind tables of the modules of a process: found once while the target runs, looked up while it is stopped.
 
+use super::depth::{AT_ENTRY, Depths, MAX_CODE};
 use super::entry::StraightCode;
 use super::{Unverified, dwarf};
+use crate::elf::Peek;
 use crate::landing::Pad;
 use gimli::{
     BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EhFrameOffset, EndianArcSlice, Expression,
@@ -9,6 +11,7 @@ use gimli::{
     UnwindExpression, UnwindSection,
 };
 use livepatch_patch::RunAddr;
+use livepatch_process::Process;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -147,6 +150,16 @@ impl Table {
         Some(RunAddr(fde.initial_address())..RunAddr(fde.end_address()))
     }
 
+    /// Range of the function that starts at `start`, if it is entered at its start with nothing but the return address on the stack: parts
+    /// that a compiler puts elsewhere have tables of their own.
+    fn whole_function(&self, start: RunAddr) -> Option<Range<RunAddr>> {
+        let small = |range: &Range<RunAddr>| range.start == start && range.end.0 - range.start.0 <= MAX_CODE;
+        let range = self.function(start).filter(small)?;
+        let row = self.row(range.start.0, &mut UnwindContext::new()).ok()?;
+        let called = matches!(row.cfa, Cfa::Register { register, offset: AT_ENTRY } if usize::from(register) == dwarf::RSP);
+        called.then_some(range)
+    }
+
     fn entry(&self, pc: u64) -> gimli::Result<Option<FrameDescriptionEntry<CfiReader>>> {
         let offset = match &self.index {
             Index::Header(header) => self.searched(header, pc)?,
@@ -239,6 +252,7 @@ fn scan(section: &EhFrame<CfiReader>, bases: &BaseAddresses) -> gimli::Result<Ve
 pub struct Tables {
     tables: Vec<Table>,
     main: Option<StraightCode>,
+    process: Option<Process>,
     cache: Mutex<Cache>,
 }
 
@@ -247,6 +261,8 @@ struct Cache {
     /// By ascending place.
     pads: Vec<Pad>,
     rows: HashMap<u64, Result<Arc<Row>, Unverified>>,
+    /// By the start of the function.
+    depths: HashMap<u64, Option<Depths>>,
     context: UnwindContext<usize>,
 }
 
@@ -256,16 +272,29 @@ impl std::fmt::Debug for Cache {
     }
 }
 
+impl Cache {
+    /// The place that a place in a landing pad stands for; any other stands for itself.
+    fn origin(&self, pc: RunAddr) -> RunAddr {
+        let after = self.pads.partition_point(|pad| pad.at <= pc);
+        self.pads[..after].last().and_then(|pad| pad.origin(pc)).unwrap_or(pc)
+    }
+}
+
 impl Tables {
     /// Tables of all modules. Their text ranges must not overlap; of overlapping ones the lower wins.
     pub fn new(mut tables: Vec<Table>) -> Self {
         tables.sort_by_key(|table| table.text.start);
-        Self { tables, main: None, cache: Mutex::default() }
+        Self { tables, main: None, process: None, cache: Mutex::default() }
     }
 
     /// Also proves frames of the executable's `main` if the tables leave it out.
     pub fn with_main(self, main: Option<StraightCode>) -> Self {
         Self { main, ..self }
+    }
+
+    /// Also proves frames whose frame pointer is not known, where the code in this process shows how deep they are.
+    pub fn with_code_of(self, process: &Process) -> Self {
+        Self { process: Some(process.clone()), ..self }
     }
 
     /// Lets these landing pads, too, count as the instructions that they are copies of.
@@ -289,9 +318,8 @@ impl Tables {
 
     pub(super) fn row(&self, pc: RunAddr) -> Result<Arc<Row>, Unverified> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let Cache { pads, rows, context } = &mut *cache;
-        let after = pads.partition_point(|pad| pad.at <= pc);
-        let pc = pads[..after].last().and_then(|pad| pad.origin(pc)).unwrap_or(pc);
+        let pc = cache.origin(pc);
+        let Cache { rows, context, .. } = &mut *cache;
         rows.entry(pc.0)
             .or_insert_with(|| {
                 let table = self.find(pc).ok_or(Unverified::NoCfi(pc))?;
@@ -303,5 +331,18 @@ impl Tables {
                 .map(Arc::new)
             })
             .clone()
+    }
+
+    /// The distance from the stack pointer to the frame address at an instruction, by the code of the function. `offset` is what
+    /// the tables have for the frame pointer.
+    pub(super) fn depth(&self, function: RunAddr, pc: RunAddr, offset: i64) -> Option<i64> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let pc = cache.origin(pc);
+        let depths = cache.depths.entry(function.0).or_insert_with(|| {
+            let code = self.find(function)?.whole_function(function)?;
+            let bytes = self.process.as_ref()?.bytes(code.start, (code.end.0 - code.start.0) as usize);
+            Depths::of(code.start.0, &bytes.ok()?)
+        });
+        depths.as_ref()?.at(pc.0, offset)
     }
 }
