@@ -12,7 +12,7 @@ use crate::registry::{
     EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord,
     ThreadLocalRecord,
 };
-use crate::report::{ApplyReport, Holds, Policy};
+use crate::report::{ApplyReport, Clock, Holds, Policy, Stages};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
 use crate::session::{Switch, UNDO_LIMIT, View, Why, patch_reports, repair, until_settled};
@@ -104,6 +104,13 @@ struct Prepared<'a> {
     scope: Scope<'a>,
 }
 
+/// What the report says of the way to where the work is.
+struct SoFar {
+    repaired: Option<String>,
+    stages: Stages,
+    clock: Clock,
+}
+
 impl Job<'_> {
     fn run(&self) -> Result<ApplyReport, ApplyError> {
         let mut repaired = None;
@@ -112,6 +119,7 @@ impl Job<'_> {
 
     /// The report; `None` if the state of the process changed meanwhile.
     fn attempt(&self, repaired: &mut Option<String>) -> Result<Option<ApplyReport>, ApplyError> {
+        let mut clock = Clock::start();
         let view = View::open(self.pid, self.deadline)?;
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
         let found = view.registry(module);
@@ -130,7 +138,8 @@ impl Job<'_> {
         }
         let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(state) = state.filter(|s| s.active().is_some_and(|i| s.patches[i].id == self.id)) {
-            let mut report = self.report(state, Holds::default(), repaired.take());
+            let so_far = SoFar { repaired: repaired.take(), stages: Stages::default(), clock };
+            let mut report = self.report(state, Holds::default(), so_far);
             report.already_applied = true;
             return Ok(Some(report));
         }
@@ -143,12 +152,15 @@ impl Job<'_> {
         let prepared = Prepared { view: &view, module, found, code, plan, scope };
         let tables = view.tables()?;
         let rules = Rules::new(&view.process, &view.modules)?;
+        let mut stages = Stages { prepare_ms: clock.lap(), ..Stages::default() };
         let Some(mut seized) = view.seize(self.deadline)? else { return Ok(None) };
         safepoint::check_filters(&mut seized, self.deadline)?;
+        stages.attach_ms = clock.lap();
+        let so_far = SoFar { repaired: repaired.take(), stages, clock };
         if self.options.dry_run {
-            return self.snapshot(&prepared, &tables, seized, repaired.take()).map(Some);
+            return self.snapshot(&prepared, &tables, seized, so_far).map(Some);
         }
-        self.carry_out(&prepared, &tables, &rules, bound, seized, repaired.take()).map(Some)
+        self.carry_out(&prepared, &tables, &rules, bound, seized, so_far).map(Some)
     }
 
     /// How calls of a function that are under way are treated.
@@ -192,7 +204,7 @@ impl Job<'_> {
         prepared: &Prepared<'_>,
         tables: &Tables,
         seized: Seized,
-        repaired: Option<String>,
+        mut so_far: SoFar,
     ) -> Result<ApplyReport, ApplyError> {
         let state = prepared.state();
         let guard = self.guard(prepared, &state);
@@ -202,8 +214,10 @@ impl Job<'_> {
         let job = drain::Job { process, entries: &entries, tables, guard: &guard, deadline: self.deadline };
         match drain::survey(seized, job) {
             Ok((seized, progress)) => {
+                so_far.stages.transition_ms = so_far.clock.lap();
+                let holds = progress.holds(&seized);
                 seized.leave()?;
-                let mut report = self.report(&state, progress.holds(), repaired);
+                let mut report = self.report(&state, holds, so_far);
                 report.dry_run = true;
                 report.mapped_bytes = prepared.plan.total();
                 Ok(report)
@@ -229,7 +243,7 @@ impl Job<'_> {
         rules: &Rules,
         bound: Bound,
         mut seized: Seized,
-        repaired: Option<String>,
+        mut so_far: SoFar,
     ) -> Result<ApplyReport, ApplyError> {
         let mut state = prepared.state();
         let location = self.location(prepared, &mut seized, &state)?;
@@ -259,12 +273,14 @@ impl Job<'_> {
                 state.patches.len() - 1
             }
         };
+        so_far.stages.load_ms = so_far.clock.lap();
         let active = state.active();
         let switch = self.switch(prepared, location, tables, &state, index);
         match switch.run(seized, &mut state) {
             Ok((seized, holds)) => {
+                so_far.stages.transition_ms = so_far.clock.lap();
                 let left = seized.leave();
-                let mut report = self.report(&state, holds, repaired);
+                let mut report = self.report(&state, holds, so_far);
                 report.replaced = active.iter().map(|i| state.patches[*i].id.to_string()).collect();
                 report.mapped_bytes = if known.is_some() { 0 } else { prepared.plan.total() };
                 left?;
@@ -453,18 +469,19 @@ impl Job<'_> {
         }
     }
 
-    fn report(&self, state: &State, holds: Holds, repaired: Option<String>) -> ApplyReport {
+    fn report(&self, state: &State, holds: Holds, so_far: SoFar) -> ApplyReport {
         ApplyReport {
             pid: self.pid,
             build_id: state.build_id.to_string(),
             patches: patch_reports(&state.build_id, state),
             policy: self.options.policy,
             total_ms: millis(self.started),
+            stages: so_far.stages,
             holds,
             already_applied: false,
             dry_run: false,
             replaced: Vec::new(),
-            repaired,
+            repaired: so_far.repaired,
             mapped_bytes: 0,
         }
     }

@@ -3,6 +3,7 @@
 use crate::registry::{PatchState, Record};
 use livepatch_patch::{BuildId, RunAddr, Selection};
 use serde::{Deserialize, Serialize, Serializer};
+use std::time::Instant;
 
 fn hex<S: Serializer>(address: &RunAddr, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(address)
@@ -105,6 +106,45 @@ pub struct Holds {
     pub retries: u32,
 }
 
+/// Where the time went, in milliseconds; if the work was begun afresh, at the last time. What is missing to the total went into
+/// reading the patch, attempts before, and letting go of the threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Stages {
+    /// Reading the process, and everything that is checked before a thread is touched.
+    pub prepare_ms: f64,
+    /// Attaching to all threads.
+    pub attach_ms: f64,
+    /// Bringing the patch into the process; next to nothing if it is there from an earlier time.
+    pub load_ms: f64,
+    /// From the first look at a thread until all run what is in force, and nothing of the transition is left.
+    pub transition_ms: f64,
+}
+
+impl std::ops::AddAssign for Stages {
+    fn add_assign(&mut self, other: Self) {
+        self.prepare_ms += other.prepare_ms;
+        self.attach_ms += other.attach_ms;
+        self.load_ms += other.load_ms;
+        self.transition_ms += other.transition_ms;
+    }
+}
+
+/// Tells the time from one stage to the next.
+#[derive(Debug)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Milliseconds since the last lap.
+    pub(crate) fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        (now - std::mem::replace(&mut self.0, now)).as_secs_f64() * 1e3
+    }
+}
+
 /// What `apply` and `check` did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ApplyReport {
@@ -118,6 +158,8 @@ pub struct ApplyReport {
     pub policy: Policy,
     /// Time of the whole operation in milliseconds.
     pub total_ms: f64,
+    /// Where it went.
+    pub stages: Stages,
     /// Holds of the target's threads.
     #[serde(flatten)]
     pub holds: Holds,
@@ -148,6 +190,8 @@ pub struct RollbackReport {
     pub policy: Policy,
     /// Time of the whole operation in milliseconds.
     pub total_ms: f64,
+    /// Where it went; of several patches, all together.
+    pub stages: Stages,
     /// Holds of the target's threads.
     #[serde(flatten)]
     pub holds: Holds,

@@ -9,7 +9,7 @@ use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::registry::live::Found;
 use crate::registry::{EntryWrite, PatchState, State};
-use crate::report::{Holds, Policy, RollbackReport};
+use crate::report::{Clock, Holds, Policy, RollbackReport, Stages};
 use crate::session::{Switch, View, patch_reports, repair, until_settled};
 use livepatch_patch::RunAddr;
 use livepatch_process::{Seized, on_tracer_thread};
@@ -59,22 +59,25 @@ pub fn rollback(
         rolled_back: Vec::new(),
         policy: options.policy,
         total_ms: 0.0,
+        stages: Stages::default(),
         holds: Holds::default(),
         repaired: None,
     };
     until_settled(deadline, || {
+        let clock = Clock::start();
         let view = View::open(pid, deadline)?;
         if let Some(found) = interrupted(&view) {
             let repaired = on_tracer_thread(|| settle(&view, &found, deadline))??;
             report.repaired = repaired.or(report.repaired.take());
             return Ok(None);
         }
-        let Some((found, state, active)) = select(&view, selector) else {
+        let Some(chosen) = select(&view, selector) else {
             return finish(&view, &mut report, selector, started).map(Some);
         };
-        let taken = on_tracer_thread(|| take_out(&view, &found, state, active, options, started))??;
-        let Some((holds, id)) = taken else { return Ok(None) };
+        let taken = on_tracer_thread(|| take_out(&view, chosen, options, started, clock))??;
+        let Some((holds, stages, id)) = taken else { return Ok(None) };
         report.holds = merge(report.holds, holds);
+        report.stages += stages;
         report.rolled_back.push(id);
         if *selector == Selector::All {
             return Ok(None);
@@ -150,15 +153,16 @@ fn select(view: &View, selector: &Selector) -> Option<(Found, State, usize)> {
 /// Takes one patch out; `None` if another run came in between.
 fn take_out(
     view: &View,
-    found: &Found,
-    mut state: State,
-    active: usize,
+    (found, mut state, active): (Found, State, usize),
     options: &RollbackOptions,
     started: Instant,
-) -> Result<Option<(Holds, String)>, ApplyError> {
+    mut clock: Clock,
+) -> Result<Option<(Holds, Stages, String)>, ApplyError> {
     let tables = view.tables()?;
     let deadline = started + options.deadline;
+    let mut stages = Stages { prepare_ms: clock.lap(), ..Stages::default() };
     let Some(seized) = view.seize(deadline)? else { return Ok(None) };
+    stages.attach_ms = clock.lap();
     let mut guard = Guard::default();
     guard.patches(options.policy, &state);
     let record = &state.patches[active];
@@ -183,8 +187,9 @@ fn take_out(
     };
     match switch.run(seized, &mut state) {
         Ok((seized, holds)) => {
+            stages.transition_ms = clock.lap();
             seized.leave()?;
-            Ok(Some((holds, id)))
+            Ok(Some((holds, stages, id)))
         }
         Err(failed) => {
             failed.seized.map_or(Ok(()), Seized::leave)?;

@@ -257,7 +257,7 @@ impl Switch<'_> {
             noted = self.note_done(state);
         });
         match (switched, noted) {
-            (Ok(switched), Ok(())) => Ok((switched.seized, switched.progress.holds())),
+            (Ok(switched), Ok(())) => Ok(switched.done()),
             // The journal stays and says what was intended; the next run finds it done.
             (Ok(switched), Err(error)) => {
                 Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))
@@ -288,7 +288,7 @@ impl Switch<'_> {
             Ok(switched) => {
                 state.settle(&self.after);
                 match self.note_done(state) {
-                    Ok(()) => Ok((switched.seized, switched.progress.holds())),
+                    Ok(()) => Ok(switched.done()),
                     // The journal stays and says what was intended; the next run finds it done.
                     Err(error) => {
                         Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))

@@ -6,18 +6,20 @@ use crate::sys;
 use crate::trace::{State, Tracees};
 use crate::{Process, Regs, Tid, XState};
 use nix::errno::Errno;
+use std::time::{Duration, Instant};
 
 /// A thread at a canonical stop: no signal in flight, and what it goes on with is fully in its registers.
 #[derive(Debug)]
 pub struct StoppedThread<'t> {
     pub(crate) tracees: &'t mut Tracees,
     pub(crate) tid: Tid,
-    resume_on_drop: bool,
+    /// Since when it has been stopped for this work, after which it is to run again; `None` if somebody else decides that.
+    since: Option<Instant>,
 }
 
 impl<'t> StoppedThread<'t> {
-    pub(crate) fn new(tracees: &'t mut Tracees, tid: Tid, resume_on_drop: bool) -> Self {
-        Self { tracees, tid, resume_on_drop }
+    pub(crate) fn new(tracees: &'t mut Tracees, tid: Tid, since: Option<Instant>) -> Self {
+        Self { tracees, tid, since }
     }
 
     /// Its id.
@@ -70,13 +72,18 @@ impl<'t> StoppedThread<'t> {
 
     /// Lets the thread run (or stay in its group stop, if the program is stopped).
     pub fn resume(mut self) -> Result<(), ProcessError> {
-        self.resume_on_drop = false;
+        self.end_of_stop();
         self.tracees.resume(self.tid)
+    }
+
+    fn end_of_stop(&mut self) {
+        let time = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.tracees.longest_stop = self.tracees.longest_stop.max(time);
     }
 
     /// Leaves the thread stopped until [`crate::Seized::held`] gives access to it again, or all threads are resumed or let go.
     pub fn keep(mut self) {
-        self.resume_on_drop = false;
+        self.since = None;
     }
 
     pub(crate) fn error(&self, request: &str, errno: Errno) -> ProcessError {
@@ -88,7 +95,8 @@ impl Drop for StoppedThread<'_> {
     fn drop(&mut self) {
         let stopped =
             self.tracees.threads.get(&self.tid).is_some_and(|thread| thread.state == State::Stopped);
-        if self.resume_on_drop && stopped {
+        if self.since.is_some() && stopped {
+            self.end_of_stop();
             // If the thread is beyond reach now, the next request about the process says so.
             let _ = self.tracees.resume(self.tid);
         }

@@ -58,6 +58,11 @@ impl Seized {
         self.tracees.threads.keys().copied().collect()
     }
 
+    /// The longest time that a thread was held to do something with it alone ([`Seized::interrupt_one`]), from the request on.
+    pub fn longest_stop(&self) -> Duration {
+        self.tracees.longest_stop
+    }
+
     /// How long the threads were held the last time that all were stopped: from the first interrupt to the last resume.
     pub fn last_stop(&self) -> Option<Duration> {
         self.last_stop
@@ -159,13 +164,13 @@ impl Seized {
                 Some(_) => {}
             }
         }
-        Ok(StoppedThread::new(tracees, tid, !was_held))
+        Ok(StoppedThread::new(tracees, tid, (!was_held).then_some(since)))
     }
 
     /// A thread that is held: at a breakpoint, or [kept](StoppedThread::keep). `None` if it runs. Dropping the value leaves it held.
     pub fn held(&mut self, tid: Tid) -> Option<StoppedThread<'_>> {
         let stopped = self.tracees.threads.get(&tid)?.state == State::Stopped;
-        stopped.then(|| StoppedThread::new(&mut self.tracees, tid, false))
+        stopped.then(|| StoppedThread::new(&mut self.tracees, tid, None))
     }
 
     /// Lets every thread go. Running threads are interrupted one by one for that, as ptrace requires.
@@ -202,7 +207,7 @@ impl Stopped {
     /// A thread, for remote work. Only this one runs during the work; `None` if there is no such thread.
     pub fn thread(&mut self, tid: Tid) -> Option<StoppedThread<'_>> {
         let known = self.tracees.threads.contains_key(&tid);
-        known.then(|| StoppedThread::new(&mut self.tracees, tid, false))
+        known.then(|| StoppedThread::new(&mut self.tracees, tid, None))
     }
 
     /// Resumes all threads, still traced. [`Seized::last_stop`] tells how long they were held.

@@ -75,6 +75,21 @@ pub struct Holds {
     pub retries: u32,
 }
 
+/// Where the engine's time went, in milliseconds. What is missing to the total went into reading the patch, attempts before the
+/// last, and letting go of the threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct Stages {
+    /// Reading the process, and everything that is checked before a thread is touched.
+    pub prepare_ms: f64,
+    /// Attaching to all threads.
+    pub attach_ms: f64,
+    /// Bringing the patch into the process; next to nothing if it is there from an earlier time.
+    pub load_ms: f64,
+    /// From the first look at a thread until all run what is in force, and nothing of the transition is left.
+    pub transition_ms: f64,
+}
+
 /// What [`apply`](crate::apply) did.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[non_exhaustive]
@@ -87,6 +102,9 @@ pub struct Report {
     pub policy: Policy,
     /// Time that the engine took, in milliseconds.
     pub total_ms: f64,
+    /// Where it went.
+    #[serde(default)]
+    pub stages: Stages,
     /// How long threads were held.
     #[serde(flatten)]
     pub holds: Holds,
@@ -117,6 +135,9 @@ pub struct RollbackReport {
     pub policy: Policy,
     /// Time that the engine took, in milliseconds.
     pub total_ms: f64,
+    /// Where it went.
+    #[serde(default)]
+    pub stages: Stages,
     /// How long threads were held.
     #[serde(flatten)]
     pub holds: Holds,
@@ -203,9 +224,11 @@ mod tests {
         let report: Report = serde_json::from_value(json!({
             "pid": 3, "build_id": "2", "patches": [old, patch], "policy": "immediate", "total_ms": 1.5,
             "world_stopped_us": 4, "parked_us": 5, "threads": 6, "retries": 7, "already_applied": false,
-            "dry_run": false, "replaced": [], "repaired": null, "mapped_bytes": 8, "surprise": {}
+            "dry_run": false, "replaced": [], "repaired": null, "mapped_bytes": 8, "surprise": {},
+            "stages": {"prepare_ms": 0.5, "attach_ms": 0.25, "load_ms": 0.0, "transition_ms": 0.75}
         }))
         .unwrap();
+        assert_eq!((report.stages.prepare_ms, report.stages.transition_ms), (0.5, 0.75));
         let functions: Vec<_> = report.functions().collect();
         assert_eq!(functions.len(), 1);
         assert_eq!((functions[0].address, functions[0].new_address), (RunAddr(0x10), RunAddr(0xff)));

@@ -40,11 +40,13 @@ impl Progress {
         self.parked = self.parked.max(time);
     }
 
-    /// The figures for the report. A thread that comes to an entry may have been held before, as any other.
-    pub fn holds(&self) -> Holds {
+    /// The figures for the report, with those of threads that had to do something. A thread that comes to an entry may have been
+    /// held before, as any other.
+    pub fn holds(&self, seized: &Seized) -> Holds {
+        let held = self.held.max(seized.longest_stop());
         Holds {
-            world_stopped_us: self.held.as_micros() as u64,
-            parked_us: self.held.max(self.parked).as_micros() as u64,
+            world_stopped_us: held.as_micros() as u64,
+            parked_us: held.max(self.parked).as_micros() as u64,
             threads: self.threads,
             retries: self.retries,
         }
@@ -86,6 +88,14 @@ pub struct Switched {
     pub seized: Seized,
     /// How the threads were held.
     pub progress: Progress,
+}
+
+impl Switched {
+    /// The process, and the figures for the report.
+    pub fn done(self) -> (Seized, Holds) {
+        let holds = self.progress.holds(&self.seized);
+        (self.seized, holds)
+    }
 }
 
 /// The switch failed.

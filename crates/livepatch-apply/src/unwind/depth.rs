@@ -52,6 +52,9 @@ impl Depths {
             depths = visible;
             flow.reach_rest(&mut depths, Depth::Unknown)?;
         }
+        if !flow.returns_are_plain(&depths) {
+            return None;
+        }
         let known = |depth: &Option<Depth>| match depth {
             Some(Depth::Known(depth)) => Some(*depth),
             _ => None,
@@ -130,7 +133,6 @@ impl Flow {
             }
         }
         match control {
-            FlowControl::Return if !matches!(depth, Depth::Known(AT_ENTRY) | Depth::Unknown) => None,
             FlowControl::Return
             | FlowControl::UnconditionalBranch
             | FlowControl::IndirectBranch
@@ -151,6 +153,13 @@ impl Flow {
             }
         }
         Some(())
+    }
+
+    /// Whether nothing but the return address is left on the stack at a return, as far as is known.
+    fn returns_are_plain(&self, depths: &[Option<Depth>]) -> bool {
+        let mut returns =
+            self.code.iter().zip(depths).filter(|(i, _)| i.flow_control() == FlowControl::Return);
+        returns.all(|(_, depth)| matches!(depth, None | Some(Depth::Unknown | Depth::Known(AT_ENTRY))))
     }
 
     /// The distance that all calls and indirect jumps have in common. A jump through a pointer at a fixed place is no jump table.
@@ -192,5 +201,78 @@ impl Flow {
             found.push(depth - above);
         }
         Some(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// push rbp; mov rbp, rsp; push rbx; sub rsp, 24
+    const PROLOGUE: [u8; 9] = [0x55, 0x48, 0x89, 0xe5, 0x53, 0x48, 0x83, 0xec, 24];
+    /// add rsp, 24; pop rbx; pop rbp; ret
+    const EPILOGUE: [u8; 7] = [0x48, 0x83, 0xc4, 24, 0x5b, 0x5d, 0xc3];
+    const CALL: [u8; 5] = [0xe8, 0, 0, 0, 0];
+    /// In the body: return address, rbp, rbx, 24 bytes.
+    const BODY: i64 = 8 + 8 + 8 + 24;
+
+    fn depths(parts: &[&[u8]]) -> Option<Depths> {
+        Depths::of(0x1000, &parts.concat())
+    }
+
+    fn at(parts: &[&[u8]], offset: u64) -> Option<i64> {
+        depths(parts)?.at(0x1000 + offset, 16)
+    }
+
+    #[test]
+    fn every_instruction_of_a_plain_function() {
+        let code: [&[u8]; 3] = [&PROLOGUE, &CALL, &EPILOGUE];
+        let found: Vec<_> = [0, 1, 4, 5, 9, 13, 14, 18, 19, 20].map(|offset| at(&code, offset)).to_vec();
+        let expected = [8, 16, 16, 24, BODY, BODY, BODY, 24, 16, 8].map(Some);
+        assert_eq!(found, expected);
+        assert_eq!(at(&code, 21), None);
+        // The tables have the frame elsewhere.
+        assert_eq!(depths(&code).unwrap().at(0x1009, 24), None);
+    }
+
+    #[test]
+    fn what_two_ways_reach_differently_is_unknown() {
+        // je +1; push rax; call; …
+        let code: [&[u8]; 5] = [&PROLOGUE, &[0x74, 1], &[0x50], &CALL, &EPILOGUE];
+        assert_eq!((at(&code, 11), at(&code, 12)), (Some(BODY), None));
+        // sub rsp, rax
+        let code: [&[u8]; 4] = [&PROLOGUE, &[0x48, 0x29, 0xc4], &CALL, &EPILOGUE];
+        assert_eq!((at(&code, 9), at(&code, 12)), (Some(BODY), None));
+    }
+
+    #[test]
+    fn landing_pads_have_the_depth_of_all_calls() {
+        // The call behind the return is reached by nothing that shows.
+        let pad: [&[u8]; 4] = [&PROLOGUE, &CALL, &EPILOGUE, &CALL];
+        assert_eq!(at(&pad, 21), Some(BODY));
+        // push rax; call; pop rcx: now the calls have no depth in common.
+        let two: [&[u8]; 7] = [&PROLOGUE, &CALL, &[0x50], &CALL, &[0x59], &EPILOGUE, &CALL];
+        assert_eq!((at(&two, 15), at(&two, 28)), (Some(BODY + 8), None));
+        // A jump table without a frame may lead to where nothing else does: jmp rax
+        let table: [&[u8]; 5] = [&PROLOGUE, &CALL, &EPILOGUE[..6], &[0xff, 0xe0], &CALL];
+        assert_eq!(at(&table, 22), None);
+    }
+
+    #[test]
+    fn code_that_cannot_be_followed_has_no_depths() {
+        let rest: [&[u8]; 2] = [&CALL, &EPILOGUE];
+        // int3 in place of the first byte, as a breakpoint
+        let trapped = [&[0xcc], &PROLOGUE[1..]].concat();
+        // jmp out of the function within the frame
+        let leaves = [&PROLOGUE[..], &[0xe9, 0, 1, 0, 0]].concat();
+        // jmp into the middle of an instruction
+        let inside = [&PROLOGUE[..], &[0xeb, 0xfd]].concat();
+        // xor ebp, ebp
+        let taken = [&PROLOGUE[..], &[0x31, 0xed]].concat();
+        for first in [&trapped, &leaves, &inside, &taken] {
+            assert!(depths(&[first, rest[0], rest[1]]).is_none(), "{first:x?}");
+        }
+        // A return with something left on the stack is no return.
+        assert!(depths(&[&PROLOGUE, &[0xc3]]).is_none());
     }
 }
