@@ -281,12 +281,11 @@ impl Loader<'_> {
             (rodata, mapping.rodata, Protection::Read, &linked.rodata),
             (data, mapping.data, Protection::ReadWrite, &linked.data),
         ];
-        safepoint::on_any_thread(seized, self.deadline, |thread| {
-            for (at, size, protection, _) in parts.iter().filter(|part| part.1 > 0) {
-                thread.protect(*at, *size, *protection, self.deadline)?;
-            }
-            Ok(())
-        })?;
+        for (at, size, protection, _) in parts.iter().filter(|part| part.1 > 0) {
+            safepoint::on_any_thread(seized, self.deadline, |thread| {
+                Ok(thread.protect(*at, *size, *protection, self.deadline)?)
+            })?;
+        }
         self.check_protection(mapping)?;
         for (at, size, _, bytes) in parts.iter().filter(|part| part.1 > 0) {
             // Pages that stay zero need not become resident.

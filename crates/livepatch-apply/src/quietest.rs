@@ -46,31 +46,61 @@ const BROKEN_OFF: &[u64] = &[
     441, // epoll_pwait2
 ];
 
+/// So many threads are compared before the first one is tried.
+const COMPARED: usize = 16;
+
 /// Each thread once: first those that notice nothing when they are stopped, then those that run or wait for something else, last
-/// those that notice. A thread is looked at when its turn may have come, so the first one is found fast among many.
+/// those that notice. Of the first kind the one that did the work before comes first, so that no other is disturbed, and
+/// then those that ran the fewest times: they are the least likely to be wanted meanwhile. A thread is looked at when its turn
+/// may have come, so the first one is found fast among many.
 pub(crate) struct Quietest {
     process: Process,
+    worker: Option<Tid>,
     unseen: std::vec::IntoIter<Tid>,
+    /// By descending number of times that they ran.
+    first: Vec<(u64, Tid)>,
     second: VecDeque<Tid>,
     last: VecDeque<Tid>,
 }
 
 impl Quietest {
     pub(crate) fn of(seized: &Seized) -> Self {
-        let (process, unseen) = (seized.process().clone(), seized.threads().into_iter());
-        Self { process, unseen, second: VecDeque::new(), last: VecDeque::new() }
+        let worker = seized.worker();
+        let mut tids = seized.threads();
+        tids.retain(|tid| Some(*tid) != worker);
+        Self {
+            process: seized.process().clone(),
+            worker,
+            unseen: tids.into_iter(),
+            first: Vec::new(),
+            second: VecDeque::new(),
+            last: VecDeque::new(),
+        }
     }
 
-    /// The next thread that notices nothing; sorts the others.
-    fn first(&mut self) -> Option<Tid> {
-        for tid in self.unseen.by_ref() {
-            match self.process.asleep(tid).and_then(|asleep| asleep.syscall) {
-                Some(call) if RESTARTED.contains(&call) => return Some(tid),
-                Some(call) if BROKEN_OFF.contains(&call) => self.last.push_back(tid),
-                _ => self.second.push_back(tid),
-            }
+    /// Looks at a thread and sorts it.
+    fn sort(&mut self, tid: Tid) {
+        let asleep = self.process.asleep(tid);
+        match asleep.and_then(|asleep| Some((asleep.syscall?, asleep.times()))) {
+            Some((call, times)) if RESTARTED.contains(&call) => self.first.push((times, tid)),
+            Some((call, _)) if BROKEN_OFF.contains(&call) => self.last.push_back(tid),
+            _ => self.second.push_back(tid),
         }
-        None
+    }
+
+    /// The next thread that notices nothing.
+    fn next_of_first(&mut self) -> Option<Tid> {
+        if let Some(worker) = self.worker.take() {
+            self.sort(worker);
+        } else {
+            while self.first.len() < COMPARED
+                && let Some(tid) = self.unseen.next()
+            {
+                self.sort(tid);
+            }
+            self.first.sort_unstable_by(|a, b| b.cmp(a));
+        }
+        self.first.pop().map(|(_, tid)| tid)
     }
 }
 
@@ -78,6 +108,7 @@ impl Iterator for Quietest {
     type Item = Tid;
 
     fn next(&mut self) -> Option<Tid> {
-        self.first().or_else(|| self.second.pop_front()).or_else(|| self.last.pop_front())
+        let first = self.next_of_first().or_else(|| self.next_of_first());
+        first.or_else(|| self.second.pop_front()).or_else(|| self.last.pop_front())
     }
 }

@@ -240,7 +240,10 @@ pub fn on_any_thread<T>(
         for tid in Quietest::of(seized) {
             match seized.interrupt_one(tid, Instant::now() + patience) {
                 Ok(mut thread) => match thread.check_fit() {
-                    Ok(()) => return work(&mut thread),
+                    Ok(()) => {
+                        thread.note_as_worker();
+                        return work(&mut thread);
+                    }
                     Err(RemoteError::Unfit { reason, .. }) => refused.push((tid, reason)),
                     Err(error) => return Err(error.into()),
                 },
@@ -327,7 +330,10 @@ fn on_thread<T>(
                 Some(reason) => refused.push((tid, reason)),
                 None => match work(&mut thread) {
                     Err(RemoteError::Unfit { reason, .. }) => refused.push((tid, reason)),
-                    other => return other.map_err(ApplyError::from),
+                    other => {
+                        thread.note_as_worker();
+                        return other.map_err(ApplyError::from);
+                    }
                 },
             }
         }

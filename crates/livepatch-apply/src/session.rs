@@ -79,7 +79,8 @@ impl View {
     /// one did. Waits for another run to let go of the process.
     pub(crate) fn seize(&self, deadline: Instant) -> Result<Option<Seized>, ApplyError> {
         let limit = deadline.max(Instant::now() + Duration::from_secs(1));
-        let seized = unless_held(deadline, || Seized::seize_all(&self.process, limit))?;
+        let mut seized = unless_held(deadline, || Seized::seize_all(&self.process, limit))?;
+        seized.prepare_work();
         let current = live::find_all(&self.process, &self.process.maps()?)?;
         Ok((current == self.registries).then_some(seized))
     }

@@ -31,6 +31,13 @@ struct Runs {
     times: u64,
 }
 
+impl Asleep {
+    /// How often the thread got a processor in its life.
+    pub fn times(&self) -> u64 {
+        self.runs.times
+    }
+}
+
 impl Process {
     /// Where a thread will go on; `None` if it runs or wants to, is gone, or the kernel does not tell.
     pub fn asleep(&self, tid: Tid) -> Option<Asleep> {

@@ -70,6 +70,11 @@ impl<'t> StoppedThread<'t> {
         Ok(pending.iter().any(|info| info.is_from_kernel() && FAULTS.contains(&info.signal())))
     }
 
+    /// Notes that this thread was chosen for work that others could do as well ([`crate::Seized::worker`]).
+    pub fn note_as_worker(&mut self) {
+        self.tracees.worker = Some(self.tid);
+    }
+
     /// Lets the thread run (or stay in its group stop, if the program is stopped).
     pub fn resume(mut self) -> Result<(), ProcessError> {
         self.end_of_stop();
@@ -78,6 +83,7 @@ impl<'t> StoppedThread<'t> {
 
     fn end_of_stop(&mut self) {
         let time = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        tracing::trace!(tid = self.tid.0, ?time, "held for work");
         self.tracees.longest_stop = self.tracees.longest_stop.max(time);
     }
 

@@ -81,6 +81,8 @@ pub(crate) struct Tracees {
     pub hold_forked: bool,
     /// When any event at all was last asked for.
     pub asked_for_any: Instant,
+    /// The thread that did the last work that any thread can do.
+    pub worker: Option<Tid>,
     /// Longest time that one thread was held to do something with it.
     pub longest_stop: Duration,
     /// The process is a child of this one, so its end is for its owner here to collect.
@@ -104,6 +106,7 @@ impl Tracees {
             forked: BTreeMap::new(),
             hold_forked: false,
             asked_for_any: Instant::now(),
+            worker: None,
             longest_stop: Duration::ZERO,
             own_child,
             _not_send: PhantomData,

@@ -11,7 +11,7 @@
 use crate::drive::Saved;
 use crate::error::{ProcessError, RemoteError};
 use crate::sigframe::{LINK_AT, SignalFrame};
-use crate::{Mapping, PAGE_SIZE, Process, StoppedThread};
+use crate::{Mapping, PAGE_SIZE, Process, Seized, StoppedThread};
 use livepatch_patch::RunAddr;
 use nix::libc;
 
@@ -135,6 +135,15 @@ impl OnStack {
     /// Takes the mark away, so that nobody takes what is left below the stack pointer for work under way.
     pub fn unmark(&self, process: &Process) -> Result<(), ProcessError> {
         process.write(self.frame.offset(LINK_AT), &[0; 8])
+    }
+}
+
+impl Seized {
+    /// Searches the program's memory for what remote work needs, while nobody is held for it.
+    pub fn prepare_work(&mut self) {
+        let process = self.tracees.process.clone();
+        // Without a map or the instructions, the work itself says so.
+        self.tracees.gadgets = process.maps().ok().and_then(|maps| Gadgets::find(&process, &maps));
     }
 }
 

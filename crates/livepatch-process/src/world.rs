@@ -58,6 +58,11 @@ impl Seized {
         self.tracees.threads.keys().copied().collect()
     }
 
+    /// The thread that was last chosen for work that any thread can do, if it still lives.
+    pub fn worker(&self) -> Option<Tid> {
+        self.tracees.worker.filter(|tid| self.tracees.threads.contains_key(tid))
+    }
+
     /// The longest time that a thread was held to do something with it alone ([`Seized::interrupt_one`]), from the request on.
     pub fn longest_stop(&self) -> Duration {
         self.tracees.longest_stop

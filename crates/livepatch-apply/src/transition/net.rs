@@ -73,13 +73,15 @@ pub fn announce(
 pub fn install(seized: &mut Seized, landing: Landing, deadline: Instant) -> Result<Serialise, ApplyError> {
     let process = seized.process().clone();
     landing.write_action(&process)?;
-    let serialise = safepoint::on_any_thread(seized, deadline, |thread| {
-        action(thread, landing.new_action().0, landing.last_action().0, deadline)?;
-        let registered = membarrier(thread, REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, deadline)?;
-        Ok(if registered { Serialise::Membarrier } else { Serialise::Stops })
+    safepoint::on_any_thread(seized, deadline, |thread| {
+        action(thread, landing.new_action().0, landing.last_action().0, deadline)
     })?;
     landing.keep_last_action(&process)?;
-    Ok(serialise)
+    // The first time in the life of the process this waits until all cores have been in the kernel (milliseconds).
+    let registered = safepoint::on_any_thread(seized, deadline, |thread| {
+        membarrier(thread, REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, deadline)
+    })?;
+    Ok(if registered { Serialise::Membarrier } else { Serialise::Stops })
 }
 
 /// Puts the net in place again after the kernel took it away: it does so when a thread comes to a breakpoint with SIGTRAP blocked.
