@@ -28,8 +28,9 @@ const SETUPS: [Setup; 4] = [
 ];
 
 /// Columns of a measurement after the setup, the threads and the operation.
-const FIGURES: [&str; 10] = [
+const FIGURES: [&str; 11] = [
     "total_ms",
+    "transition_ms",
     "world_stopped_us",
     "parked_us",
     "retries",
@@ -40,6 +41,9 @@ const FIGURES: [&str; 10] = [
     "calling_us",
     "calling_held_us",
 ];
+
+/// So many of them the tool reports.
+const OF_THE_TOOL: usize = 5;
 
 struct Sample {
     setup: usize,
@@ -60,10 +64,11 @@ fn gaps(program: &mut Program) -> Result<(u64, [f64; 6]), Failed> {
 
 fn sample(report: &Value, gaps: [f64; 6]) -> Result<[f64; FIGURES.len()], Failed> {
     let mut figures = [0.0; FIGURES.len()];
-    for (figure, name) in figures.iter_mut().zip(FIGURES).take(4) {
-        *figure = report[name].as_f64().ok_or_else(|| format!("no {name} in {report}"))?;
+    for (figure, name) in figures.iter_mut().zip(FIGURES).take(OF_THE_TOOL) {
+        let value = report.get(name).unwrap_or(&report["stages"][name]);
+        *figure = value.as_f64().ok_or_else(|| format!("no {name} in {report}"))?;
     }
-    figures[4..].copy_from_slice(&gaps);
+    figures[OF_THE_TOOL..].copy_from_slice(&gaps);
     Ok(figures)
 }
 
@@ -102,7 +107,7 @@ fn measure(target: &Target, setup: usize, threads: u64, pairs: u64) -> Result<Ve
 
         std::thread::sleep(took);
         let mut figures = [0.0; FIGURES.len()];
-        figures[4..].copy_from_slice(&gaps(&mut program)?.1);
+        figures[OF_THE_TOOL..].copy_from_slice(&gaps(&mut program)?.1);
         samples.push(Sample { setup, threads, operation: "none", figures });
     }
     program.finish()?;
@@ -151,9 +156,9 @@ fn tables(samples: &[Sample], counts: &[u64], pairs: u64) -> String {
         let column =
             |threads: u64, tool: bool, figure: &str| spread(samples, setup, threads, tool, figure).text();
         let tool = |&threads: &u64| {
-            let figures = ["total_ms", "world_stopped_us", "parked_us", "retries"];
-            let cells = figures.map(|figure| column(threads, true, figure));
-            [vec![threads.to_string()], cells.to_vec()].concat()
+            let figures = &FIGURES[..OF_THE_TOOL];
+            let cells = figures.iter().map(|figure| column(threads, true, figure));
+            std::iter::once(threads.to_string()).chain(cells).collect()
         };
         let probes = |&threads: &u64| {
             let figures = ["spinning", "sleeping", "calling"].map(|probe| {
@@ -165,7 +170,14 @@ fn tables(samples: &[Sample], counts: &[u64], pairs: u64) -> String {
             });
             [vec![threads.to_string()], figures.concat()].concat()
         };
-        let head = ["idle threads", "`total_ms`", "`world_stopped_us`", "`parked_us`", "`retries`"];
+        let head = [
+            "idle threads",
+            "`total_ms`",
+            "`transition_ms`",
+            "`world_stopped_us`",
+            "`parked_us`",
+            "`retries`",
+        ];
         let rows: Vec<Vec<String>> = counts.iter().map(tool).collect();
         let _ = write!(text, "\n**{name}**: what the tool reports\n\n{}", table(&head, &rows));
         let head = [

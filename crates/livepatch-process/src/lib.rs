@@ -52,6 +52,7 @@ mod sys;
 mod thread;
 mod trace;
 mod tracer;
+mod traps;
 mod watch;
 mod wayback;
 mod world;

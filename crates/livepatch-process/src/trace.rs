@@ -79,6 +79,10 @@ pub(crate) struct Tracees {
     pub forked: BTreeMap<Tid, Forked>,
     /// Whether somebody looks after forked children.
     pub hold_forked: bool,
+    /// Whether SIGTRAPs of the program's own wait while the process has no action for them.
+    pub hold_own_traps: bool,
+    /// Threads that wait at such a signal.
+    pub own_traps: BTreeSet<Tid>,
     /// When any event at all was last asked for.
     pub asked_for_any: Instant,
     /// The thread that did the last work that any thread can do.
@@ -105,6 +109,8 @@ impl Tracees {
             foreign: BTreeSet::new(),
             forked: BTreeMap::new(),
             hold_forked: false,
+            hold_own_traps: false,
+            own_traps: BTreeSet::new(),
             asked_for_any: Instant::now(),
             worker: None,
             longest_stop: Duration::ZERO,
@@ -303,8 +309,9 @@ impl Tracees {
             self.gone(tid);
             return Ok(known);
         }
-        // Remote work may leave a thread at a stop for a signal, which would be told again and again.
-        let leave_signals = self.threads.get(&tid).is_none_or(|thread| thread.goal != Goal::Raw);
+        // A thread that is left at a stop for a signal, by remote work or because it waits, would be told again and again.
+        let leave_signals = self.threads.get(&tid).is_none_or(|thread| thread.goal != Goal::Raw)
+            && !self.own_traps.contains(&tid);
         match sys::wait_thread(tid, leave_signals) {
             Ok(None) => Ok(false),
             Ok(Some(wait)) => self.handle(tid, wait).map(|()| true),
@@ -386,6 +393,7 @@ impl Tracees {
             (Goal::Stop, Wait::Trap | Wait::GroupStop) => self.stopped(tid),
             (Goal::Run, Wait::Trap | Wait::GroupStop) => self.resume(tid)?,
             (_, Wait::Signal(libc::SIGTRAP)) if self.park(tid)? => self.send_on(tid, 0)?,
+            (_, Wait::Signal(libc::SIGTRAP)) if self.has_to_wait(tid) => {}
             (_, Wait::Signal(signal)) => self.send_on(tid, signal)?,
             (_, Wait::Clone | Wait::Fork | Wait::Syscall | Wait::Other | Wait::Gone) => {
                 self.send_on(tid, 0)?
@@ -431,7 +439,7 @@ impl Tracees {
 
     /// From a stop of another kind: on with it, to a canonical stop if that is the goal. Any stop cancels a pending
     /// interrupt, so it is asked for again.
-    fn send_on(&mut self, tid: Tid, signal: i32) -> Result<(), ProcessError> {
+    pub fn send_on(&mut self, tid: Tid, signal: i32) -> Result<(), ProcessError> {
         if self.threads.get(&tid).is_some_and(|thread| thread.goal == Goal::Stop) {
             self.request_stop(tid)?;
         }

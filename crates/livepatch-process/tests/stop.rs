@@ -347,6 +347,31 @@ fn one_thread_is_held_while_the_others_run() {
 }
 
 #[test]
+fn a_trap_of_its_own_waits_until_the_process_catches_it() {
+    let mut victim = Victim::start();
+    victim.ask("default 5");
+    let mut seized = victim.seize();
+    seized.hold_own_traps(true);
+    victim.ask_traced(&mut seized, "trap");
+    wait_for("the trap", || {
+        seized.pump(Instant::now()).unwrap();
+        seized.has_own_traps()
+    });
+    assert_eq!(victim.ask_traced(&mut seized, "catch 5"), "ok");
+    assert!(seized.has_own_traps());
+    assert_eq!(victim.ask_traced(&mut seized, "signals"), "0 0");
+    seized.deliver_own_traps();
+    wait_for("the signal", || victim.ask_traced(&mut seized, "signals").starts_with("1 "));
+    // Caught, the next one has nothing to wait for.
+    victim.ask_traced(&mut seized, "trap");
+    wait_for("the signal", || victim.ask_traced(&mut seized, "signals").starts_with("2 "));
+    assert!(!seized.has_own_traps());
+    seized.hold_own_traps(false);
+    seized.detach().unwrap();
+    victim.assert_well();
+}
+
+#[test]
 fn an_already_traced_process_is_refused() {
     let victim = Victim::start();
     let process = victim.process();

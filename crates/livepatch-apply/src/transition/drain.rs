@@ -120,6 +120,7 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
     };
     seized.set_breakpoints(job.entries.addresses());
     seized.hold_forked(true);
+    seized.hold_own_traps(true);
     let mut drain = Drain::new(seized, job, serialise);
     let outcome = drain.prepare().and_then(|()| drain.run());
     match outcome {
@@ -280,7 +281,8 @@ impl<'a> Drain<'a> {
 
     /// Now and then, while threads come to breakpoints.
     fn check_net(&mut self) -> Result<(), ApplyError> {
-        if self.net_seen.elapsed() >= NET_CHECK && self.last_event > self.net_seen {
+        let due = self.net_seen.elapsed() >= NET_CHECK && self.last_event > self.net_seen;
+        if due || self.seized.has_own_traps() {
             self.net_seen = Instant::now();
             self.keep_net()?;
         }
@@ -405,6 +407,11 @@ impl<'a> Drain<'a> {
 
     /// The entries are as they stay: no breakpoint is left.
     fn end(&mut self) -> Result<(), ApplyError> {
+        if self.seized.has_own_traps()
+            && let Err(error) = self.keep_net()
+        {
+            tracing::debug!(%error, "a SIGTRAP of the program's own meets no action");
+        }
         let removed =
             net::remove(&mut self.seized, self.job.entries.landing(), &self.calm, Instant::now() + UNDO);
         if let Err(error) = removed {

@@ -89,7 +89,9 @@ pub fn install(seized: &mut Seized, landing: Landing, deadline: Instant) -> Resu
 /// # Errors
 /// No thread could be used for it.
 pub fn install_again(seized: &mut Seized, landing: Landing, deadline: Instant) -> Result<(), ApplyError> {
-    safepoint::on_any_thread(seized, deadline, |thread| action(thread, landing.new_action().0, 0, deadline))
+    safepoint::on_any_thread(seized, deadline, |thread| action(thread, landing.new_action().0, 0, deadline))?;
+    seized.deliver_own_traps();
+    Ok(())
 }
 
 /// Whether the process has a handler for SIGTRAP.
@@ -211,6 +213,7 @@ pub fn remove(
     deadline: Instant,
 ) -> Result<(), ApplyError> {
     seized.hold_forked(false);
+    seized.hold_own_traps(false);
     calm(seized, landing, known, deadline)?;
     let process = seized.process().clone();
     landing.keep_last_action(&process)?;

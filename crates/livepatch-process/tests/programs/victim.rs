@@ -176,11 +176,11 @@ extern "C" fn on_signal(_signal: c_int, info: *const u8, _context: usize) {
     SIGNALS.fetch_add(1, SeqCst);
 }
 
-fn handle(signal: c_int) {
+fn set_action(signal: c_int, handler: usize) {
     const SA_SIGINFO: c_int = 4;
     const SA_RESTART: c_int = 0x1000_0000;
     let action =
-        SigAction { handler: on_signal as *const () as usize, mask: [0; 16], flags: SA_SIGINFO | SA_RESTART, restorer: 0 };
+        SigAction { handler, mask: [0; 16], flags: SA_SIGINFO | SA_RESTART, restorer: 0 };
     assert_eq!(unsafe { sigaction(signal, &action, std::ptr::null_mut()) }, 0);
 }
 
@@ -374,6 +374,10 @@ fn obey(line: &str) -> String {
             results.sort();
             return results.join(",");
         }
+        // A thread that executes a breakpoint of its own.
+        "trap" => return thread(|| unsafe { asm!("int3") }).to_string(),
+        "catch" => set_action(number as c_int, on_signal as *const () as usize),
+        "default" => set_action(number as c_int, 0),
         "signals" => return format!("{} {}", SIGNALS.load(SeqCst), SIGNAL_SUM.load(SeqCst)),
         "filter" => filter(),
         "pipe" => {
@@ -420,7 +424,7 @@ fn serve() {
 fn main() {
     // SIGSEGV is no use here: the C library's or std's handler takes it. SIGUSR1, SIGTRAP and a realtime signal are ours.
     for signal in [10, 5, 36] {
-        handle(signal);
+        set_action(signal, on_signal as *const () as usize);
     }
     let facts: [(&str, usize); 13] = [
         ("read_one", read_one as *const () as usize),
