@@ -9,8 +9,8 @@ use crate::load::{self, Loaded, Loader};
 use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
 use crate::registry::{
-    EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord,
-    ThreadLocalRecord,
+    CodeRecord, EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, Record, State,
+    StaticRecord, ThreadLocalRecord,
 };
 use crate::report::{ApplyReport, Clock, Holds, Policy, Stages};
 use crate::safepoint::{self, Rules};
@@ -22,7 +22,7 @@ use crate::transition::drain;
 use crate::transition::entries::Entries;
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, Plan, plan};
-use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, Selected};
+use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, SectionKind, Selected};
 use livepatch_process::{Seized, on_tracer_thread};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -354,6 +354,9 @@ impl Job<'_> {
         for (redirect, code) in self.patch.meta.redirects.iter().zip(&prepared.code) {
             let symbol = redirect.symbol.0 as usize;
             let missing = || Mismatch::Patch(format!("`{}` has no new code", redirect.path));
+            let Place::Section { size: new_size, .. } = self.patch.symbols[symbol].place else {
+                return Err(missing().into());
+            };
             let new = loaded.symbols.get(symbol).copied().flatten().ok_or_else(missing)?;
             if !loaded.mapping.text_range().contains(&new) {
                 return Err(missing().into());
@@ -372,6 +375,7 @@ impl Job<'_> {
                 old,
                 old_size: redirect.old_size,
                 new,
+                new_size,
                 saved,
                 jump,
             });
@@ -385,12 +389,26 @@ impl Job<'_> {
             applied_at: now(),
             mapping: loaded.mapping,
             functions,
+            further: self.further(&loaded),
             statics,
             thread_locals,
             eh_frame: loaded.eh_frame,
             contents: loaded.contents,
             carrier: loaded.carrier,
         })
+    }
+
+    /// Code of the patch that no entry leads to.
+    fn further(&self, loaded: &Loaded) -> Vec<CodeRecord> {
+        let redirected: BTreeSet<_> = self.patch.meta.redirects.iter().map(|r| r.symbol.0 as usize).collect();
+        let others = self.patch.symbols.iter().enumerate().filter(|(index, _)| !redirected.contains(index));
+        let code = others.filter_map(|(index, symbol)| {
+            let Place::Section { section, size, .. } = symbol.place else { return None };
+            let is_code = self.patch.sections[section.0 as usize].kind == SectionKind::Text;
+            let start = loaded.symbols[index].filter(|_| is_code)?;
+            Some(CodeRecord { symbol: symbol.name.clone(), start, size })
+        });
+        code.filter(|code| loaded.mapping.text_range().contains(&code.start)).collect()
     }
 
     /// Statics and thread-locals that live in this patch, for later patches to find.
