@@ -167,7 +167,8 @@ const SYS_PRCTL: i64 = 157;
 /// Offset in the header page where the name is put for the kernel to read.
 const NAME_AT: i64 = 0x100;
 
-/// Names the mapping for people who read `/proc/PID/maps`. Many kernels cannot; nothing depends on it.
+/// Names the mapping for people who read `/proc/PID/maps`. Many kernels cannot; nothing depends on it. A patch's code gets no such
+/// name: perf would look for a file of that name, and not in its map.
 fn name(thread: &mut StoppedThread<'_>, at: RunAddr, deadline: Instant) {
     let text = at.offset(NAME_AT);
     let args = [PR_SET_VMA, PR_SET_VMA_ANON_NAME, at.0, TOTAL_SIZE, text.0, 0];
