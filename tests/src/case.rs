@@ -6,7 +6,7 @@ use crate::profile::Profile;
 use crate::project::{Project, command};
 use crate::tools::{self, Ran, exit};
 use crate::{Failed, fail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,9 @@ pub struct Case {
     pub program: Program,
     /// What runs of the tool are about.
     pub target: Target,
-    _project: Project,
+    project: Project,
+    name: String,
+    shipped: PathBuf,
 }
 
 /// What runs of the tool need, in any thread.
@@ -68,7 +70,17 @@ impl Case {
         created.ran.expect(exit::DONE, "create")?;
         let program = Program::start(command(&shipped))?;
         let target = Target { pid: program.pid().to_string(), patch: created.file };
-        Ok(Self { program, target, _project: project })
+        Ok(Self { program, target, project, name: name.to_owned(), shipped })
+    }
+
+    /// The stripped program.
+    pub fn shipped(&self) -> &Path {
+        &self.shipped
+    }
+
+    /// The program with symbols, as the build left it.
+    pub fn output(&self) -> PathBuf {
+        self.project.path().join("target/release").join(&self.name)
     }
 
     /// Process id.

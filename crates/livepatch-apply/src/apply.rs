@@ -1,17 +1,16 @@
 //! `apply` and `check`.
 
+mod record;
+
 use crate::bind::{self, Bound};
 use crate::error::{ApplyError, Mismatch};
 use crate::guard::Guard;
 use crate::jump;
 use crate::landing::Landing;
-use crate::load::{self, Loaded, Loader};
+use crate::load::{self, Loader};
 use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
-use crate::registry::{
-    EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, Record, State, StaticRecord,
-    ThreadLocalRecord,
-};
+use crate::registry::{EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, State};
 use crate::report::{ApplyReport, Clock, Holds, Policy, Stages};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
@@ -21,8 +20,8 @@ use crate::transition::Failed;
 use crate::transition::drain;
 use crate::transition::entries::Entries;
 use crate::unwind::Tables;
-use livepatch_patch::link::{Binding, Plan, plan};
-use livepatch_patch::{BuildId, Digest, NewItemKind, Patch, Place, RunAddr, Selected};
+use livepatch_patch::link::{Plan, plan};
+use livepatch_patch::{BuildId, Digest, Patch, RunAddr, Selected};
 use livepatch_process::{Seized, on_tracer_thread};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -347,80 +346,6 @@ impl Job<'_> {
         safepoint::on_any_thread(seized, self.deadline, |thread| {
             live::create(thread, prepared.module.image.span(), state, generation, self.deadline)
         })
-    }
-
-    fn record(&self, prepared: &Prepared<'_>, state: &State, loaded: Loaded) -> Result<Record, ApplyError> {
-        let mut functions = Vec::new();
-        for (redirect, code) in self.patch.meta.redirects.iter().zip(&prepared.code) {
-            let symbol = redirect.symbol.0 as usize;
-            let missing = || Mismatch::Patch(format!("`{}` has no new code", redirect.path));
-            let new = loaded.symbols.get(symbol).copied().flatten().ok_or_else(missing)?;
-            if !loaded.mapping.text_range().contains(&new) {
-                return Err(missing().into());
-            }
-            let old = redirect.old.at(prepared.module.image.bias);
-            // What lies under the jump of an earlier patch is what that one saved.
-            let known = state.patches.iter().flat_map(|record| &record.functions).find(|f| f.old == old);
-            let saved = match known {
-                Some(function) => function.saved,
-                None => target::entry(&prepared.view.process, code, old)?,
-            };
-            let jump = jump::encode(old, new).map_err(|error| ApplyError::refused(error.to_string()))?;
-            functions.push(FunctionRecord {
-                path: redirect.path.clone(),
-                symbol: self.patch.symbols[symbol].name.clone(),
-                old,
-                old_size: redirect.old_size,
-                new,
-                saved,
-                jump,
-            });
-        }
-        let (statics, thread_locals) = self.new_data(&loaded);
-        Ok(Record {
-            id: self.id,
-            name: self.patch.meta.name.clone(),
-            selection: self.selected.selection.clone(),
-            state: PatchState::Applying,
-            applied_at: now(),
-            mapping: loaded.mapping,
-            functions,
-            statics,
-            thread_locals,
-            eh_frame: loaded.eh_frame,
-            contents: loaded.contents,
-            carrier: loaded.carrier,
-        })
-    }
-
-    /// Statics and thread-locals that live in this patch, for later patches to find.
-    fn new_data(&self, loaded: &Loaded) -> (Vec<StaticRecord>, Vec<ThreadLocalRecord>) {
-        let (mut statics, mut thread_locals) = (Vec::new(), Vec::new());
-        for item in &self.patch.meta.new_items {
-            let index = item.symbol.0 as usize;
-            let Some(symbol) = self.patch.symbols.get(index) else { continue };
-            let Place::Section { size, .. } = symbol.place else { continue };
-            let (name, type_digest) = (symbol.name.clone(), item.type_digest);
-            match (item.kind, loaded.bindings[index], loaded.symbols[index], loaded.carrier) {
-                (NewItemKind::Static, Binding::Own, Some(address), _) => {
-                    statics.push(StaticRecord { name, address, size, type_digest });
-                }
-                (NewItemKind::ThreadLocal, Binding::Tls(place), _, Some(carrier))
-                    if place.module == carrier.module =>
-                {
-                    thread_locals.push(ThreadLocalRecord {
-                        name,
-                        size,
-                        type_digest,
-                        module: place.module,
-                        offset: place.offset,
-                        tp_offset: place.tp_offset,
-                    });
-                }
-                _ => {}
-            }
-        }
-        (statics, thread_locals)
     }
 
     /// The switch from what is active to the patch at `index`.

@@ -1,7 +1,7 @@
 //! Why an operation did not happen, in the terms of the command line's exit codes.
 
 use livepatch_patch::{BuildId, Digest, RunAddr, SelectError};
-use livepatch_process::{InterruptError, ProcessError, RemoteError, Tracer};
+use livepatch_process::{InterruptError, PerfMapError, ProcessError, RemoteError, Tracer};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -111,6 +111,9 @@ pub enum Mismatch {
     /// The thread-local segment differs from what the patch was made for.
     #[error("the module's thread-local segment differs from the baseline's")]
     Tls,
+    /// A file that should be a core dump is none.
+    #[error("{0}")]
+    Core(String),
     /// A mapped patch was changed by somebody else.
     #[error("the contents of patch {id} in the process were changed")]
     Contents {
@@ -199,6 +202,16 @@ impl From<ProcessError> for ApplyError {
                 Self::Held { pid: pid.0, by: tracer, waited_ms: 0 }
             }
             other => Self::environment("the process could not be examined", other),
+        }
+    }
+}
+
+impl From<PerfMapError> for ApplyError {
+    fn from(error: PerfMapError) -> Self {
+        match error {
+            PerfMapError::Process(error) => error.into(),
+            PerfMapError::Untouchable { .. } => Self::Refused { reason: error.to_string() },
+            PerfMapError::Io { .. } => Self::environment("the process's perf map is not complete", error),
         }
     }
 }

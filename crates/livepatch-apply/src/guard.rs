@@ -3,7 +3,7 @@
 use crate::elf::Peek;
 use crate::error::ThreadInside;
 use crate::jump::{JUMP_SIZE, entry_is_fresh};
-use crate::registry::{Record, State};
+use crate::registry::State;
 use crate::report::Policy;
 use crate::stacks::ThreadStack;
 use crate::unwind::{Frame, FrameKind, Walk};
@@ -108,15 +108,6 @@ impl Guard {
         let outermost = walk.frames.iter().rfind(|frame| piece(frame).is_some()).map(|frame| frame.cfa);
         Err(Inside { tid, walk, function, outermost })
     }
-}
-
-/// The function of a patch that an address belongs to: the last one that starts at or before it.
-pub fn function_in_patch(record: &Record, at: RunAddr) -> Option<&str> {
-    if !record.mapping.text_range().contains(&at) {
-        return None;
-    }
-    let before = record.functions.iter().filter(|f| f.new <= at);
-    before.max_by_key(|f| f.new).map(|f| f.path.as_str())
 }
 
 impl Inside {

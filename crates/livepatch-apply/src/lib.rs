@@ -12,6 +12,7 @@
 //! | prove every stack | [`unwind`], [`stacks`], [`guard`] |
 //! | reach quiescence, write the jumps | [`transition`], [`landing`], [`jump`] |
 //! | record | [`registry`] |
+//! | names for debuggers and profilers | [`symbols`] |
 //!
 //! # What is not guaranteed
 //!
@@ -40,6 +41,7 @@ mod session;
 pub mod stacks;
 mod status;
 pub mod symbolise;
+pub mod symbols;
 pub mod target;
 pub mod transition;
 pub mod unwind;
@@ -53,3 +55,4 @@ pub use options::ApplyOptions;
 pub use report::{ApplyReport, FunctionReport, Holds, PatchReport, Policy, RollbackReport, Status};
 pub use rollback::{RollbackOptions, Selector, rollback};
 pub use status::{ps, status};
+pub use symbols::{CodeSymbol, Named, PatchSymbols, Symbols};

@@ -1,6 +1,5 @@
 //! Names for addresses, for messages only: no decision rests on them.
 
-use crate::guard::function_in_patch;
 use crate::registry::Record;
 use crate::target::{Module, Modules};
 use livepatch_patch::{Redirect, RunAddr};
@@ -49,12 +48,14 @@ impl<'a> Symboliser<'a> {
 
     /// Text for a frame whose function contains this address.
     pub fn name(&self, at: RunAddr) -> String {
-        if let Some((path, record)) =
-            self.records.iter().find_map(|record| Some((function_in_patch(record, at)?, record)))
-        {
-            return format!("{path} (patch {})", record.name);
+        let within = |start: RunAddr, size: u64| at >= start && at.0 - start.0 < size;
+        let patched = |record: &'a Record| {
+            let function = record.code().into_iter().find(|f| within(f.start, f.size))?;
+            Some(format!("{} (patch {})", function.path(), record.name))
+        };
+        if let Some(name) = self.records.iter().find_map(patched) {
+            return name;
         }
-        let within = |start: RunAddr, size: u64| (start.0..start.0 + size).contains(&at.0);
         if let Some((_, _, path)) = self.redirects.iter().find(|(start, size, _)| within(*start, *size)) {
             return (*path).to_owned();
         }

@@ -7,6 +7,7 @@ use crate::{Pid, Tid};
 use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 /// What a thread does, from the third field of `/proc/PID/task/TID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct Status {
     pub threads: usize,
     /// The parent process.
     pub parent: Pid,
+    /// The process's id in its own PID namespace, if the kernel tells.
+    pub own_number: Option<i32>,
     /// The thread that traces this thread.
     pub tracer: Option<Tid>,
     /// Whether the thread runs under a seccomp filter, which may answer a remote system call by a signal.
@@ -133,6 +136,27 @@ fn parse_stat_state(stat: &[u8]) -> Option<ThreadState> {
     stat.get(name_end + 2).map(|&letter| ThreadState::from_letter(letter))
 }
 
+/// Ticks of a second in `/proc` on x86-64 (`USER_HZ`).
+const TICKS: u64 = 100;
+
+/// When a process was started, to the second or so.
+pub(crate) fn started(pid: Pid) -> io::Result<SystemTime> {
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "unexpected format of /proc/PID/stat");
+    let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
+    let ticks = parse_stat_started(&stat).ok_or_else(invalid)?;
+    let machine = std::fs::read_to_string("/proc/stat")?;
+    let boot = machine.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
+    let boot = SystemTime::UNIX_EPOCH + Duration::from_secs(boot.ok_or_else(invalid)?);
+    Ok(boot + Duration::from_millis(ticks * (1000 / TICKS)))
+}
+
+/// Field 22 of `stat`; the fields after the name begin with the third.
+fn parse_stat_started(stat: &[u8]) -> Option<u64> {
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
 /// The kernel function a thread waits in, if the kernel tells.
 pub(crate) fn wait_channel(pid: Pid, tid: Tid) -> Option<String> {
     let name = std::fs::read_to_string(task_dir(pid, tid).join("wchan")).ok()?;
@@ -174,6 +198,7 @@ fn parse_status(text: &[u8]) -> Option<Status> {
         state: ThreadState::from_letter(*field("State")?.as_bytes().first()?),
         threads: field("Threads")?.parse().ok()?,
         parent: Pid(field("PPid")?.parse().ok()?),
+        own_number: field("NStgid").and_then(|ids| ids.split_ascii_whitespace().last()?.parse().ok()),
         tracer: (tracer != 0).then_some(Tid(tracer)),
         seccomp: field("Seccomp").is_some_and(|mode| mode != "0"),
         seccomp_filters: field("Seccomp_filters").and_then(|count| count.parse().ok()).unwrap_or(0),
@@ -198,7 +223,7 @@ mod tests {
 
     #[test]
     fn status_with_a_name_that_is_no_text() {
-        let text = b"Name:\t\xff\xfe\nState:\tT (stopped)\nPPid:\t6\nTracerPid:\t7\nUid:\t1\t2\t3\t4\nVmSize:\t 5 kB\nThreads:\t9\n\
+        let text = b"Name:\t\xff\xfe\nState:\tT (stopped)\nPPid:\t6\nNStgid:\t12\t3\nTracerPid:\t7\nUid:\t1\t2\t3\t4\nVmSize:\t 5 kB\nThreads:\t9\n\
             SigBlk:\t0000000000000010\nSigCgt:\t00000001000004c0\nSeccomp:\t2\nSeccomp_filters:\t3\nx86_Thread_features:\tshstk wrss \n";
         let expected = Status {
             uid: 1,
@@ -206,6 +231,7 @@ mod tests {
             state: ThreadState::Stopped,
             threads: 9,
             parent: Pid(6),
+            own_number: Some(3),
             tracer: Some(Tid(7)),
             seccomp: true,
             seccomp_filters: 3,
@@ -215,6 +241,22 @@ mod tests {
             has_memory: true,
         };
         assert_eq!(parse_status(text), Some(expected));
+    }
+
+    #[test]
+    fn the_start_of_a_process() {
+        let now = SystemTime::now();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let started = started(Pid(child.id() as i32));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let started = started.unwrap();
+        let apart = now.duration_since(started).or_else(|_| started.duration_since(now)).unwrap();
+        assert!(apart < Duration::from_secs(60), "{apart:?}");
+        assert_eq!(
+            parse_stat_started(b"12 (a) R 1) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 77 0"),
+            Some(77)
+        );
     }
 
     #[test]

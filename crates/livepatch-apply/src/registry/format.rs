@@ -19,7 +19,7 @@ use livepatch_patch::{BuildId, Digest, RunAddr};
 /// First bytes of every registry.
 pub const MAGIC: [u8; 16] = *b"livepatch\0state\0";
 /// Version of layout and payload. A tool refuses other versions.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of one slot. Only what is used becomes resident.
 pub const SLOT_SIZE: u32 = 4 << 20;
 /// Size of the registry. Behind it are the landing area and the call site.
@@ -33,12 +33,16 @@ const HEADER_PAGE: u64 = 0x1000;
 const SLOT_HEADER: usize = 48;
 const MAX_BUILD_ID: usize = 32;
 
-/// Memory that holds a registry.
-pub trait Store {
+/// Memory that a registry can be read from.
+pub trait Load {
     /// Why an access failed.
     type Error;
     /// Fills `buf` from `at`.
     fn load(&mut self, at: RunAddr, buf: &mut [u8]) -> Result<(), Self::Error>;
+}
+
+/// Memory that holds a registry.
+pub trait Store: Load {
     /// Writes `bytes` to `at`, in one system call.
     fn store(&mut self, at: RunAddr, bytes: &[u8]) -> Result<(), Self::Error>;
 }
@@ -133,14 +137,14 @@ impl Location {
         self.at.offset((HEADER_PAGE + slot * u64::from(SLOT_SIZE)) as i64)
     }
 
-    fn commit_word<S: Store>(self, store: &mut S) -> Result<u64, FormatError<S::Error>> {
+    fn commit_word<S: Load>(self, store: &mut S) -> Result<u64, FormatError<S::Error>> {
         let mut word = [0; 8];
         store.load(self.at.offset(COMMIT_WORD), &mut word).map_err(FormatError::Access)?;
         Ok(u64::from_le_bytes(word))
     }
 
     /// The committed state; `None` if there never was one.
-    pub fn read<S: Store>(self, store: &mut S) -> Result<Option<State>, FormatError<S::Error>> {
+    pub fn read<S: Load>(self, store: &mut S) -> Result<Option<State>, FormatError<S::Error>> {
         let damaged = |what| FormatError::Damaged { at: self.at, what };
         let word = self.commit_word(store)?;
         if word == 0 {
@@ -215,7 +219,7 @@ mod tests {
         writes_left: Option<u32>,
     }
 
-    impl Store for Fake {
+    impl Load for Fake {
         type Error = ();
         fn load(&mut self, at: RunAddr, buf: &mut [u8]) -> Result<(), ()> {
             for (i, byte) in buf.iter_mut().enumerate() {
@@ -223,6 +227,9 @@ mod tests {
             }
             Ok(())
         }
+    }
+
+    impl Store for Fake {
         fn store(&mut self, at: RunAddr, bytes: &[u8]) -> Result<(), ()> {
             if let Some(left) = &mut self.writes_left {
                 *left = left.checked_sub(1).ok_or(())?;
@@ -247,6 +254,19 @@ mod tests {
             let mut bad = bytes;
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(decode_header::<()>(AT.at, &bad).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn other_versions_are_refused() {
+        let header = Header { build_id: BuildId::new([7; 20]), generation: 3 };
+        for other in [VERSION - 1, VERSION + 1] {
+            let mut bytes = encode_header(&header);
+            bytes[16..20].copy_from_slice(&other.to_le_bytes());
+            let digest = Digest::of(&bytes[..COVERED]);
+            bytes[COVERED..].copy_from_slice(&digest.0);
+            let refused = decode_header::<()>(AT.at, &bytes).unwrap_err();
+            assert!(matches!(refused, FormatError::Version { found, .. } if found == other), "{refused:?}");
         }
     }
 

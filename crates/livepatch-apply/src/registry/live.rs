@@ -1,6 +1,6 @@
 //! Registries in a process: finding, making and writing them.
 
-use super::format::{self, FormatError, HEADER_SIZE, Header, Location, Store, TOTAL_SIZE};
+use super::format::{self, FormatError, HEADER_SIZE, Header, Load, Location, Store, TOTAL_SIZE};
 use super::state::State;
 use crate::error::ApplyError;
 use crate::landing::{DATA_SIZE, LANDING_SIZE, Landing, TEXT_SIZE};
@@ -12,11 +12,14 @@ use livepatch_process::{
 use std::ops::Range;
 use std::time::Instant;
 
-impl Store for &Process {
+impl Load for &Process {
     type Error = ProcessError;
     fn load(&mut self, at: RunAddr, buf: &mut [u8]) -> Result<(), ProcessError> {
         self.read(at, buf)
     }
+}
+
+impl Store for &Process {
     fn store(&mut self, at: RunAddr, bytes: &[u8]) -> Result<(), ProcessError> {
         self.write(at, bytes)
     }
@@ -61,7 +64,7 @@ pub fn find_all(process: &Process, maps: &[Mapping]) -> Result<Vec<Found>, Apply
         if !format::looks_like_registry(&bytes) {
             continue;
         }
-        let header = format::decode_header(at, &bytes).map_err(ApplyError::from)?;
+        let header = format::decode_header::<ProcessError>(at, &bytes).map_err(ApplyError::from)?;
         let location = Location { at };
         let state = location.read(&mut &*process)?;
         found.push(Found { location, header, state });
@@ -164,7 +167,8 @@ const SYS_PRCTL: i64 = 157;
 /// Offset in the header page where the name is put for the kernel to read.
 const NAME_AT: i64 = 0x100;
 
-/// Names the mapping for people who read `/proc/PID/maps`. Many kernels cannot; nothing depends on it.
+/// Names the mapping for people who read `/proc/PID/maps`. Many kernels cannot; nothing depends on it. A patch's code gets no such
+/// name: perf would look for a file of that name, and not in its map.
 fn name(thread: &mut StoppedThread<'_>, at: RunAddr, deadline: Instant) {
     let text = at.offset(NAME_AT);
     let args = [PR_SET_VMA, PR_SET_VMA_ANON_NAME, at.0, TOTAL_SIZE, text.0, 0];

@@ -55,6 +55,8 @@ pub struct Record {
     pub mapping: Mapping,
     /// Functions that it redirects.
     pub functions: Vec<FunctionRecord>,
+    /// Its other code: new functions, and copies of functions of the image that only its own code calls.
+    pub further: Vec<CodeRecord>,
     /// Writable statics that it brought in.
     pub statics: Vec<StaticRecord>,
     /// Thread-locals that it brought in.
@@ -121,10 +123,23 @@ pub struct FunctionRecord {
     pub old_size: u64,
     /// Start of the new function.
     pub new: RunAddr,
+    /// Its size in bytes.
+    pub new_size: u64,
     /// The image's bytes under the jump.
     pub saved: Code,
     /// The jump.
     pub jump: Code,
+}
+
+/// A function in the patch's text that no entry leads to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CodeRecord {
+    /// Mangled name.
+    pub symbol: String,
+    /// Its first byte.
+    pub start: RunAddr,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// A writable static in the patch's data.
@@ -220,6 +235,52 @@ pub struct EntryWrite {
     pub before: Code,
     /// What the operation puts there.
     pub after: Code,
+}
+
+/// A function in the text of a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function<'a> {
+    /// Its path, if the patch says.
+    path: Option<&'a str>,
+    /// Mangled name.
+    pub symbol: &'a str,
+    /// Its first byte.
+    pub start: RunAddr,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl Function<'_> {
+    /// Demangled path.
+    pub fn path(&self) -> String {
+        match self.path {
+            Some(path) => path.to_owned(),
+            None => format!("{:#}", rustc_demangle::demangle(self.symbol)),
+        }
+    }
+}
+
+impl Record {
+    /// All functions in its text, by address.
+    pub fn code(&self) -> Vec<Function<'_>> {
+        let redirected = self.functions.iter().map(|f| Function {
+            path: Some(&f.path),
+            symbol: &f.symbol,
+            start: f.new,
+            size: f.new_size,
+        });
+        let further = self.further.iter().map(|f| Function {
+            path: None,
+            symbol: &f.symbol,
+            start: f.start,
+            size: f.size,
+        });
+        let mut code: Vec<_> = redirected.chain(further).collect();
+        code.sort_by_key(|function| (function.start, function.symbol));
+        // Several functions of the image may have become one.
+        code.dedup_by_key(|function| (function.start, function.symbol));
+        code
+    }
 }
 
 impl State {

@@ -12,6 +12,8 @@ mod ps;
 mod rollback;
 #[cfg(feature = "apply")]
 mod status;
+#[cfg(feature = "apply")]
+mod symbols;
 
 use crate::exit::{Exit, Failure};
 #[cfg(feature = "build")]
@@ -54,6 +56,9 @@ enum Command {
     /// List the patches in a process.
     #[cfg(feature = "apply")]
     Status(status::StatusArgs),
+    /// Name the functions of the patches in a process or in a core dump, for gdb, perf and backtraces.
+    #[cfg(feature = "apply")]
+    Symbols(symbols::SymbolsArgs),
     /// List the processes that have patches.
     #[cfg(feature = "apply")]
     Ps,
@@ -87,6 +92,8 @@ fn run(command: &Command) -> Result<Outcome, Failure> {
         Command::Rollback(args) => rollback::run(args),
         #[cfg(feature = "apply")]
         Command::Status(args) => status::run(args),
+        #[cfg(feature = "apply")]
+        Command::Symbols(args) => symbols::run(args),
         #[cfg(feature = "apply")]
         Command::Ps => ps::run(),
         Command::Inspect(args) => inspect::run(args),

@@ -1,0 +1,112 @@
+//! What the registry is told of a patch that was loaded.
+
+use super::{Job, Prepared, now};
+use crate::error::{ApplyError, Mismatch};
+use crate::load::Loaded;
+use crate::registry::{
+    CodeRecord, FunctionRecord, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
+};
+use crate::{jump, target};
+use livepatch_patch::link::Binding;
+use livepatch_patch::{NewItemKind, Place, SectionKind};
+use std::collections::BTreeSet;
+
+impl Job<'_> {
+    /// The record of a patch that was loaded.
+    pub(super) fn record(
+        &self,
+        prepared: &Prepared<'_>,
+        state: &State,
+        loaded: Loaded,
+    ) -> Result<Record, ApplyError> {
+        let mut functions = Vec::new();
+        for (redirect, code) in self.patch.meta.redirects.iter().zip(&prepared.code) {
+            let symbol = redirect.symbol.0 as usize;
+            let missing = || Mismatch::Patch(format!("`{}` has no new code", redirect.path));
+            let Place::Section { size: new_size, .. } = self.patch.symbols[symbol].place else {
+                return Err(missing().into());
+            };
+            let new = loaded.symbols.get(symbol).copied().flatten().ok_or_else(missing)?;
+            if !loaded.mapping.text_range().contains(&new) {
+                return Err(missing().into());
+            }
+            let old = redirect.old.at(prepared.module.image.bias);
+            // What lies under the jump of an earlier patch is what that one saved.
+            let known = state.patches.iter().flat_map(|record| &record.functions).find(|f| f.old == old);
+            let saved = match known {
+                Some(function) => function.saved,
+                None => target::entry(&prepared.view.process, code, old)?,
+            };
+            let jump = jump::encode(old, new).map_err(|error| ApplyError::refused(error.to_string()))?;
+            functions.push(FunctionRecord {
+                path: redirect.path.clone(),
+                symbol: self.patch.symbols[symbol].name.clone(),
+                old,
+                old_size: redirect.old_size,
+                new,
+                new_size,
+                saved,
+                jump,
+            });
+        }
+        let (statics, thread_locals) = self.new_data(&loaded);
+        Ok(Record {
+            id: self.id,
+            name: self.patch.meta.name.clone(),
+            selection: self.selected.selection.clone(),
+            state: PatchState::Applying,
+            applied_at: now(),
+            mapping: loaded.mapping,
+            functions,
+            further: self.further(&loaded),
+            statics,
+            thread_locals,
+            eh_frame: loaded.eh_frame,
+            contents: loaded.contents,
+            carrier: loaded.carrier,
+        })
+    }
+
+    /// Code of the patch that no entry leads to.
+    fn further(&self, loaded: &Loaded) -> Vec<CodeRecord> {
+        let redirected: BTreeSet<_> = self.patch.meta.redirects.iter().map(|r| r.symbol.0 as usize).collect();
+        let others = self.patch.symbols.iter().enumerate().filter(|(index, _)| !redirected.contains(index));
+        let code = others.filter_map(|(index, symbol)| {
+            let Place::Section { section, size, .. } = symbol.place else { return None };
+            let is_code = self.patch.sections[section.0 as usize].kind == SectionKind::Text;
+            let start = loaded.symbols[index].filter(|_| is_code)?;
+            Some(CodeRecord { symbol: symbol.name.clone(), start, size })
+        });
+        code.filter(|code| loaded.mapping.text_range().contains(&code.start)).collect()
+    }
+
+    /// Statics and thread-locals that live in this patch, for later patches to find.
+    fn new_data(&self, loaded: &Loaded) -> (Vec<StaticRecord>, Vec<ThreadLocalRecord>) {
+        let (mut statics, mut thread_locals) = (Vec::new(), Vec::new());
+        for item in &self.patch.meta.new_items {
+            let index = item.symbol.0 as usize;
+            let Some(symbol) = self.patch.symbols.get(index) else { continue };
+            let Place::Section { size, .. } = symbol.place else { continue };
+            let (name, type_digest) = (symbol.name.clone(), item.type_digest);
+            match (item.kind, loaded.bindings[index], loaded.symbols[index], loaded.carrier) {
+                (NewItemKind::Static, Binding::Own, Some(address), _) => {
+                    statics.push(StaticRecord { name, address, size, type_digest });
+                }
+                (NewItemKind::ThreadLocal, Binding::Tls(place), _, Some(carrier))
+                    if place.module == carrier.module =>
+                {
+                    thread_locals.push(ThreadLocalRecord {
+                        name,
+                        size,
+                        type_digest,
+                        module: place.module,
+                        offset: place.offset,
+                        tp_offset: place.tp_offset,
+                    });
+                }
+                _ => {}
+            }
+        }
+        (statics, thread_locals)
+    }
+}
