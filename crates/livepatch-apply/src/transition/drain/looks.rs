@@ -8,7 +8,10 @@ use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
 use livepatch_process::{Asleep, ProcessError, Status, StoppedThread, Tid};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long threads on a busy machine may take to stop to get their signal masks back.
+const BLOCK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Drain<'_> {
     /// Looks at one thread whose time has come; without waiting for anything.
@@ -64,8 +67,8 @@ impl Drain<'_> {
         let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
         let process = self.job.process;
         let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
-        if self.armed && unblock(&mut thread)? {
-            self.unblocked.insert(tid);
+        if self.armed {
+            self.unblocked.extend(unblock(&mut thread)?.map(|mask| (tid, mask)));
         }
         let regs = thread.regs()?;
         let judged = if self.deep.remove(&tid) {
@@ -135,10 +138,8 @@ impl Drain<'_> {
             let blocked = |status: Status| status.blocked & SIGTRAP_BIT != 0;
             if self.job.process.thread_status(tid).is_ok_and(blocked)
                 && let Ok(mut thread) = self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30)
-                && unblock(&mut thread)?
             {
-                drop(thread);
-                self.unblocked.insert(tid);
+                self.unblocked.extend(unblock(&mut thread)?.map(|mask| (tid, mask)));
             }
             let slept = standing::slept(self.job.process, tid, self.job.tables, self.job.guard);
             self.slept.extend(slept.map(|slept| (tid, slept)));
@@ -146,24 +147,29 @@ impl Drain<'_> {
         Ok(())
     }
 
+    /// A thread with another mask than it was left with has set one since, and what it wants is in that one: C libraries block all
+    /// signals for a moment, to fork or to make a thread, and put back the mask from before. In doubt SIGTRAP stays unblocked:
+    /// then the thread only takes a signal that nobody sends, while the other way its children would inherit the block.
     pub(super) fn block_again(&mut self) {
-        for tid in std::mem::take(&mut self.unblocked) {
-            // Without it the thread only takes a signal that nobody sends.
-            let blocked =
-                self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30).ok().map(|mut thread| {
-                    let mask = thread.signal_mask()?;
-                    thread.set_signal_mask(mask | SIGTRAP_BIT)
-                });
+        let limit = Instant::now() + BLOCK_AGAIN;
+        for (tid, left_with) in std::mem::take(&mut self.unblocked) {
+            let blocked = self.seized.interrupt_one(tid, limit).ok().map(|mut thread| {
+                match thread.signal_mask()? == left_with {
+                    true => thread.set_signal_mask(left_with | SIGTRAP_BIT),
+                    false => Ok(()),
+                }
+            });
             tracing::trace!(?blocked, %tid, "blocking SIGTRAP again");
         }
     }
 }
 
-/// Makes a thread take SIGTRAP; whether it did not before.
-fn unblock(thread: &mut StoppedThread<'_>) -> Result<bool, ProcessError> {
+/// Makes a thread take SIGTRAP; the mask that it has then, if it did not before.
+fn unblock(thread: &mut StoppedThread<'_>) -> Result<Option<u64>, ProcessError> {
     let mask = thread.signal_mask()?;
-    if mask & SIGTRAP_BIT != 0 {
-        thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+    if mask & SIGTRAP_BIT == 0 {
+        return Ok(None);
     }
-    Ok(mask & SIGTRAP_BIT != 0)
+    thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+    Ok(Some(mask & !SIGTRAP_BIT))
 }
