@@ -1,4 +1,4 @@
-//! A fault at every operation of the tool on a process: it is killed there, or the operation fails.
+//! A fault at every operation of the tool on a process: it is killed there, the process is killed there, or the operation fails.
 //!
 //! The target has three functions that must agree, and threads that call them all the time and count every answer that is
 //! neither wholly of one version nor wholly of another. For each operation of `apply` and `rollback`, in order, until a run
@@ -9,10 +9,18 @@
 //! | SIGKILL right before an operation that writes, or lets threads run or stop | the target lives, all answers are of one version, the next run does its work |
 //! | SIGKILL right after one that lets threads run or stop | the same |
 //! | an operation fails with `EIO` | the same; and if the run said so (exit code 1, 4 to 8), the version is the one before |
+//! | SIGKILL of the target right before an operation | the run ends with exit code 8, or 0 if it was done |
 //!
-//! Covered are ptrace requests, `process_vm_readv`, and writes to memory and descriptors of the target. Not covered are failing operations of a
-//! first `apply` (the load of a patch, that is), what is read from `/proc`, waiting, and SIGKILL inside of a system call of the tool. Runs do not make quite the same operations
-//! each time, because the target's threads do not: that a number was reached says nothing about which operation it was.
+//! So it is under the default policy. Under `immediate`, answers under way at the switch may be mixed, and only later ones count. The
+//! *busy* target besides forks children that give answers, and answers in a signal handler, all the time. A child whose `fork`
+//! was under way since before the tool put its signal handler in place has the breakpoints without the handler, and dies of them
+//! if the tool is killed before it has put them in order: one for each kill at most.
+//!
+//! Covered are ptrace requests, `process_vm_readv`, and writes to memory and descriptors of the target. Not covered are what is
+//! read from `/proc`, waiting, and SIGKILL inside of a system call of the tool. Runs do not make quite the same operations each
+//! time, because the target's threads do not: that a number was reached says nothing about which operation it was.
+//!
+//! Where a run takes long, only every few operations have their fault; with `LIVEPATCH_EVERY_FAULT=1` in the environment all have.
 
 use livepatch_tests::child::Program;
 use livepatch_tests::fixture::{Fixture, Side};
@@ -38,6 +46,20 @@ const THREADS: usize = 3;
 static CALLS: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
 static SEEN: AtomicU64 = AtomicU64::new(0);
 static MIXED: AtomicU64 = AtomicU64::new(0);
+static FORKS: AtomicU64 = AtomicU64::new(0);
+static TICKS: AtomicU64 = AtomicU64::new(0);
+static CAUGHT: AtomicU64 = AtomicU64::new(0);
+
+unsafe extern "C" {
+    fn fork() -> i32;
+    fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+    fn _exit(code: i32) -> !;
+    fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
+    fn setitimer(which: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
+}
+
+const SIGTRAP: i32 = 5;
+const SIGALRM: i32 = 14;
 
 thread_local! { //+
     static MINE: std::cell::Cell<u64> = const { std::cell::Cell::new(7) }; //+
@@ -63,13 +85,47 @@ fn answer(n: u64) -> [u64; 3] {
     [VERSION, left(n).wrapping_sub(n), right(n) ^ n] //+
 }
 
+/// The version, 0 if the answer is mixed of two.
+fn ask(n: u64) -> u64 {
+    let [version, left, right] = black_box(answer as fn(u64) -> [u64; 3])(black_box(n));
+    if version == left && version == right { version } else { 0 }
+}
+
+fn count(version: u64) -> u64 {
+    match version {
+        0 => MIXED.fetch_add(1, SeqCst),
+        version => SEEN.fetch_or(1 << version, SeqCst),
+    }
+}
+
+extern "C" fn on_tick(_: i32) {
+    count(ask(7));
+    TICKS.fetch_add(1, SeqCst);
+}
+
+/// A child gives many answers, all of them of one version.
+fn fork_on() {
+    loop {
+        let child = unsafe { fork() };
+        if child == 0 {
+            let version = ask(0);
+            let same = (0..100).all(|n| ask(n) == version);
+            unsafe { _exit(if same { version as i32 } else { 0 }) }
+        }
+        let mut status = 0;
+        let ended = unsafe { waitpid(child, &mut status, 0) } == child;
+        match status {
+            SIGTRAP => CAUGHT.fetch_add(1, SeqCst),
+            _ if ended && status & 0x7f == 0 => count((status >> 8) as u64),
+            _ => count(0),
+        };
+        FORKS.fetch_add(1, SeqCst);
+    }
+}
+
 fn work(thread: usize) {
     for n in 0_u64.. {
-        let [version, left, right] = black_box(answer as fn(u64) -> [u64; 3])(black_box(n));
-        match version == left && version == right {
-            true => SEEN.fetch_or(1 << version, SeqCst),
-            false => MIXED.fetch_add(1, SeqCst),
-        };
+        count(ask(n));
         CALLS[thread].fetch_add(1, SeqCst);
         if n % 64 == 63 {
             std::thread::sleep(Duration::from_micros(500 << thread));
@@ -79,22 +135,38 @@ fn work(thread: usize) {
 
 /// Waits until every thread has given some more answers.
 fn more(answers: u64) {
-    let before: Vec<u64> = CALLS.iter().map(|calls| calls.load(SeqCst)).collect();
-    for (calls, before) in CALLS.iter().zip(before) {
+    let all = || CALLS.iter().chain(is_busy().then_some([&FORKS, &TICKS]).into_iter().flatten());
+    let before: Vec<u64> = all().map(|calls| calls.load(SeqCst)).collect();
+    for (calls, before) in all().zip(before) {
         while calls.load(SeqCst) < before + answers {
             std::thread::sleep(Duration::from_micros(200));
         }
     }
 }
 
+fn is_busy() -> bool {
+    std::env::args().len() > 1
+}
+
+/// Prints which versions were seen, the mixed answers of all time, those of this round, and how many children died at a breakpoint.
 fn step() {
+    // Answers under way end first.
     more(1);
+    let mixed = MIXED.load(SeqCst);
     SEEN.store(0, SeqCst);
     more(2);
-    println!("{} {}", SEEN.load(SeqCst), MIXED.load(SeqCst));
+    let all = MIXED.load(SeqCst);
+    println!("{} {} {} {}", SEEN.load(SeqCst), all, all - mixed, CAUGHT.load(SeqCst));
 }
 
 fn main() {
+    if is_busy() {
+        unsafe {
+            signal(SIGALRM, on_tick);
+            setitimer(0, &[0, 200, 0, 200], std::ptr::null_mut());
+        }
+        std::thread::spawn(fork_on);
+    }
     for thread in 0..THREADS {
         std::thread::spawn(move || work(thread));
     }
@@ -140,15 +212,62 @@ enum Act {
     Rollback,
 }
 
-struct Target(Program);
+impl Act {
+    /// The version that it leads to.
+    fn leads_to(self) -> u64 {
+        match self {
+            Self::Apply(version) => version,
+            Self::Rollback => OLD,
+        }
+    }
+}
 
-impl Target {
-    fn start() -> Result<Self, Failed> {
-        Ok(Self(Program::start(command(&case().program))?))
+/// Where the faults are injected.
+#[derive(Clone, Copy, Debug)]
+struct Scene {
+    act: Act,
+    before: u64,
+    policy: &'static str,
+    busy: bool,
+    /// From one fault to the next.
+    stride: usize,
+}
+
+const FIRST_APPLY: Scene =
+    Scene { act: Act::Apply(SECOND), before: OLD, policy: "quiescent", busy: false, stride: 1 };
+const REPLACEMENT: Scene = Scene { act: Act::Apply(THIRD), before: SECOND, ..FIRST_APPLY };
+const ROLLBACK: Scene = Scene { act: Act::Rollback, before: SECOND, ..FIRST_APPLY };
+
+impl Scene {
+    fn stride(&self) -> usize {
+        if std::env::var_os("LIVEPATCH_EVERY_FAULT").is_some() { 1 } else { self.stride }
     }
 
+    /// A target as it is before the act.
+    fn start(&self) -> Result<Target, Failed> {
+        let mut command = command(&case().program);
+        if self.busy {
+            command.arg("busy");
+        }
+        let target = Target { program: Program::start(command)?, policy: self.policy, kills: 0 };
+        Ok(target)
+    }
+
+    fn is_ready(&self, target: &mut Target) -> Result<(), Failed> {
+        if self.before == OLD { Ok(()) } else { target.succeed(Act::Apply(self.before)).map(drop) }
+    }
+}
+
+struct Target {
+    program: Program,
+    policy: &'static str,
+    /// How often the tool was killed.
+    kills: u64,
+}
+
+impl Target {
     fn run(&self, act: Act, fault: Option<&str>) -> Result<Ran, Failed> {
-        let pid = self.0.pid().to_string();
+        let pid = self.program.pid().to_string();
         let mut arguments: Vec<&OsStr> = vec!["--json".as_ref()];
         match act {
             Act::Apply(version) => {
@@ -158,32 +277,39 @@ impl Target {
             Act::Rollback => arguments.extend(["rollback", &pid].map(OsStr::new)),
         }
         let mut tool = Command::new(tools::with_faults());
-        tool.args(arguments).env_remove("LIVEPATCH_FAULT");
-        if fault.is_some_and(|fault| fault.starts_with("fail")) {
-            // A thread that the tool cannot send on is in the way until the end.
-            tool.args(["--timeout", "1"]);
-        }
+        tool.args(arguments).args(["--policy", self.policy]).env_remove("LIVEPATCH_FAULT");
         Ran::of(tool.envs(fault.map(|fault| ("LIVEPATCH_FAULT", fault))))
     }
 
     /// Without a fault it has to work, and leaves the version that it is for.
     fn succeed(&mut self, act: Act) -> Result<Ran, Failed> {
         let ran = self.run(act, None)?.expect(exit::DONE, &format!("{act:?}"))?;
-        let wanted = match act {
-            Act::Apply(version) => version,
-            Act::Rollback => OLD,
-        };
         match self.version()? {
-            version if version == wanted => Ok(ran),
+            version if version == act.leads_to() => Ok(ran),
             version => fail(format!("after {act:?} the answers are of version {version}: {}", ran.json)),
+        }
+    }
+
+    /// A rollback that may have been done already.
+    fn succeed_or_nothing(&mut self) -> Result<(), Failed> {
+        let ran = self.run(Act::Rollback, None)?;
+        match (ran.code, self.version()?) {
+            (exit::DONE | exit::USAGE, OLD) => Ok(()),
+            (code, version) => fail(format!("rollback: exit {code} with version {version}\n{}", ran.text)),
         }
     }
 
     /// The version of all answers.
     fn version(&mut self) -> Result<u64, Failed> {
-        let lines = self.0.round()?;
+        let lines = self.program.round()?;
         let words: Vec<u64> = lines[0].split(' ').map(str::parse).collect::<Result<_, _>>()?;
-        let [seen, mixed] = words[..] else { return fail(format!("unexpected line {lines:?}")) };
+        let [seen, ever, lately, caught] = words[..] else {
+            return fail(format!("unexpected line {lines:?}"));
+        };
+        if caught > self.kills {
+            return fail(format!("{caught} children died at a breakpoint after {} kills", self.kills));
+        }
+        let mixed = if self.policy == "immediate" { lately } else { ever };
         if mixed != 0 {
             return fail(format!("{mixed} answers were mixed of two versions"));
         }
@@ -195,25 +321,22 @@ impl Target {
 }
 
 /// One fault, and what followed from it. False if the run ended before it came to that operation.
-fn inject(target: &mut Target, act: Act, before: u64, mode: &str, number: u64) -> Result<bool, Failed> {
-    let fault = format!("{mode}:{number}");
-    let ran = target.run(act, Some(&fault))?;
+fn inject(target: &mut Target, scene: Scene, mode: &str, number: usize) -> Result<bool, Failed> {
+    let act = scene.act;
+    let ran = target.run(act, Some(&format!("{mode}:{number}")))?;
     let Some((_, operation)) = ran.text.split_once("fault injection: ") else {
         ran.expect(exit::DONE, "a run without a fault")?;
         return Ok(false);
     };
     let told = format!("{act:?}, {}", operation.lines().next().unwrap_or_default());
-    let after = match act {
-        Act::Apply(version) => version,
-        Act::Rollback => OLD,
-    };
+    target.kills += u64::from(ran.code == -1);
     let version = target.version().map_err(|error| format!("{told}: {error}\n{}", ran.text))?;
     let allowed: &[u64] = match (mode, ran.code) {
-        ("fail", exit::DONE) => &[after],
-        ("fail", exit::ERROR | exit::REFUSED..=exit::LOST) => &[before],
+        ("fail", exit::DONE) => &[act.leads_to()],
+        ("fail", exit::ERROR | exit::REFUSED..=exit::LOST) => &[scene.before],
         // A registry that cannot be read is none.
-        ("fail", exit::USAGE) if matches!(act, Act::Rollback) => &[before],
-        ("kill-before" | "kill-after", -1) => &[before, after],
+        ("fail", exit::USAGE) if matches!(act, Act::Rollback) => &[scene.before],
+        ("kill-before" | "kill-after", -1) => &[scene.before, act.leads_to()],
         (_, code) => return fail(format!("{told}: exit {code}\n{}", ran.text)),
     };
     if !allowed.contains(&version) {
@@ -228,103 +351,91 @@ fn inject(target: &mut Target, act: Act, before: u64, mode: &str, number: u64) -
     Ok(true)
 }
 
-impl Target {
-    /// A rollback that may have been done already.
-    fn succeed_or_nothing(&mut self) -> Result<(), Failed> {
-        let ran = self.run(Act::Rollback, None)?;
-        match (ran.code, self.version()?) {
-            (exit::DONE | exit::USAGE, OLD) => Ok(()),
-            (code, version) => fail(format!("rollback: exit {code} with version {version}\n{}", ran.text)),
-        }
+/// Kills the target at one operation. False if the run ended before it came to that operation.
+fn lose(target: Target, scene: Scene, number: usize) -> Result<bool, Failed> {
+    let ran = target.run(scene.act, Some(&format!("kill-target:{number}:{}", target.program.pid())))?;
+    let Some((_, operation)) = ran.text.split_once("fault injection: ") else {
+        ran.expect(exit::DONE, "a run without a fault")?;
+        target.program.finish()?;
+        return Ok(false);
+    };
+    let told = format!("{:?}, {}", scene.act, operation.lines().next().unwrap_or_default());
+    match ran.code {
+        exit::DONE => Ok(true),
+        code => ran.expect(exit::LOST, &format!("{told} ended with {code}")).map(|_| true),
     }
 }
 
-/// Injects a fault of one kind at every operation. `ready` brings the target to where `act` starts from.
-fn at_every_operation(
-    mode: &str,
-    act: Act,
-    before: u64,
-    fresh: bool,
-    ready: impl Fn(&mut Target) -> Result<(), Failed>,
-) -> Result<(), Failed> {
+/// Injects faults of one kind until a run ends before it comes to one.
+fn all_over(mode: &str, scene: Scene) -> Result<(), Failed> {
     let started = std::time::Instant::now();
-    let mut target = Target::start()?;
+    let mut target = scene.start()?;
     let mut failures = Vec::new();
-    for number in 1.. {
-        ready(&mut target)?;
-        match inject(&mut target, act, before, mode, number) {
+    let mut faults = 0;
+    for number in (1..).step_by(scene.stride()) {
+        scene.is_ready(&mut target)?;
+        let dies = mode == "kill-target";
+        let outcome = match dies {
+            true => lose(std::mem::replace(&mut target, scene.start()?), scene, number),
+            false => inject(&mut target, scene, mode, number),
+        };
+        match outcome {
             Ok(true) => {}
-            Ok(false) => {
-                println!("{mode}, {act:?}: {} operations, {:?}", number - 1, started.elapsed());
-                break;
-            }
-            Err(error) => {
-                failures.push(error.to_string());
-                target = Target::start()?;
-            }
+            Ok(false) => break,
+            Err(ref error) => failures.push(error.to_string()),
         }
-        if fresh {
-            target = Target::start()?;
+        if outcome.is_err() && !dies || scene.before == OLD {
+            target = scene.start()?;
         }
+        faults += 1;
     }
+    println!("{mode}, {scene:?}: {faults} faults, {:?}", started.elapsed());
     match failures.is_empty() {
-        true => target.0.finish(),
+        true => target.program.finish(),
         false => fail(format!("{} faults were not survived:\n{}", failures.len(), failures.join("\n"))),
     }
 }
 
-fn first_apply(mode: &str) -> Result<(), Failed> {
-    at_every_operation(mode, Act::Apply(SECOND), OLD, true, |_| Ok(()))
+macro_rules! scenes {
+    ($($name:ident: $mode:literal, $scene:expr;)*) => {
+        $(#[test]
+        fn $name() -> Result<(), Failed> {
+            all_over($mode, $scene)
+        })*
+    };
 }
 
-fn replace(mode: &str) -> Result<(), Failed> {
-    at_every_operation(mode, Act::Apply(THIRD), SECOND, false, |target| {
-        target.succeed(Act::Apply(SECOND)).map(drop)
-    })
-}
+const IMMEDIATE: &str = "immediate";
+const SNAPSHOT: &str = "snapshot";
 
-fn rollback(mode: &str) -> Result<(), Failed> {
-    at_every_operation(mode, Act::Rollback, SECOND, false, |target| {
-        target.succeed(Act::Apply(SECOND)).map(drop)
-    })
-}
+scenes! {
+    killed_before_each_operation_of_a_first_apply: "kill-before", FIRST_APPLY;
+    killed_after_each_operation_of_a_first_apply: "kill-after", FIRST_APPLY;
+    each_operation_of_a_first_apply_fails: "fail", Scene { stride: 5, ..FIRST_APPLY };
+    the_target_dies_at_each_operation_of_a_first_apply: "kill-target", Scene { stride: 5, ..FIRST_APPLY };
 
-#[test]
-fn killed_before_each_operation_of_a_first_apply() -> Result<(), Failed> {
-    first_apply("kill-before")
-}
+    killed_before_each_operation_of_a_replacement: "kill-before", REPLACEMENT;
+    killed_after_each_operation_of_a_replacement: "kill-after", REPLACEMENT;
+    each_operation_of_a_replacement_fails: "fail", REPLACEMENT;
+    the_target_dies_at_each_operation_of_a_replacement: "kill-target", Scene { stride: 5, ..REPLACEMENT };
 
-#[test]
-fn killed_after_each_operation_of_a_first_apply() -> Result<(), Failed> {
-    first_apply("kill-after")
-}
+    killed_before_each_operation_of_a_rollback: "kill-before", ROLLBACK;
+    killed_after_each_operation_of_a_rollback: "kill-after", ROLLBACK;
+    each_operation_of_a_rollback_fails: "fail", ROLLBACK;
+    the_target_dies_at_each_operation_of_a_rollback: "kill-target", Scene { stride: 5, ..ROLLBACK };
 
-#[test]
-fn killed_before_each_operation_of_a_replacement() -> Result<(), Failed> {
-    replace("kill-before")
-}
+    killed_before_each_operation_of_an_immediate_replacement: "kill-before", Scene { policy: IMMEDIATE, ..REPLACEMENT };
+    killed_after_each_operation_of_an_immediate_replacement: "kill-after", Scene { policy: IMMEDIATE, ..REPLACEMENT };
+    killed_before_each_operation_of_an_immediate_rollback: "kill-before", Scene { policy: IMMEDIATE, ..ROLLBACK };
+    killed_after_each_operation_of_an_immediate_rollback: "kill-after", Scene { policy: IMMEDIATE, ..ROLLBACK };
 
-#[test]
-fn killed_after_each_operation_of_a_replacement() -> Result<(), Failed> {
-    replace("kill-after")
-}
+    killed_before_each_operation_of_a_snapshot_replacement: "kill-before", Scene { policy: SNAPSHOT, ..REPLACEMENT };
+    killed_after_each_operation_of_a_snapshot_replacement: "kill-after", Scene { policy: SNAPSHOT, ..REPLACEMENT };
+    killed_before_each_operation_of_a_snapshot_rollback: "kill-before", Scene { policy: SNAPSHOT, ..ROLLBACK };
+    killed_after_each_operation_of_a_snapshot_rollback: "kill-after", Scene { policy: SNAPSHOT, ..ROLLBACK };
 
-#[test]
-fn each_operation_of_a_replacement_fails() -> Result<(), Failed> {
-    replace("fail")
-}
-
-#[test]
-fn killed_before_each_operation_of_a_rollback() -> Result<(), Failed> {
-    rollback("kill-before")
-}
-
-#[test]
-fn killed_after_each_operation_of_a_rollback() -> Result<(), Failed> {
-    rollback("kill-after")
-}
-
-#[test]
-fn each_operation_of_a_rollback_fails() -> Result<(), Failed> {
-    rollback("fail")
+    killed_before_operations_on_a_busy_target: "kill-before", Scene { busy: true, stride: 3, ..REPLACEMENT };
+    killed_after_operations_on_a_busy_target: "kill-after", Scene { busy: true, stride: 3, ..REPLACEMENT };
+    killed_before_operations_of_a_rollback_of_a_busy_target: "kill-before", Scene { busy: true, stride: 3, ..ROLLBACK };
+    killed_after_operations_of_a_rollback_of_a_busy_target: "kill-after", Scene { busy: true, stride: 3, ..ROLLBACK };
 }

@@ -241,6 +241,7 @@ unsafe extern "C" {
 const SIGTRAP: i32 = 5;
 const SIGALRM: i32 = 14;
 const SIG_BLOCK: i32 = 0;
+const SIG_SETMASK: i32 = 2;
 
 static STARTED: OnceLock<()> = OnceLock::new();
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -305,6 +306,17 @@ fn blocked_on() {
     }
 }
 
+/// A thread that blocks all signals for moments, as C libraries do to make threads and processes.
+fn blocked_for_moments_on() {
+    let mut before = [0; 16];
+    loop {
+        unsafe { pthread_sigmask(SIG_BLOCK, &[u64::MAX; 16], &mut before) };
+        (0..2000).for_each(|n| drop(black_box(n)));
+        unsafe { pthread_sigmask(SIG_SETMASK, &before, std::ptr::null_mut()) };
+        (0..2000).for_each(|n| drop(black_box(n)));
+    }
+}
+
 fn start() {
     unsafe {
         signal(SIGALRM, on_tick);
@@ -313,7 +325,9 @@ fn start() {
     }
     std::thread::spawn(fork_on);
     std::thread::spawn(spawn_on);
-    std::thread::spawn(blocked_on);
+    let named = |name: &str| std::thread::Builder::new().name(name.into());
+    named("blocked").spawn(blocked_on).unwrap();
+    named("moments").spawn(blocked_for_moments_on).unwrap();
 }
 
 fn step() {
@@ -344,5 +358,25 @@ fn children_signals_and_blocked_signals() -> Result<(), Failed> {
         rollback(&case, &["--timeout", "50"])?;
         case.says("version 1 traps 1 wrong 0")?;
     }
+    case.wait_for("SIGTRAP to be as it was", |case| {
+        let all_the_time = signal_masks(case, "blocked")?.iter().all(|mask| mask & SIGTRAP_BIT != 0);
+        Ok(all_the_time && signal_masks(case, "moments")?.contains(&0))
+    })?;
     case.program.finish()
+}
+
+const SIGTRAP_BIT: u64 = 1 << 4;
+
+/// What the threads of that name block at this moment.
+fn signal_masks(case: &Case, name: &str) -> Result<Vec<u64>, Failed> {
+    let mut masks = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", case.pid()))? {
+        let text = std::fs::read_to_string(task?.path().join("status"))?;
+        let field =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
+        if field("Name:") == name {
+            masks.push(u64::from_str_radix(field("SigBlk:"), 16)?);
+        }
+    }
+    if masks.is_empty() { fail(format!("no thread of the name {name}")) } else { Ok(masks) }
 }

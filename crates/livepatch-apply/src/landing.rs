@@ -23,6 +23,7 @@ use crate::jump;
 use crate::registry::Location;
 use crate::registry::format::TOTAL_SIZE;
 use crate::transition::entries::write_checked;
+use crate::transition::net::SIGTRAP_BIT;
 use iced_x86::{
     BlockEncoder, BlockEncoderOptions, Decoder, DecoderOptions, FlowControl, Instruction, InstructionBlock,
 };
@@ -264,6 +265,10 @@ impl Landing {
     /// Puts the net's signal action (`struct sigaction` as the kernel has it: handler, flags, restorer, mask) where
     /// `rt_sigaction` can read it.
     ///
+    /// In the net all signals are held back, so that no other handler runs on top of it: that one might come to a breakpoint
+    /// itself, and a thread that is in the net is to be known by its instruction pointer. SIGTRAP is not, because the kernel kills
+    /// a process that comes to a breakpoint with it blocked, and the program's own action for it may lead there.
+    ///
     /// # Errors
     /// The memory cannot be written.
     pub fn write_action(&self, process: &Process) -> Result<(), ProcessError> {
@@ -271,8 +276,9 @@ impl Landing {
         const SA_RESTORER: u64 = 0x0400_0000;
         const SA_ONSTACK: u64 = 0x0800_0000;
         const SA_RESTART: u64 = 0x1000_0000;
-        let flags = SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_RESTART;
-        let action = [self.text.0, flags, self.text.offset(RESTORER).0, 0];
+        const SA_NODEFER: u64 = 0x4000_0000;
+        let flags = SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_RESTART | SA_NODEFER;
+        let action = [self.text.0, flags, self.text.offset(RESTORER).0, !SIGTRAP_BIT];
         let bytes: Vec<u8> = action.iter().flat_map(|word| word.to_le_bytes()).collect();
         write_checked(process, self.new_action(), &bytes)?;
         self.keep_last_action(process)

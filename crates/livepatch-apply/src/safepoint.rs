@@ -279,12 +279,18 @@ pub fn check_filters(seized: &mut Seized, deadline: Instant) -> Result<(), Apply
 pub fn await_remote_work(seized: &mut Seized, site: &CallSite, deadline: Instant) -> Result<(), ApplyError> {
     let started = Instant::now();
     loop {
-        let mut inside = Vec::new();
+        let (mut inside, mut running) = (Vec::new(), Vec::new());
+        let begun = || "it is in a call that a run of livepatch began".to_owned();
         for tid in seized.threads() {
+            match seized.process().sleeps_in_remote_work(tid, site) {
+                Some(true) => inside.push((tid, begun())),
+                Some(false) => {}
+                None => running.push(tid),
+            }
+        }
+        for tid in running {
             match seized.interrupt_one(tid, Instant::now() + ONE_STOP) {
-                Ok(thread) if thread.in_remote_work(site)? => {
-                    inside.push((tid, "it is in a call that a killed run began".to_owned()));
-                }
+                Ok(thread) if thread.in_remote_work(site)? => inside.push((tid, begun())),
                 Ok(_) | Err(InterruptError::NoThread { .. }) => {}
                 Err(error @ InterruptError::Stuck { .. }) => inside.push((tid, error.to_string())),
                 Err(error) => return Err(error.into()),

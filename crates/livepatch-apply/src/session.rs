@@ -263,6 +263,9 @@ impl Switch<'_> {
             (Ok(switched), Err(error)) => {
                 Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))
             }
+            (Err(failed), _) if matches!(failed.error, ApplyError::Lost(_)) => {
+                Err(Box::new(NotDone { seized: None, why: Why::Error(failed.error) }))
+            }
             (Err(failed), _) if failed.committed => {
                 let what = failed.error.to_string();
                 let undo = "the new code is in force, some entries reach it by breakpoints".to_owned();
@@ -489,7 +492,7 @@ fn finish(seized: &mut Seized, entries: &Entries<'_>, deadline: Instant) -> Resu
     seized.set_breakpoints(entries.addresses());
     let mut events = Vec::new();
     let world = entries.finish(|| net::serialise(seized, Serialise::Stops, limit, &mut events))?;
-    net::remove(seized, entries.landing(), &BTreeSet::new(), limit)?;
+    net::remove(seized, entries.landing(), &BTreeSet::new(), &mut events, limit)?;
     seized.set_breakpoints(BTreeSet::new());
     Ok(world)
 }

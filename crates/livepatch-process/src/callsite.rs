@@ -10,7 +10,7 @@
 
 use crate::error::{ProcessError, RemoteError};
 use crate::sigframe::{LINK_AT, MARK};
-use crate::{PAGE_SIZE, Process, Protection, Regs, StoppedThread};
+use crate::{PAGE_SIZE, Process, Protection, StoppedThread, Tid};
 use livepatch_patch::RunAddr;
 use std::ops::Range;
 use std::time::Instant;
@@ -141,13 +141,21 @@ impl CallSite {
     }
 }
 
+impl Process {
+    /// Whether a thread that is off the processor is in remote work, as [`StoppedThread::in_remote_work`]; `None` if it runs or wants to.
+    pub fn sleeps_in_remote_work(&self, tid: Tid, site: &CallSite) -> Option<bool> {
+        let asleep = self.asleep(tid)?;
+        let inside = is_remote_work(self, site, asleep.ip, asleep.sp);
+        self.slept_since(tid, &asleep).then_some(inside)
+    }
+}
+
 impl StoppedThread<'_> {
     /// Whether the thread still is in remote work of a tool that was killed: in a call from this site, or in a system call. It
     /// gets out of it by itself when it runs, and no other thread gets into it.
     pub fn in_remote_work(&self, site: &CallSite) -> Result<bool, ProcessError> {
         let regs = self.regs()?;
-        let calls = site.range().contains(&regs.sp()) || site.range().contains(&regs.ip());
-        Ok(calls || has_frame(self.process(), &regs))
+        Ok(is_remote_work(self.process(), site, regs.ip(), regs.sp()))
     }
 
     /// Makes sure that a system call can be executed on this thread at this moment.
@@ -161,10 +169,14 @@ impl StoppedThread<'_> {
     }
 }
 
+fn is_remote_work(process: &Process, site: &CallSite, ip: RunAddr, sp: RunAddr) -> bool {
+    site.range().contains(&sp) || site.range().contains(&ip) || has_frame(process, sp)
+}
+
 /// Whether the stack pointer is at a signal frame of ours, or at most three words below it.
-fn has_frame(process: &Process, regs: &Regs) -> bool {
+fn has_frame(process: &Process, sp: RunAddr) -> bool {
     let mut words = [0; 5 * 8];
-    let read = process.read(regs.sp(), &mut words).is_ok();
+    let read = process.read(sp, &mut words).is_ok();
     let at = |word: i64| words[(word * 8 + LINK_AT) as usize..][..8] == MARK.to_le_bytes();
     read && (0..=3).any(at)
 }

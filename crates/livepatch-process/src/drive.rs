@@ -179,8 +179,10 @@ impl StoppedThread<'_> {
     /// Puts everything back and leads the thread to a canonical stop without executing an instruction.
     pub(crate) fn put_back(&mut self, saved: &Saved, what: &str) -> Result<(), RemoteError> {
         let result = self.lead_back(saved, what);
-        if matches!(result, Err(RemoteError::Stuck { .. })) {
-            self.tracees.put_back_later(self.tid, saved.clone());
+        match &result {
+            Ok(()) => {}
+            Err(RemoteError::Process(error)) if error.is_lost() => {}
+            Err(_) => self.tracees.put_back_later(self.tid, saved.clone()),
         }
         result
     }
@@ -189,6 +191,7 @@ impl StoppedThread<'_> {
         let stuck = || RemoteError::Stuck { tid: self.tid, what: what.to_owned() };
         match self.tracees.threads.get(&self.tid).map(|thread| thread.state) {
             Some(State::Running) => return Err(stuck()),
+            Some(State::Raw(Wait::Syscall)) => self.skip_syscall()?,
             Some(State::Stopped | State::Raw(_)) => {}
             None => return Err(ProcessError::ended(self.process().pid()).into()),
         }
@@ -209,6 +212,23 @@ impl StoppedThread<'_> {
             (thread.goal, thread.state) = (Goal::Stop, State::Stopped);
         }
         Ok(())
+    }
+
+    /// At the entry of a system call: leads to its exit without making it. With other registers put back there, the kernel
+    /// would make the call that those name.
+    fn skip_syscall(&mut self) -> Result<(), RemoteError> {
+        let at_entry =
+            sys::at_syscall_entry(self.tid).map_err(|errno| self.error("read the stop of", errno))?;
+        if !at_entry {
+            return Ok(());
+        }
+        let mut regs = self.regs()?;
+        regs.0.orig_rax = u64::MAX;
+        self.set_regs(&regs)?;
+        match self.run(Until::Syscall, Instant::now() + HALT_LIMIT)? {
+            Stop::Syscall => Ok(()),
+            _ => Err(RemoteError::Stuck { tid: self.tid, what: "a system call".into() }),
+        }
     }
 
     fn restore(&mut self, saved: &Saved) -> Result<(), ProcessError> {

@@ -1,4 +1,4 @@
-//! Fault injection, for tests: the n-th operation on a process fails, or this program is killed right before or after it.
+//! Fault injection, for tests: the n-th operation on a process fails, or this program or the process is killed there.
 //!
 //! Only with the feature `fault-injection`. `LIVEPATCH_FAULT` then holds one of
 //!
@@ -7,8 +7,9 @@
 //! | `fail:N` | the N-th operation is not made and fails with `EIO` |
 //! | `kill-before:N` | SIGKILL to this program instead of the N-th operation that writes, or lets threads run or stop |
 //! | `kill-after:N` | SIGKILL right behind the N-th operation that lets threads run or stop |
+//! | `kill-target:N:PID` | SIGKILL to process PID right before the N-th operation |
 //!
-//! N counts from 1. For `fail` it counts ptrace requests, `process_vm_readv`, and writes to memory and descriptors of the
+//! N counts from 1. For `kill-target` it counts all operations. For `fail` it counts ptrace requests, `process_vm_readv`, and writes to memory and descriptors of the
 //! process, from the first on that is more than a look; reads of `/proc/PID/mem` are not counted. A kill behind a write is one
 //! before what follows. A line on standard error says that it happened.
 
@@ -44,6 +45,7 @@ mod injected {
     use super::Effect;
     use nix::errno::Errno;
     use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -52,6 +54,7 @@ mod injected {
         Fail,
         KillBefore,
         KillAfter,
+        KillTarget(Pid),
     }
 
     static ORDER: OnceLock<Option<(Mode, u64)>> = OnceLock::new();
@@ -60,7 +63,9 @@ mod injected {
     fn order() -> Option<(Mode, u64)> {
         let text = std::env::var("LIVEPATCH_FAULT").ok()?;
         let (mode, number) = text.split_once(':')?;
+        let (number, target) = number.split_once(':').unwrap_or((number, ""));
         let mode = match mode {
+            "kill-target" => Mode::KillTarget(Pid::from_raw(target.parse().ok()?)),
             "fail" => Mode::Fail,
             "kill-before" => Mode::KillBefore,
             "kill-after" => Mode::KillAfter,
@@ -79,6 +84,7 @@ mod injected {
             Mode::Fail => effect != Effect::Look || COUNT.load(SeqCst) > 0,
             Mode::KillBefore => effect != Effect::Look,
             Mode::KillAfter => effect == Effect::Run,
+            Mode::KillTarget(_) => true,
         };
         if !counts {
             return act();
@@ -94,6 +100,11 @@ mod injected {
                 let _ = act();
                 die("kill-after", number, name)
             }
+            Mode::KillTarget(pid) if reached => {
+                eprintln!("fault injection: kill-target:{number} ({name})");
+                let _ = kill(pid, Signal::SIGKILL);
+                act()
+            }
             _ => act(),
         }
     }
@@ -101,7 +112,7 @@ mod injected {
     fn die(mode: &str, number: u64, name: &str) -> ! {
         eprintln!("fault injection: {mode}:{number} ({name})");
         loop {
-            let _ = kill(nix::unistd::Pid::this(), Signal::SIGKILL);
+            let _ = kill(Pid::this(), Signal::SIGKILL);
         }
     }
 }

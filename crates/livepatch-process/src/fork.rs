@@ -6,6 +6,7 @@
 
 use crate::error::ProcessError;
 use crate::event::Event;
+use crate::fault::{Effect, operation};
 use crate::trace::Tracees;
 use crate::{Pid, Seized, Tid, sys};
 use livepatch_patch::RunAddr;
@@ -72,11 +73,26 @@ impl Seized {
         }
     }
 
+    /// The children that are held.
+    pub fn forked(&self) -> Vec<Tid> {
+        let held = self.tracees.forked.iter().filter(|(_, forked)| forked.stopped);
+        held.map(|(&child, _)| child).collect()
+    }
+
+    /// Whether some child has not come to its first stop yet.
+    pub fn has_forked_on_the_way(&self) -> bool {
+        self.tracees.forked.values().any(|forked| !forked.stopped)
+    }
+
     /// Reads and writes the memory of a held child.
     ///
     /// # Errors
-    /// [`ProcessError::Io`] if it cannot be opened; the child may be gone.
+    /// [`ProcessError::Lost`] if it is not held (its id may be another process's by now), [`ProcessError::Io`] if it cannot be
+    /// opened; the child may be gone.
     pub fn forked_memory(&self, child: Tid) -> Result<ForkedMemory, ProcessError> {
+        if !self.tracees.forked.get(&child).is_some_and(|forked| forked.stopped) {
+            return Err(ProcessError::ended(Pid(child.0)));
+        }
         let file = File::options().read(true).write(true).open(format!("/proc/{child}/mem"));
         file.map(|mem| ForkedMemory { child, mem })
             .map_err(|error| ProcessError::io(Pid(child.0), "open the memory", error))
@@ -113,7 +129,9 @@ impl ForkedMemory {
     /// # Errors
     /// As [`Self::read`].
     pub fn write(&self, addr: RunAddr, bytes: &[u8]) -> Result<(), ProcessError> {
-        self.mem.write_all_at(bytes, addr.0).map_err(|error| self.error("write", addr, bytes.len(), error))
+        let write =
+            || operation(Effect::Write, "write memory of a child", || self.mem.write_all_at(bytes, addr.0));
+        write().map_err(|error| self.error("write", addr, bytes.len(), error))
     }
 
     fn error(&self, access: &'static str, addr: RunAddr, len: usize, source: io::Error) -> ProcessError {

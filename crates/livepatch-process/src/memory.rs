@@ -96,10 +96,10 @@ impl Process {
         source: io::Error,
     ) -> ProcessError {
         let pid = self.pid();
-        if !self.is_alive() {
+        if self.is_ending() {
             return ProcessError::ended(pid);
         }
-        // An address space that its last user has left reads as an empty file. The process lives: it called execve.
+        // An address space that its last user has left reads as an empty file. The process has memory: it called execve.
         let left = matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero);
         if left && !addr_beyond_user(addr) {
             return ProcessError::Lost { pid, how: Loss::Exec };

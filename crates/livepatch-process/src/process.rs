@@ -90,6 +90,11 @@ impl Process {
         self.live_thread().is_ok() && !self.is_reapable()
     }
 
+    /// Whether it is about to end, or has: a process that ends loses its memory before its threads count as exited.
+    pub(crate) fn is_ending(&self) -> bool {
+        !self.is_alive() || self.live_thread().map_or(true, |tid| !procfs::has_memory(self.pid(), tid))
+    }
+
     /// Whether all threads have exited and been collected, but perhaps the first one. That of a traced process waits for the
     /// tracer, so it may have ended without this being true yet.
     pub(crate) fn is_reapable(&self) -> bool {
@@ -99,9 +104,9 @@ impl Process {
     /// The memory map, in address order. While threads run it is a snapshot that may be out of date.
     pub fn maps(&self) -> Result<Vec<Mapping>, ProcessError> {
         let text = self.read_live("maps", std::fs::read)?;
-        maps::parse(&text).filter(|maps| !maps.is_empty()).ok_or_else(|| {
-            ProcessError::io(self.pid(), "parse the memory map", io::Error::from(io::ErrorKind::InvalidData))
-        })
+        maps::parse(&text)
+            .filter(|maps| !maps.is_empty())
+            .ok_or_else(|| self.io_error("parse the memory map", io::Error::from(io::ErrorKind::InvalidData)))
     }
 
     /// The mapping that holds an address, if there is one: for a process with many mappings faster than [`Self::maps`] where the
@@ -196,7 +201,7 @@ impl Process {
 
     /// [`ProcessError::Lost`] if the process has ended, else the error as it is.
     pub(crate) fn io_error(&self, action: &str, error: io::Error) -> ProcessError {
-        if !self.is_alive() {
+        if self.is_ending() {
             return ProcessError::ended(self.pid());
         }
         match error.kind() {
@@ -219,8 +224,9 @@ fn open_status(pid: Pid) -> Result<Status, ProcessError> {
     let status = procfs::status(pid, tid).map_err(gone)?;
     match status.has_memory {
         true => Ok(status),
-        false if status.state.has_exited() => Err(ProcessError::NoSuchProcess { pid }),
-        false => Err(ProcessError::KernelThread { pid }),
+        false if procfs::is_kernel_thread(pid) => Err(ProcessError::KernelThread { pid }),
+        // It has ended, or is about to.
+        false => Err(ProcessError::NoSuchProcess { pid }),
     }
 }
 

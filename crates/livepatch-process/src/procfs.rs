@@ -131,9 +131,33 @@ pub(crate) fn thread_state(pid: Pid, tid: Tid) -> Option<ThreadState> {
     parse_stat_state(&stat)
 }
 
-fn parse_stat_state(stat: &[u8]) -> Option<ThreadState> {
+/// The fields behind the name.
+fn stat_fields(stat: &[u8]) -> Option<&[u8]> {
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
-    stat.get(name_end + 2).map(|&letter| ThreadState::from_letter(letter))
+    stat.get(name_end + 2..)
+}
+
+fn parse_stat_state(stat: &[u8]) -> Option<ThreadState> {
+    stat_fields(stat)?.first().map(|&letter| ThreadState::from_letter(letter))
+}
+
+/// Whether it is a thread of the kernel, and not of a program.
+pub(crate) fn is_kernel_thread(pid: Pid) -> bool {
+    /// `PF_KTHREAD` of the kernel's `include/linux/sched.h`.
+    const KERNEL_THREAD: u32 = 0x0020_0000;
+    let stat = read_page(task_dir(pid, pid.leader()).join("stat")).unwrap_or_default();
+    parse_stat_flags(&stat).is_some_and(|flags| flags & KERNEL_THREAD != 0)
+}
+
+fn parse_stat_flags(stat: &[u8]) -> Option<u32> {
+    let fields = std::str::from_utf8(stat_fields(stat)?).ok()?;
+    fields.split(' ').nth(6)?.parse().ok()
+}
+
+/// Whether a thread has user memory: it gives that up early on its way to its end.
+pub(crate) fn has_memory(pid: Pid, tid: Tid) -> bool {
+    let sizes = read_page(task_dir(pid, tid).join("statm"));
+    sizes.is_ok_and(|sizes| !sizes.starts_with(b"0 "))
 }
 
 /// Ticks of a second in `/proc` on x86-64 (`USER_HZ`).

@@ -19,6 +19,7 @@
 use crate::drive::{HALT_LIMIT, Saved, Stop, Until};
 use crate::error::RemoteError;
 use crate::sigframe::SignalFrame;
+use crate::trace::State;
 use crate::wayback::SYSCALL_SIZE;
 use crate::{CallProgress, CallSite, Regs, StoppedThread, XState};
 use livepatch_patch::RunAddr;
@@ -68,7 +69,10 @@ impl StoppedThread<'_> {
         (regs.0.rax, regs.0.orig_rax) = (number as u64, u64::MAX);
         regs.0.eflags &= !RFLAGS_CLEARED;
         [regs.0.rdi, regs.0.rsi, regs.0.rdx, regs.0.r10, regs.0.r8, regs.0.r9] = args;
-        let result = self.run_syscall(&regs, saved.mask, deadline, &what);
+        let result = match self.run_syscall(&regs, saved.mask, deadline, &what) {
+            Err(RemoteError::Process(error)) if error.is_lost() => return Err(error.into()),
+            result => result,
+        };
         self.put_back(&saved, &what)?;
         stack.unmark(self.process())?;
         match result? {
@@ -126,7 +130,14 @@ impl StoppedThread<'_> {
         let mut way_back = regs;
         way_back.set_ip(call.site.back());
         saved.way_back = Some(way_back);
-        let result = self.run_call(call, &regs, &saved, deadline);
+        let result = match self.run_call(call, &regs, &saved, deadline) {
+            Err(RemoteError::Process(error)) if error.is_lost() => return Err(error.into()),
+            Err(RemoteError::Process(error)) if self.is_on_its_way() => {
+                self.tracees.let_finish(self.tid);
+                return Err(error.into());
+            }
+            result => result,
+        };
         self.put_back(&saved, call.name)?;
         if !matches!(result, Ok(Some(()))) {
             call.site.set_progress(self.process(), CallProgress::BrokenOff)?;
@@ -139,6 +150,11 @@ impl StoppedThread<'_> {
                 waited: started.elapsed(),
             }),
         }
+    }
+
+    /// Whether the remote work has begun: the thread has left the canonical stop.
+    fn is_on_its_way(&self) -> bool {
+        self.tracees.threads.get(&self.tid).is_some_and(|thread| thread.state != State::Stopped)
     }
 
     fn check_call(&self, call: &RemoteCall<'_>) -> Result<(), RemoteError> {

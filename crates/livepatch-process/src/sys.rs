@@ -95,6 +95,25 @@ unsafe fn request_buffer(request: libc::c_uint, tid: Tid, addr: usize, data: *mu
     })
 }
 
+/// How often a request is made whose failure would leave a thread stopped.
+const ATTEMPTS: u32 = 3;
+
+/// Makes a request again that failed for another reason than the thread's end: for those that let a stopped thread go on,
+/// which would otherwise stay where it is for as long as this tool lives.
+pub(crate) fn insist<T>(request: impl Fn() -> Result<T>) -> Result<T> {
+    let mut result = request();
+    for _ in 1..ATTEMPTS {
+        match result {
+            Err(errno) if errno != Errno::ESRCH => {
+                tracing::debug!(%errno, "a request to let a thread go on is made again");
+                result = request();
+            }
+            _ => break,
+        }
+    }
+    result
+}
+
 /// Attaches without stopping; new threads and children are attached automatically, execve and system-call stops are marked.
 pub(crate) fn seize(tid: Tid) -> Result<()> {
     let children = libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK;
@@ -130,6 +149,17 @@ pub(crate) fn event_tid(tid: Tid) -> Result<Tid> {
     // SAFETY: PTRACE_GETEVENTMSG writes one unsigned long.
     unsafe { request_buffer(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).cast())? };
     Ok(Tid(message as i32))
+}
+
+/// Whether a thread at a system-call stop is about to make the call, and not behind it.
+pub(crate) fn at_syscall_entry(tid: Tid) -> Result<bool> {
+    let mut info = MaybeUninit::<libc::ptrace_syscall_info>::zeroed();
+    let size = size_of::<libc::ptrace_syscall_info>();
+    // SAFETY: PTRACE_GET_SYSCALL_INFO writes at most as many bytes as `addr` says, which is the size of `info`.
+    unsafe { request_buffer(libc::PTRACE_GET_SYSCALL_INFO, tid, size, info.as_mut_ptr().cast())? };
+    // SAFETY: all zero is a value of this struct of integers, and the kernel writes integers.
+    let info = unsafe { info.assume_init() };
+    Ok(info.op == libc::PTRACE_SYSCALL_INFO_ENTRY)
 }
 
 /// What is known of a signal that is about to be delivered.

@@ -216,8 +216,11 @@ impl Tracees {
         let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
         let before = std::mem::replace(&mut thread.state, State::Running);
         (thread.goal, thread.parked) = (Goal::Run, None);
-        let result = if thread.group_stop { sys::listen(tid) } else { sys::cont(tid, 0) };
-        if result.is_err_and(|errno| errno != Errno::ESRCH) {
+        let in_group_stop = thread.group_stop;
+        let result = sys::insist(|| if in_group_stop { sys::listen(tid) } else { sys::cont(tid, 0) });
+        if result.is_err_and(|errno| errno != Errno::ESRCH)
+            && let Some(thread) = self.threads.get_mut(&tid)
+        {
             thread.state = before;
         }
         self.accept_death(tid, "resume", result)
@@ -364,6 +367,14 @@ impl Tracees {
         if wait == Wait::Exec {
             self.lost.get_or_insert(Loss::Exec);
         }
+        self.deal_with(tid, wait)
+    }
+
+    /// Answers a stop, one that has just come or one at which the thread was left.
+    pub fn deal_with(&mut self, tid: Tid, wait: Wait) -> Result<(), ProcessError> {
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.state = State::Running;
+        }
         let dealt_with = self.answer(tid, wait);
         if dealt_with.as_ref().is_err_and(|error| !error.is_lost())
             && let Some(thread) = self.threads.get_mut(&tid)
@@ -402,11 +413,33 @@ impl Tracees {
         Ok(())
     }
 
-    /// Notes what to put back into a thread that did not come to a stop.
+    /// Notes what to put back into a thread that did not come to a canonical stop, or could not be worked with there. It is
+    /// stopped, or an interrupt is pending: it executes nothing of the program until then.
     pub fn put_back_later(&mut self, tid: Tid, saved: Saved) {
+        let Some(thread) = self.threads.get_mut(&tid) else { return };
+        thread.goal = self.goal;
         self.stuck.insert(tid, saved);
-        if let Some(thread) = self.threads.get_mut(&tid) {
-            thread.goal = self.goal;
+        self.go_on_from_stop(tid);
+    }
+
+    /// In the middle of a function: the thread runs to the function's end, and finds back by itself. To break it off would leave
+    /// what it has begun half done, locks included.
+    pub fn let_finish(&mut self, tid: Tid) {
+        let Some(thread) = self.threads.get_mut(&tid) else { return };
+        thread.goal = self.goal;
+        self.go_on_from_stop(tid);
+    }
+
+    fn go_on_from_stop(&mut self, tid: Tid) {
+        let Some(thread) = self.threads.get(&tid) else { return };
+        let wait = match (thread.state, thread.group_stop) {
+            (State::Running, _) => return,
+            (State::Raw(wait), _) => wait,
+            (State::Stopped, true) => Wait::GroupStop,
+            (State::Stopped, false) => Wait::Trap,
+        };
+        if let Err(error) = self.deal_with(tid, wait) {
+            tracing::debug!(%error, %tid, "a thread stays at its stop");
         }
     }
 

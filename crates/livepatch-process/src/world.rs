@@ -237,7 +237,9 @@ impl Tracees {
         thread.goal = Goal::Stop;
         match thread.state {
             State::Running => self.request_stop(tid),
-            State::Stopped | State::Raw(_) => Ok(()),
+            State::Stopped => Ok(()),
+            // Work on it failed and left it there.
+            State::Raw(wait) => self.deal_with(tid, wait),
         }
     }
 

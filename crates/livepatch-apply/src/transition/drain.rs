@@ -42,6 +42,8 @@ const NET_CHECK: Duration = Duration::from_millis(1);
 const NAP: Duration = Duration::from_micros(100);
 /// How long after an event to wait awake for the next one.
 const AWAKE: Duration = Duration::from_micros(300);
+/// Longest wait for the first stop of a forked child.
+const FIRST_STOP: Duration = Duration::from_millis(250);
 /// Time that undoing may take.
 const UNDO: Duration = Duration::from_secs(5);
 
@@ -79,8 +81,8 @@ struct Drain<'a> {
     deep: BTreeSet<Tid>,
     /// Threads that slept when there was no breakpoint yet: outside, or unprovable without a stop.
     slept: BTreeMap<Tid, Slept>,
-    /// Threads that block SIGTRAP by their own will; while there are breakpoints they do not.
-    unblocked: BTreeSet<Tid>,
+    /// Threads that block SIGTRAP by their own will; while there are breakpoints they do not. With the mask that they were left with.
+    unblocked: BTreeMap<Tid, u64>,
     /// Whether there are breakpoints at all.
     armed: bool,
     net_seen: Instant,
@@ -112,7 +114,9 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
     let serialise = match net::install(&mut seized, landing, job.deadline) {
         Ok(serialise) => serialise,
         Err(error) => {
-            return Err(match net::remove(&mut seized, landing, &BTreeSet::new(), Instant::now() + UNDO) {
+            let removed =
+                net::remove(&mut seized, landing, &BTreeSet::new(), &mut Vec::new(), Instant::now() + UNDO);
+            return Err(match removed {
                 Ok(()) => Failed::Unable(Box::new(seized), error),
                 Err(_) => Failed::Error(error),
             });
@@ -158,7 +162,7 @@ impl<'a> Drain<'a> {
             calm: BTreeSet::new(),
             deep: BTreeSet::new(),
             slept: BTreeMap::new(),
-            unblocked: BTreeSet::new(),
+            unblocked: BTreeMap::new(),
             armed: true,
             net_seen: now,
             last_event: now,
@@ -338,6 +342,22 @@ impl<'a> Drain<'a> {
         Ok(self.seized.release_forked(child)?)
     }
 
+    /// Puts in order what the children got that were made while there were breakpoints. Those still on the way to their first stop
+    /// are waited for.
+    fn clean_all_children(&mut self) -> Result<(), ApplyError> {
+        let limit = Instant::now() + FIRST_STOP;
+        while self.seized.has_forked_on_the_way() && Instant::now() < limit {
+            for event in self.seized.pump(Instant::now() + BREATH)? {
+                self.on_event_at_rest(event)?;
+            }
+        }
+        for child in self.seized.forked() {
+            self.clean_child(child)?;
+        }
+        self.seized.hold_forked(false);
+        Ok(())
+    }
+
     /// Lets the parked threads go on, at the entry that they came to. No breakpoint is left there.
     fn release(&mut self) -> Result<(), ApplyError> {
         for (tid, since) in std::mem::take(&mut self.parked) {
@@ -412,11 +432,13 @@ impl<'a> Drain<'a> {
         {
             tracing::debug!(%error, "a SIGTRAP of the program's own meets no action");
         }
-        let removed =
-            net::remove(&mut self.seized, self.job.entries.landing(), &self.calm, Instant::now() + UNDO);
-        if let Err(error) = removed {
+        let (landing, limit) = (self.job.entries.landing(), Instant::now() + UNDO);
+        let mut events = Vec::new();
+        if let Err(error) = net::remove(&mut self.seized, landing, &self.calm, &mut events, limit) {
             tracing::debug!(%error, "the net stays");
         }
+        events.into_iter().try_for_each(|event| self.on_event_at_rest(event))?;
+        self.clean_all_children()?;
         self.block_again();
         self.seized.set_breakpoints(BTreeSet::new());
         Ok(())

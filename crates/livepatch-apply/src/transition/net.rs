@@ -61,7 +61,7 @@ pub fn announce(
     deadline: Instant,
 ) -> Result<(), ApplyError> {
     if is_installed(seized)? {
-        calm(seized, landing, &BTreeSet::new(), deadline)?;
+        calm(seized, landing, &BTreeSet::new(), &mut Vec::new(), deadline)?;
     }
     Ok(landing.write_sites(&seized.process().clone(), sites)?)
 }
@@ -137,6 +137,7 @@ fn calm(
     seized: &mut Seized,
     landing: Landing,
     known: &BTreeSet<Tid>,
+    others: &mut Vec<Event>,
     deadline: Instant,
 ) -> Result<(), ApplyError> {
     let process = seized.process().clone();
@@ -146,7 +147,7 @@ fn calm(
         let trapped = thread.has_fault_pending().unwrap_or(true);
         !trapped && thread.regs().is_ok_and(|regs| !landing.net().contains(&regs.ip()))
     };
-    visit(seized, tids, deadline, &mut Vec::new(), away)
+    visit(seized, tids, deadline, others, away)
 }
 
 /// Stops threads, a few at a time, until each was found `done`; one that comes from a breakpoint is sent on. Events of another
@@ -210,11 +211,11 @@ pub fn remove(
     seized: &mut Seized,
     landing: Landing,
     known: &BTreeSet<Tid>,
+    others: &mut Vec<Event>,
     deadline: Instant,
 ) -> Result<(), ApplyError> {
-    seized.hold_forked(false);
     seized.hold_own_traps(false);
-    calm(seized, landing, known, deadline)?;
+    calm(seized, landing, known, others, deadline)?;
     let process = seized.process().clone();
     landing.keep_last_action(&process)?;
     safepoint::on_any_thread(seized, deadline, |thread| {

@@ -8,7 +8,10 @@ use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
 use livepatch_process::{Asleep, ProcessError, Status, StoppedThread, Tid};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long threads that want to run may take to stop, all together, so that their signal mask can be set.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Drain<'_> {
     /// Looks at one thread whose time has come; without waiting for anything.
@@ -64,8 +67,8 @@ impl Drain<'_> {
         let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
         let process = self.job.process;
         let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
-        if self.armed && unblock(&mut thread)? {
-            self.unblocked.insert(tid);
+        if self.armed {
+            self.unblocked.extend(unblock(&mut thread)?.map(|mask| (tid, mask)));
         }
         let regs = thread.regs()?;
         let judged = if self.deep.remove(&tid) {
@@ -131,39 +134,53 @@ impl Drain<'_> {
     /// Before the first breakpoint, when nobody waits yet. A thread that blocks SIGTRAP would lose the net for all at a breakpoint.
     /// Of those that sleep outside, only whether they slept on is to be asked later.
     pub(super) fn prepare(&mut self) -> Result<(), ApplyError> {
+        let mut late = Vec::new();
         for tid in self.seized.threads() {
-            let blocked = |status: Status| status.blocked & SIGTRAP_BIT != 0;
-            if self.job.process.thread_status(tid).is_ok_and(blocked)
-                && let Ok(mut thread) = self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30)
-                && unblock(&mut thread)?
-            {
-                drop(thread);
-                self.unblocked.insert(tid);
+            if !self.prepare_one(tid, Instant::now() + AWAKE * 30)? {
+                late.push(tid);
             }
             let slept = standing::slept(self.job.process, tid, self.job.tables, self.job.guard);
             self.slept.extend(slept.map(|slept| (tid, slept)));
         }
-        Ok(())
+        // There may be more threads that want to run than processors. One that cannot stop at all does not come to a breakpoint.
+        let limit = self.job.deadline.min(Instant::now() + PATIENCE);
+        late.into_iter().try_for_each(|tid| self.prepare_one(tid, limit).map(drop))
     }
 
+    /// Makes a thread take SIGTRAP; false if it blocks it and could not be stopped in time.
+    fn prepare_one(&mut self, tid: Tid, limit: Instant) -> Result<bool, ApplyError> {
+        let blocked = |status: Status| status.blocked & SIGTRAP_BIT != 0;
+        if !self.job.process.thread_status(tid).is_ok_and(blocked) {
+            return Ok(true);
+        }
+        let Ok(mut thread) = self.seized.interrupt_one(tid, limit) else { return Ok(false) };
+        self.unblocked.extend(unblock(&mut thread)?.map(|mask| (tid, mask)));
+        Ok(true)
+    }
+
+    /// A thread with another mask than it was left with has set one since, and what it wants is in that one: C libraries block all
+    /// signals for a moment, to fork or to make a thread, and put back the mask from before. In doubt SIGTRAP stays unblocked:
+    /// then the thread only takes a signal that nobody sends, while the other way its children would inherit the block.
     pub(super) fn block_again(&mut self) {
-        for tid in std::mem::take(&mut self.unblocked) {
-            // Without it the thread only takes a signal that nobody sends.
-            let blocked =
-                self.seized.interrupt_one(tid, Instant::now() + AWAKE * 30).ok().map(|mut thread| {
-                    let mask = thread.signal_mask()?;
-                    thread.set_signal_mask(mask | SIGTRAP_BIT)
-                });
+        let limit = Instant::now() + PATIENCE;
+        for (tid, left_with) in std::mem::take(&mut self.unblocked) {
+            let blocked = self.seized.interrupt_one(tid, limit).ok().map(|mut thread| {
+                match thread.signal_mask()? == left_with {
+                    true => thread.set_signal_mask(left_with | SIGTRAP_BIT),
+                    false => Ok(()),
+                }
+            });
             tracing::trace!(?blocked, %tid, "blocking SIGTRAP again");
         }
     }
 }
 
-/// Makes a thread take SIGTRAP; whether it did not before.
-fn unblock(thread: &mut StoppedThread<'_>) -> Result<bool, ProcessError> {
+/// Makes a thread take SIGTRAP; the mask that it has then, if it did not before.
+fn unblock(thread: &mut StoppedThread<'_>) -> Result<Option<u64>, ProcessError> {
     let mask = thread.signal_mask()?;
-    if mask & SIGTRAP_BIT != 0 {
-        thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+    if mask & SIGTRAP_BIT == 0 {
+        return Ok(None);
     }
-    Ok(mask & SIGTRAP_BIT != 0)
+    thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+    Ok(Some(mask & !SIGTRAP_BIT))
 }
