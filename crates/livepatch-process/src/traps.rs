@@ -15,18 +15,14 @@ impl Tracees {
     /// Whether a thread that is about to get a SIGTRAP of the program's own is to wait, because it would be the end of the process.
     pub fn has_to_wait(&mut self, tid: Tid) -> bool {
         let caught = |set: u64| set & signal_bit(libc::SIGTRAP) != 0;
-        if self.own_traps.contains(&tid) {
-            return true;
-        }
-        // In doubt the process gets its signal.
-        if !self.hold_own_traps || self.process.status().map_or(true, |status| caught(status.caught)) {
-            return false;
-        }
-        if let Some(thread) = self.threads.get_mut(&tid) {
+        let waits = self.own_traps.contains(&tid)
+            // In doubt the process gets its signal.
+            || self.hold_own_traps && self.process.status().is_ok_and(|status| !caught(status.caught));
+        if waits && let Some(thread) = self.threads.get_mut(&tid) {
             thread.state = State::Raw(Wait::Signal(libc::SIGTRAP));
+            self.own_traps.insert(tid);
         }
-        self.own_traps.insert(tid);
-        true
+        waits
     }
 
     /// Delivers the signals that wait.
