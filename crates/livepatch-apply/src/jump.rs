@@ -10,7 +10,7 @@ use std::ops::Range;
 pub const JUMP_SIZE: usize = 5;
 
 /// Opcode of `jmp rel32`.
-const JMP_REL32: u8 = 0xe9;
+pub(crate) const JMP_REL32: u8 = 0xe9;
 
 /// The destination is more than 2 GiB away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

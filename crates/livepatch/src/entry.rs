@@ -98,7 +98,7 @@ mod hook {
         if let (Some(limit), false) = (limit, secure) {
             let code = helper::run(Duration::from_millis(limit));
             // SAFETY: ends the process without running anything of the program.
-            unsafe { libc::_exit(code) };
+            unsafe { libc::syscall(libc::SYS_exit_group, code) };
         }
     }
 }

@@ -154,7 +154,8 @@ impl Drain<'_> {
                     let mask = thread.signal_mask()?;
                     thread.set_signal_mask(mask | SIGTRAP_BIT)
                 });
-            tracing::trace!(?blocked, %tid, "blocking SIGTRAP again");
+            let blocked = blocked.is_some_and(|result| result.is_ok());
+            tracing::trace!(blocked, %tid, "blocking SIGTRAP again");
         }
     }
 }
