@@ -7,6 +7,7 @@
 //! | `profile.rs` | the ways to build a case |
 //! | `project.rs` | a case on disk: build it, edit it, create a patch |
 //! | `example.rs` | a program of `examples/` on disk |
+//! | `http.rs` | as much HTTP as the example service needs |
 //! | `browser.rs` | a browser without a window |
 //! | `child.rs` | the running program and its line protocol |
 //! | `measure.rs` | what the benchmarks have in common |
@@ -19,6 +20,7 @@ pub mod case;
 pub mod child;
 pub mod example;
 pub mod fixture;
+pub mod http;
 pub mod measure;
 pub mod profile;
 pub mod project;
