@@ -354,6 +354,133 @@ fn the_tool_in_place_of_the_executable() -> Result<(), Failed> {
 }
 
 #[test]
+fn a_tool_that_hangs_or_says_something_else() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    let tool = case.folder.path().join("tool");
+    let write = |text: &str| {
+        fs::write(&tool, text)?;
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755))
+    };
+    write("#!/bin/sh\nexec sleep 1000\n")?;
+    case.expect(&format!("tool {}", tool.display()), "set")?;
+    case.expect("deadline 1000", "set")?;
+    case.expect("apply FIX", "error helper-deadline: the helper had no answer after")?;
+    case.expect("status", "error helper-deadline")?;
+    write("#!/bin/sh\necho nonsense\n")?;
+    case.expect("deadline 30000", "set")?;
+    case.expect("apply FIX", "error helper: the helper's report is not understood")?;
+    write("#!/bin/sh\necho it is broken >&2; exit 1\n")?;
+    case.expect("apply FIX", "error helper-ended: the helper ended without a report; it said: it is broken")?;
+    fs::remove_file(&tool)?;
+    case.expect("say", "old")?;
+    case.finish()
+}
+
+#[test]
+fn a_call_that_waits_for_others_until_its_deadline() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("occupy", "occupied")?;
+    case.expect("deadline 60000", "set")?;
+    case.expect("behind FIX", "begun")?;
+    // The other call is under way until the occupant leaves.
+    case.helper()?;
+    case.expect("deadline 300", "set")?;
+    case.expect("status", "error in-progress: another operation of this program was under way for")?;
+    case.expect("rollback", "error in-progress")?;
+    case.program.send("leave")?;
+    let mut answers = [case.program.line()?, case.program.line()?];
+    answers.sort();
+    assert!(answers[0].starts_with("behind: applied") && answers[1] == "left", "{answers:?}");
+    case.expect("say", "new")?;
+    case.finish()
+}
+
+#[test]
+fn the_helper_is_permitted_to_trace_and_then_nobody() -> Result<(), Failed> {
+    let mut case = Case::of(built(), unprivileged)?;
+    case.expect("occupy", "occupied")?;
+    case.expect("watch-permits", "sandboxed true")?;
+    case.expect("deadline 1500", "set")?;
+    case.program.send(&format!("apply {}", case.patch))?;
+    let helper = case.helper()?;
+    // Where Yama restricts tracing, the noted call was not made and it is refused.
+    let answer = case.program.line()?;
+    assert!(answer.starts_with("error busy") || answer.starts_with("error permission"), "{answer}");
+    assert_eq!(case.ask("permits")?, format!("{helper} 0"));
+    case.finish()
+}
+
+#[test]
+fn what_may_not_be_traced() -> Result<(), Failed> {
+    let mut case = Case::of(built(), unprivileged)?;
+    case.expect("dumpable no", "0")?;
+    case.expect("apply FIX", "error permission: not permitted to trace process")?;
+    case.expect("dumpable yes", "0")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("rollback", "took out 1")?;
+    case.expect("forbid", "sandboxed true")?;
+    case.expect("apply FIX", "error permission")?;
+    case.expect("say", "old")?;
+    case.finish()
+}
+
+#[test]
+fn a_debugger_at_the_program_is_named() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    let pid = case.program.pid().to_string();
+    let mut strace = Command::new("strace").args(["-f", "-o", "/dev/null", "-p", &pid]).spawn()?;
+    let attached = wait_for_tracer(&pid, strace.id());
+    let answer = attached.and_then(|()| case.ask("apply FIX"));
+    signal("-INT", strace.id() as i32)?;
+    strace.wait()?;
+    let answer = answer?;
+    assert!(answer.starts_with("error busy") && answer.contains("strace"), "{answer}");
+    case.live()?;
+    case.finish()
+}
+
+/// Waits until a process is traced by another one.
+fn wait_for_tracer(pid: &str, tracer: u32) -> Result<(), Failed> {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < limit {
+        if fs::read_to_string(format!("/proc/{pid}/status"))?.contains(&format!("TracerPid:\t{tracer}\n")) {
+            return Ok(());
+        }
+        std::thread::yield_now();
+    }
+    fail("the debugger did not attach")
+}
+
+#[test]
+fn bytes_policy_and_a_patch_by_its_name() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("bytes FIX", "applied self_patching::")?;
+    case.expect("say", "new")?;
+    case.expect("rollback-of", "took out true")?;
+    case.expect("say", "old")?;
+    // Calls that are under way may finish in the old code: nobody waits for the occupant.
+    case.expect("occupy", "occupied")?;
+    case.expect("policy immediate", "set")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("say", "new")?;
+    case.expect("leave", "left")?;
+    case.finish()
+}
+
+#[test]
+fn a_module_of_the_patch() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("module nowhere", "set")?;
+    case.expect("apply FIX", "error not-held")?;
+    case.expect("module self_patching", "set")?;
+    let answer = case.ask("apply FIX")?;
+    for function in ["word", "around", "stay"] {
+        assert!(answer.contains(&format!("self_patching::{function}")), "{answer}");
+    }
+    case.finish()
+}
+
+#[test]
 fn a_part_of_the_patch() -> Result<(), Failed> {
     let mut case = Case::start()?;
     case.expect("select self_patching::nothing", "set")?;

@@ -41,7 +41,7 @@ pub(crate) fn run(limit: Duration) -> i32 {
             })
         }
         Ok(false) => failure(code::LOST, format!("process {} is another program", request.pid)),
-        Err(error) => failure(code::PERMISSION, format!("cannot look at process {}: {error}", request.pid)),
+        Err(error) => operate::refused(request.pid, &error),
     };
     finish(&with_log(answer, collector.lines()))
 }
