@@ -12,6 +12,7 @@
 //! | `child.rs` | the running program and its line protocol |
 //! | `measure.rs` | what the benchmarks have in common |
 //! | `scenario.rs` | old lines, apply, new lines, rollback, old lines |
+//! | `self_patching.rs` | a program that patches itself, and its commands |
 //! | `tools.rs` | the tools under test and their exit codes |
 #![forbid(unsafe_code)]
 
@@ -25,6 +26,7 @@ pub mod measure;
 pub mod profile;
 pub mod project;
 pub mod scenario;
+pub mod self_patching;
 pub mod tools;
 
 /// What a check found wrong.

@@ -1,146 +1,14 @@
 //! Programs that patch themselves: one program, built once for each way to build, run in many surroundings.
 
-use livepatch_tests::child::Program;
-use livepatch_tests::fixture::{Fixture, Side};
 use livepatch_tests::profile::Profile;
-use livepatch_tests::project::{Project, command};
-use livepatch_tests::tools::{self, exit};
+use livepatch_tests::self_patching::{Case, build, built, signal, unprivileged};
+use livepatch_tests::tools;
 use livepatch_tests::{Failed, fail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-
-/// A shipped program and a patch for it.
-struct Built {
-    _project: Project,
-    program: PathBuf,
-    patch: PathBuf,
-}
-
-fn build(profile: Profile) -> Result<Built, Failed> {
-    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/self_patching");
-    let project = Project::new(&Fixture::read(&case)?, profile)?;
-    let program = project.ship()?;
-    project.write(Side::New)?;
-    let created = project.create("fix")?;
-    created.ran.expect(exit::DONE, "create")?;
-    // Any user may run it.
-    fs::set_permissions(project.path(), fs::Permissions::from_mode(0o755))?;
-    Ok(Built { program, patch: created.file, _project: project })
-}
-
-fn built() -> &'static Built {
-    static BUILT: OnceLock<Built> = OnceLock::new();
-    BUILT.get_or_init(|| build(Profile::Release).expect("the program is built"))
-}
-
-/// A running copy of the program in a folder of its own.
-struct Case {
-    folder: tempfile::TempDir,
-    file: PathBuf,
-    patch: String,
-    program: Program,
-}
-
-impl Case {
-    fn start() -> Result<Self, Failed> {
-        Self::of(built(), |_| {})
-    }
-
-    fn of(built: &Built, prepare: impl FnOnce(&mut Command)) -> Result<Self, Failed> {
-        let folder = tempfile::tempdir()?;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
-        let file = folder.path().join("program");
-        tools::place(&built.program, &file)?;
-        let mut command = command(&file);
-        command.current_dir(folder.path());
-        prepare(&mut command);
-        let patch = built.patch.to_str().ok_or("a path that is no text")?.to_owned();
-        Ok(Self { program: Program::start(command)?, folder, file, patch })
-    }
-
-    /// One command, one answer.
-    fn ask(&mut self, command: &str) -> Result<String, Failed> {
-        self.program.send(&command.replace("FIX", &self.patch))?;
-        self.program.line()
-    }
-
-    fn expect(&mut self, command: &str, start: &str) -> Result<(), Failed> {
-        let answer = self.ask(command)?;
-        if answer.starts_with(start) && !answer.contains("LATE") {
-            Ok(())
-        } else {
-            fail(format!("{command}: `{answer}` and not `{start}…`"))
-        }
-    }
-
-    /// The whole life of a patch, under load.
-    fn live(&mut self) -> Result<(), Failed> {
-        self.expect("say", "old")?;
-        self.expect("load 4", "loaded")?;
-        for _ in 0..3 {
-            self.expect("check FIX", "dry_run true")?;
-            self.expect("say", "old")?;
-            self.expect("apply FIX", "applied self_patching::")?;
-            self.expect("say", "new")?;
-            self.expect("apply FIX", "error already")?;
-            self.expect("status", "1 Applied")?;
-            self.expect("rollback", "took out 1")?;
-            self.expect("say", "old")?;
-        }
-        self.expect("all", "error nothing")?;
-        self.expect("unload", "0 wrong")
-    }
-
-    /// The constructor ran at the start and never again.
-    fn finish(self) -> Result<(), Failed> {
-        let constructed = fs::read(self.file.with_extension("constructed"))?;
-        self.program.finish()?;
-        let others: Vec<_> =
-            fs::read_dir(self.folder.path())?.flatten().map(|entry| entry.file_name()).collect();
-        if constructed != b"x" || others.len() > 2 {
-            return fail(format!("the constructor ran {} times; files: {others:?}", constructed.len()));
-        }
-        Ok(())
-    }
-
-    /// The helper that works for the program, once there is one.
-    fn helper(&self) -> Result<i32, Failed> {
-        let name = format!("livepatch-helper for {}", self.program.pid());
-        let limit = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < limit {
-            for entry in fs::read_dir("/proc")?.flatten() {
-                let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-                if words.starts_with(name.as_bytes()) {
-                    return Ok(entry.file_name().to_str().ok_or("a process without a number")?.parse()?);
-                }
-            }
-            std::thread::yield_now();
-        }
-        fail("no helper was started")
-    }
-}
-
-fn signal(name: &str, pid: i32) -> Result<(), Failed> {
-    let status = Command::new("kill").args([name, &pid.to_string()]).status()?;
-    if status.success() { Ok(()) } else { fail(format!("kill {name} {pid} failed")) }
-}
-
-fn is_root() -> Result<bool, Failed> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(fs::metadata("/proc/self")?.uid() == 0)
-}
-
-/// A user without any rights; as such a user already the tests run as themselves.
-fn unprivileged(command: &mut Command) {
-    if is_root().unwrap_or(false) {
-        command.uid(65534).gid(65534);
-    }
-}
 
 #[test]
 fn a_stripped_program_under_load() -> Result<(), Failed> {

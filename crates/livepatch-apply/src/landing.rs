@@ -19,7 +19,7 @@
 //! committed to. Every thread finds the same world, so the process stays wholly old or wholly new, if slow at these entries, until
 //! the next run of the tool repairs it.
 
-use crate::jump::{self, JMP_REL32};
+use crate::jump::{self, JMP_REL8, JMP_REL32};
 use crate::registry::Location;
 use crate::registry::format::TOTAL_SIZE;
 use crate::transition::entries::write_checked;
@@ -35,9 +35,6 @@ pub const TEXT_SIZE: u64 = 512 << 10;
 pub const DATA_SIZE: u64 = (SITES_AT + SITE_SIZE * ((TEXT_SIZE - PADS_AT) / PAD_SIZE)).next_multiple_of(4096);
 /// Size of both.
 pub const LANDING_SIZE: u64 = TEXT_SIZE + DATA_SIZE;
-
-/// Opcode of `jmp rel8`.
-const JMP_REL8: u8 = 0xeb;
 
 const PADS_AT: u64 = 0x200;
 const PAD_SIZE: u64 = 32;
