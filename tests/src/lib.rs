@@ -7,10 +7,12 @@
 //! | `profile.rs` | the ways to build a case |
 //! | `project.rs` | a case on disk: build it, edit it, create a patch |
 //! | `example.rs` | a program of `examples/` on disk |
+//! | `http.rs` | as much HTTP as the example service needs |
 //! | `browser.rs` | a browser without a window |
 //! | `child.rs` | the running program and its line protocol |
 //! | `measure.rs` | what the benchmarks have in common |
 //! | `scenario.rs` | old lines, apply, new lines, rollback, old lines |
+//! | `self_patching.rs` | a program that patches itself, and its commands |
 //! | `tools.rs` | the tools under test and their exit codes |
 #![forbid(unsafe_code)]
 
@@ -19,10 +21,12 @@ pub mod case;
 pub mod child;
 pub mod example;
 pub mod fixture;
+pub mod http;
 pub mod measure;
 pub mod profile;
 pub mod project;
 pub mod scenario;
+pub mod self_patching;
 pub mod tools;
 
 /// What a check found wrong.

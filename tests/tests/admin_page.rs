@@ -1,21 +1,26 @@
-//! The example service patches itself from its own page, clicked in a browser while orders come in.
+//! The example service, a multi-threaded tokio program, patches itself while orders come in: from its own page, clicked in a browser,
+//! and from many requests at the same time.
 
 use livepatch_tests::browser::Browser;
 use livepatch_tests::example::Example;
+use livepatch_tests::http::Client;
 use livepatch_tests::project::command;
 use livepatch_tests::tools::{self, exit};
 use livepatch_tests::{Failed, fail};
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, OnceLock};
 
 /// An order on which old and new code differ: the tax on 4.50 is 85.5 cents.
 const ORDER: &str = r#"{"customer":"Ada","items":[{"name":"pen","cents":150,"quantity":3}]}"#;
 const OLD: &str = r#"{"customer":"Ada","net":450,"discount":0,"vat":85,"total":535}"#;
 const NEW: &str = r#"{"customer":"Ada","net":450,"discount":0,"vat":86,"total":536}"#;
+
+/// What a call is told that waited for others until its deadline.
+const IN_PROGRESS: &str = "another operation of this program was under way";
 
 struct Server {
     child: Child,
@@ -38,47 +43,10 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// A connection that stays open.
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn open(address: &str) -> Result<Self, Failed> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        Ok(Self(BufReader::new(stream)))
-    }
-
-    fn request(&mut self, head: &str, body: &str) -> Result<(u16, String), Failed> {
-        let length = body.len();
-        let text = format!(
-            "{head} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
-        self.0.get_mut().write_all(text.as_bytes())?;
-        let mut line = String::new();
-        self.0.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).ok_or("no status")?.parse()?;
-        let mut length = 0;
-        loop {
-            line.clear();
-            if self.0.read_line(&mut line)? == 0 {
-                return fail("the server closed the connection");
-            }
-            match line.trim().to_ascii_lowercase().strip_prefix("content-length:") {
-                Some(value) => length = value.trim().parse()?,
-                None if line.trim().is_empty() => break,
-                None => {}
-            }
-        }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body)?;
-        Ok((status, String::from_utf8(body)?))
-    }
-
-    fn order(&mut self) -> Result<String, Failed> {
-        match self.request("POST /order", ORDER)? {
-            (200, body) => Ok(body),
-            (status, body) => fail(format!("{status}: {body}")),
-        }
+fn order(client: &mut Client) -> Result<String, Failed> {
+    match client.request("POST /order", "", ORDER)? {
+        (200, body) => Ok(body),
+        (status, body) => fail(format!("{status}: {body}")),
     }
 }
 
@@ -86,7 +54,7 @@ impl Client {
 fn load(address: &str, stop: &AtomicBool, served: &AtomicU64) -> Result<(), String> {
     let mut client = Client::open(address).map_err(|error| error.to_string())?;
     while !stop.load(Ordering::Relaxed) {
-        let body = client.order().map_err(|error| error.to_string())?;
+        let body = order(&mut client).map_err(|error| error.to_string())?;
         if body != OLD && body != NEW {
             return Err(format!("a wrong answer: {body}"));
         }
@@ -95,15 +63,38 @@ fn load(address: &str, stop: &AtomicBool, served: &AtomicU64) -> Result<(), Stri
     Ok(())
 }
 
-fn start(example: &Example) -> Result<Server, Failed> {
-    let program = example.ship()?;
-    let patches = example.path().join("patches");
-    std::fs::create_dir(&patches)?;
-    let mut child = command(&program).arg("--patches").arg(&patches).stdout(Stdio::piped()).spawn()?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-    let address = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
-    Ok(Server { child, address })
+/// The shipped service, and a folder with a patch for it.
+struct Built {
+    _example: Example,
+    program: PathBuf,
+    patches: PathBuf,
+}
+
+impl Built {
+    fn new() -> Result<Self, Failed> {
+        let example = Example::copy("webapp")?;
+        let program = example.ship()?;
+        let patch = example.patch("orders.rs", "net * VAT / 100", "(net * VAT + 50) / 100")?;
+        let patches = example.path().join("patches");
+        std::fs::create_dir(&patches)?;
+        std::fs::rename(patch, patches.join("fix.lpatch"))?;
+        Ok(Self { program, patches, _example: example })
+    }
+
+    fn get() -> &'static Self {
+        static BUILT: OnceLock<Built> = OnceLock::new();
+        BUILT.get_or_init(|| Self::new().expect("the service is built"))
+    }
+
+    fn start(&self, workers: usize) -> Result<Server, Failed> {
+        let mut command = command(&self.program);
+        command.arg("--patches").arg(&self.patches).args(["--workers", &workers.to_string()]);
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        let address = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
+        Ok(Server { child, address })
+    }
 }
 
 /// Paths of the functions that a patch replaces, sorted. Which one holds the changed line is up to the compiler.
@@ -122,10 +113,10 @@ fn click_through(server: &Server, changed: &[String]) -> Result<(), Failed> {
     let mut browser = Browser::open(&format!("http://{}/admin", server.address))?;
     browser.wait_for("Number(document.getElementById('rate').textContent) > 0")?;
     for round in 1..=3 {
-        assert_eq!(client.order()?, OLD);
+        assert_eq!(order(&mut client)?, OLD);
         browser.click("button[data-file='fix.lpatch']")?;
         browser.wait_for("document.querySelectorAll('#functions tr').length > 0")?;
-        assert_eq!(client.order()?, NEW);
+        assert_eq!(order(&mut client)?, NEW);
         let functions = browser.value("document.getElementById('functions').innerText")?;
         let text = functions.as_str().unwrap_or_default();
         let mut shown: Vec<&str> = text.lines().filter_map(|line| line.split('\t').next()).collect();
@@ -135,7 +126,7 @@ fn click_through(server: &Server, changed: &[String]) -> Result<(), Failed> {
         browser.wait_for(
             "document.getElementById('functions').children.length === 0 && !document.getElementById('rollback').disabled",
         )?;
-        assert_eq!(client.order()?, OLD);
+        assert_eq!(order(&mut client)?, OLD);
         browser.wait_for(&format!("document.getElementById('history').children.length === {}", 2 * round))?;
     }
     let stopped =
@@ -145,29 +136,115 @@ fn click_through(server: &Server, changed: &[String]) -> Result<(), Failed> {
     browser.click("#rollback")?;
     browser.wait_for("document.getElementById('message').textContent.includes('nothing to roll back')")?;
     // Another origin's page cannot set the header.
-    let refused = client.request("POST /admin/rollback", "")?;
+    let refused = client.request("POST /admin/rollback", "", "")?;
     assert_eq!(refused.0, 403, "{}", refused.1);
     Ok(())
 }
 
-#[test]
-fn clicking_apply_and_rollback_while_orders_come_in() -> Result<(), Failed> {
-    let example = Example::copy("webapp")?;
-    let server = start(&example)?;
-    let patch = example.patch("orders.rs", "net * VAT / 100", "(net * VAT + 50) / 100")?;
-    let changed = functions(&patch)?;
-    std::fs::rename(patch, example.path().join("patches/fix.lpatch"))?;
+/// Does something while four clients order; no order may fail.
+fn under_load(server: &Server, work: impl FnOnce() -> Result<(), Failed>) -> Result<(), Failed> {
     let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| load(&server.address, &stop, &served))).collect();
         let stopping = Stop(&stop);
-        let clicked = click_through(&server, &changed);
+        let worked = work();
         drop(stopping);
         for thread in threads {
             thread.join().map_err(|_| "the load panicked")??;
         }
-        clicked
+        worked
     })?;
     assert!(served.load(Ordering::Relaxed) > 100);
     Ok(())
+}
+
+/// What a request to change something came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// The process is already as it was to become.
+    NothingToDo,
+    /// Others were at it for the whole time that this request had.
+    InProgress,
+}
+
+/// Has the service apply or roll back. Only documented answers pass.
+fn change(client: &mut Client, what: &str) -> Result<Outcome, Failed> {
+    let nothing = if what == "rollback" { "nothing to roll back" } else { "the patch is applied already" };
+    match client.request(&format!("POST /admin/{what}"), "x-livepatch: 1", "")? {
+        (200, _) => Ok(Outcome::Done),
+        (409, text) if text.contains(nothing) => Ok(Outcome::NothingToDo),
+        (409, text) if text.contains(IN_PROGRESS) => Ok(Outcome::InProgress),
+        (status, text) => fail(format!("{what}: {status}: {text}")),
+    }
+}
+
+/// One of many clients that all ask for the same at the same time. Returns how often its own request was the one that did it.
+fn ask_together(address: &str, rounds: usize, all: &Barrier) -> Result<usize, String> {
+    let mut client = Client::open(address).map_err(|error| error.to_string())?;
+    let mut done = 0;
+    let mut failed = None;
+    // Whoever fails goes on to the others' meeting points, or they would wait for ever.
+    for round in 0..2 * rounds {
+        let (what, expected) = [("apply/fix.lpatch", NEW), ("rollback", OLD)][round % 2];
+        all.wait();
+        let outcome = change(&mut client, what);
+        all.wait();
+        // Everybody has an answer, so everybody meets the same code.
+        match (outcome, order(&mut client)) {
+            (Ok(outcome), Ok(body)) if body == expected => done += usize::from(outcome == Outcome::Done),
+            (outcome, body) => {
+                failed.get_or_insert(format!("round {round}, {what}: {outcome:?}, then {body:?}"));
+            }
+        }
+        all.wait();
+    }
+    failed.map_or(Ok(done), Err)
+}
+
+/// Asks what is in the process, again and again.
+fn watch(address: &str, stop: &AtomicBool) -> Result<(), String> {
+    let mut client = Client::open(address).map_err(|error| error.to_string())?;
+    while !stop.load(Ordering::Relaxed) {
+        match client.request("GET /admin/status", "", "") {
+            Ok((200, body)) if body.matches("\"id\"").count() <= 1 => {}
+            Ok((409, text)) if text.contains(IN_PROGRESS) => {}
+            answer => return Err(format!("{answer:?}")),
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn many_tasks_call_at_the_same_time() -> Result<(), Failed> {
+    const CALLERS: usize = 6;
+    const ROUNDS: usize = 4;
+    let server = Built::get().start(4)?;
+    let address = server.address.as_str();
+    under_load(&server, || {
+        let (stop, all) = (AtomicBool::new(false), Barrier::new(CALLERS));
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| watch(address, &stop));
+            let callers: Vec<_> =
+                (0..CALLERS).map(|_| scope.spawn(|| ask_together(address, ROUNDS, &all))).collect();
+            let stopping = Stop(&stop);
+            let mut done = 0;
+            for caller in callers {
+                done += caller.join().map_err(|_| "a caller panicked")??;
+            }
+            drop(stopping);
+            watching.join().map_err(|_| "the watch panicked")??;
+            // Of all that asked for the same, one did it; the others waited and found it done.
+            assert_eq!(done, 2 * ROUNDS);
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn clicking_apply_and_rollback_while_orders_come_in() -> Result<(), Failed> {
+    let built = Built::get();
+    let server = built.start(2)?;
+    let changed = functions(&built.patches.join("fix.lpatch"))?;
+    under_load(&server, || click_through(&server, &changed))
 }

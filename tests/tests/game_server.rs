@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 const ENTITIES: u64 = 5000;
 /// Patches and rollbacks in one attempt.
 const CYCLES: u64 = 5;
-/// Attempts in which the machine itself may be too busy for sixty ticks a second.
-const ATTEMPTS: u32 = 6;
-/// Late ticks of the best attempt on a busy machine, at most.
-const FEW: u64 = 3;
+/// Attempts. A tick is held for longer than a frame if the helper, which holds it, has to wait for a core itself, so an attempt
+/// counts in which the machine let it run. A quiet machine needs one.
+const ATTEMPTS: u32 = 20;
 
 struct Server {
     program: Program,
@@ -81,6 +80,9 @@ struct Punctuality {
     ticks: u64,
     late: u64,
     worst_us: u64,
+    /// Late, less the time for which the ticking thread was ready and waited for a core.
+    held: u64,
+    worst_held_us: u64,
 }
 
 impl Punctuality {
@@ -88,6 +90,8 @@ impl Punctuality {
         self.ticks += report["ticks"];
         self.late += report["late"];
         self.worst_us = self.worst_us.max(report["worst_us"]);
+        self.held += report["held"];
+        self.worst_held_us = self.worst_held_us.max(report["worst_held_us"]);
     }
 }
 
@@ -124,20 +128,10 @@ fn no_tick_is_late_and_no_entity_is_lost() -> Result<(), Failed> {
     let mut tried = Vec::new();
     for _ in 0..ATTEMPTS {
         let patched = server.cycles()?;
-        // As many ticks without any patch show what the machine itself does at this time.
-        let mut control = Punctuality::default();
-        while control.ticks < patched.ticks {
-            control.add(&server.report()?);
-        }
-        if patched.late == 0 {
+        if patched.held == 0 {
             return server.program.finish();
         }
-        tried.push((patched, control));
+        tried.push(patched);
     }
-    // Of a machine that is too busy to tell, no more is asked than that the server went on meanwhile.
-    let least = tried.iter().map(|(patched, _)| patched.late).min().unwrap_or_default();
-    if least > FEW {
-        return fail(format!("ticks are late because of the patches: {tried:?}"));
-    }
-    server.program.finish()
+    fail(format!("ticks are late because of the patches: {tried:?}"))
 }

@@ -1,146 +1,14 @@
 //! Programs that patch themselves: one program, built once for each way to build, run in many surroundings.
 
-use livepatch_tests::child::Program;
-use livepatch_tests::fixture::{Fixture, Side};
 use livepatch_tests::profile::Profile;
-use livepatch_tests::project::{Project, command};
-use livepatch_tests::tools::{self, exit};
+use livepatch_tests::self_patching::{Case, build, built, signal, unprivileged};
+use livepatch_tests::tools;
 use livepatch_tests::{Failed, fail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-
-/// A shipped program and a patch for it.
-struct Built {
-    _project: Project,
-    program: PathBuf,
-    patch: PathBuf,
-}
-
-fn build(profile: Profile) -> Result<Built, Failed> {
-    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/self_patching");
-    let project = Project::new(&Fixture::read(&case)?, profile)?;
-    let program = project.ship()?;
-    project.write(Side::New)?;
-    let created = project.create("fix")?;
-    created.ran.expect(exit::DONE, "create")?;
-    // Any user may run it.
-    fs::set_permissions(project.path(), fs::Permissions::from_mode(0o755))?;
-    Ok(Built { program, patch: created.file, _project: project })
-}
-
-fn built() -> &'static Built {
-    static BUILT: OnceLock<Built> = OnceLock::new();
-    BUILT.get_or_init(|| build(Profile::Release).expect("the program is built"))
-}
-
-/// A running copy of the program in a folder of its own.
-struct Case {
-    folder: tempfile::TempDir,
-    file: PathBuf,
-    patch: String,
-    program: Program,
-}
-
-impl Case {
-    fn start() -> Result<Self, Failed> {
-        Self::of(built(), |_| {})
-    }
-
-    fn of(built: &Built, prepare: impl FnOnce(&mut Command)) -> Result<Self, Failed> {
-        let folder = tempfile::tempdir()?;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
-        let file = folder.path().join("program");
-        tools::place(&built.program, &file)?;
-        let mut command = command(&file);
-        command.current_dir(folder.path());
-        prepare(&mut command);
-        let patch = built.patch.to_str().ok_or("a path that is no text")?.to_owned();
-        Ok(Self { program: Program::start(command)?, folder, file, patch })
-    }
-
-    /// One command, one answer.
-    fn ask(&mut self, command: &str) -> Result<String, Failed> {
-        self.program.send(&command.replace("FIX", &self.patch))?;
-        self.program.line()
-    }
-
-    fn expect(&mut self, command: &str, start: &str) -> Result<(), Failed> {
-        let answer = self.ask(command)?;
-        if answer.starts_with(start) && !answer.contains("LATE") {
-            Ok(())
-        } else {
-            fail(format!("{command}: `{answer}` and not `{start}…`"))
-        }
-    }
-
-    /// The whole life of a patch, under load.
-    fn live(&mut self) -> Result<(), Failed> {
-        self.expect("say", "old")?;
-        self.expect("load 4", "loaded")?;
-        for _ in 0..3 {
-            self.expect("check FIX", "dry_run true")?;
-            self.expect("say", "old")?;
-            self.expect("apply FIX", "applied self_patching::")?;
-            self.expect("say", "new")?;
-            self.expect("apply FIX", "error already")?;
-            self.expect("status", "1 Applied")?;
-            self.expect("rollback", "took out 1")?;
-            self.expect("say", "old")?;
-        }
-        self.expect("all", "error nothing")?;
-        self.expect("unload", "0 wrong")
-    }
-
-    /// The constructor ran at the start and never again.
-    fn finish(self) -> Result<(), Failed> {
-        let constructed = fs::read(self.file.with_extension("constructed"))?;
-        self.program.finish()?;
-        let others: Vec<_> =
-            fs::read_dir(self.folder.path())?.flatten().map(|entry| entry.file_name()).collect();
-        if constructed != b"x" || others.len() > 2 {
-            return fail(format!("the constructor ran {} times; files: {others:?}", constructed.len()));
-        }
-        Ok(())
-    }
-
-    /// The helper that works for the program, once there is one.
-    fn helper(&self) -> Result<i32, Failed> {
-        let name = format!("livepatch-helper for {}", self.program.pid());
-        let limit = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < limit {
-            for entry in fs::read_dir("/proc")?.flatten() {
-                let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-                if words.starts_with(name.as_bytes()) {
-                    return Ok(entry.file_name().to_str().ok_or("a process without a number")?.parse()?);
-                }
-            }
-            std::thread::yield_now();
-        }
-        fail("no helper was started")
-    }
-}
-
-fn signal(name: &str, pid: i32) -> Result<(), Failed> {
-    let status = Command::new("kill").args([name, &pid.to_string()]).status()?;
-    if status.success() { Ok(()) } else { fail(format!("kill {name} {pid} failed")) }
-}
-
-fn is_root() -> Result<bool, Failed> {
-    use std::os::unix::fs::MetadataExt;
-    Ok(fs::metadata("/proc/self")?.uid() == 0)
-}
-
-/// A user without any rights; as such a user already the tests run as themselves.
-fn unprivileged(command: &mut Command) {
-    if is_root().unwrap_or(false) {
-        command.uid(65534).gid(65534);
-    }
-}
 
 #[test]
 fn a_stripped_program_under_load() -> Result<(), Failed> {
@@ -350,6 +218,133 @@ fn the_tool_in_place_of_the_executable() -> Result<(), Failed> {
     case.expect("apply FIX", "error helper: cannot start /nowhere/livepatch")?;
     case.expect("tool /bin/true", "set")?;
     case.expect("apply FIX", "error helper-ended")?;
+    case.finish()
+}
+
+#[test]
+fn a_tool_that_hangs_or_says_something_else() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    let tool = case.folder.path().join("tool");
+    let write = |text: &str| {
+        fs::write(&tool, text)?;
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755))
+    };
+    write("#!/bin/sh\nexec sleep 1000\n")?;
+    case.expect(&format!("tool {}", tool.display()), "set")?;
+    case.expect("deadline 1000", "set")?;
+    case.expect("apply FIX", "error helper-deadline: the helper had no answer after")?;
+    case.expect("status", "error helper-deadline")?;
+    write("#!/bin/sh\necho nonsense\n")?;
+    case.expect("deadline 30000", "set")?;
+    case.expect("apply FIX", "error helper: the helper's report is not understood")?;
+    write("#!/bin/sh\necho it is broken >&2; exit 1\n")?;
+    case.expect("apply FIX", "error helper-ended: the helper ended without a report; it said: it is broken")?;
+    fs::remove_file(&tool)?;
+    case.expect("say", "old")?;
+    case.finish()
+}
+
+#[test]
+fn a_call_that_waits_for_others_until_its_deadline() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("occupy", "occupied")?;
+    case.expect("deadline 60000", "set")?;
+    case.expect("behind FIX", "begun")?;
+    // The other call is under way until the occupant leaves.
+    case.helper()?;
+    case.expect("deadline 300", "set")?;
+    case.expect("status", "error in-progress: another operation of this program was under way for")?;
+    case.expect("rollback", "error in-progress")?;
+    case.program.send("leave")?;
+    let mut answers = [case.program.line()?, case.program.line()?];
+    answers.sort();
+    assert!(answers[0].starts_with("behind: applied") && answers[1] == "left", "{answers:?}");
+    case.expect("say", "new")?;
+    case.finish()
+}
+
+#[test]
+fn the_helper_is_permitted_to_trace_and_then_nobody() -> Result<(), Failed> {
+    let mut case = Case::of(built(), unprivileged)?;
+    case.expect("occupy", "occupied")?;
+    case.expect("watch-permits", "sandboxed true")?;
+    case.expect("deadline 1500", "set")?;
+    case.program.send(&format!("apply {}", case.patch))?;
+    let helper = case.helper()?;
+    // Where Yama restricts tracing, the noted call was not made and it is refused.
+    let answer = case.program.line()?;
+    assert!(answer.starts_with("error busy") || answer.starts_with("error permission"), "{answer}");
+    assert_eq!(case.ask("permits")?, format!("{helper} 0"));
+    case.finish()
+}
+
+#[test]
+fn what_may_not_be_traced() -> Result<(), Failed> {
+    let mut case = Case::of(built(), unprivileged)?;
+    case.expect("dumpable no", "0")?;
+    case.expect("apply FIX", "error permission: not permitted to trace process")?;
+    case.expect("dumpable yes", "0")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("rollback", "took out 1")?;
+    case.expect("forbid", "sandboxed true")?;
+    case.expect("apply FIX", "error permission")?;
+    case.expect("say", "old")?;
+    case.finish()
+}
+
+#[test]
+fn a_debugger_at_the_program_is_named() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    let pid = case.program.pid().to_string();
+    let mut strace = Command::new("strace").args(["-f", "-o", "/dev/null", "-p", &pid]).spawn()?;
+    let attached = wait_for_tracer(&pid, strace.id());
+    let answer = attached.and_then(|()| case.ask("apply FIX"));
+    signal("-INT", strace.id() as i32)?;
+    strace.wait()?;
+    let answer = answer?;
+    assert!(answer.starts_with("error busy") && answer.contains("strace"), "{answer}");
+    case.live()?;
+    case.finish()
+}
+
+/// Waits until a process is traced by another one.
+fn wait_for_tracer(pid: &str, tracer: u32) -> Result<(), Failed> {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < limit {
+        if fs::read_to_string(format!("/proc/{pid}/status"))?.contains(&format!("TracerPid:\t{tracer}\n")) {
+            return Ok(());
+        }
+        std::thread::yield_now();
+    }
+    fail("the debugger did not attach")
+}
+
+#[test]
+fn bytes_policy_and_a_patch_by_its_name() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("bytes FIX", "applied self_patching::")?;
+    case.expect("say", "new")?;
+    case.expect("rollback-of", "took out true")?;
+    case.expect("say", "old")?;
+    // Calls that are under way may finish in the old code: nobody waits for the occupant.
+    case.expect("occupy", "occupied")?;
+    case.expect("policy immediate", "set")?;
+    case.expect("apply FIX", "applied")?;
+    case.expect("say", "new")?;
+    case.expect("leave", "left")?;
+    case.finish()
+}
+
+#[test]
+fn a_module_of_the_patch() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("module nowhere", "set")?;
+    case.expect("apply FIX", "error not-held")?;
+    case.expect("module self_patching", "set")?;
+    let answer = case.ask("apply FIX")?;
+    for function in ["word", "around", "stay"] {
+        assert!(answer.contains(&format!("self_patching::{function}")), "{answer}");
+    }
     case.finish()
 }
 

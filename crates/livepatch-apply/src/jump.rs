@@ -9,8 +9,9 @@ use std::ops::Range;
 /// Size of `jmp rel32`.
 pub const JUMP_SIZE: usize = 5;
 
-/// Opcode of `jmp rel32`.
-const JMP_REL32: u8 = 0xe9;
+/// Opcodes of `jmp`, by the size of the distance in bits.
+pub(crate) const JMP_REL8: u8 = 0xeb;
+pub(crate) const JMP_REL32: u8 = 0xe9;
 
 /// The destination is more than 2 GiB away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -19,14 +19,12 @@
 //! committed to. Every thread finds the same world, so the process stays wholly old or wholly new, if slow at these entries, until
 //! the next run of the tool repairs it.
 
-use crate::jump;
+use crate::jump::{self, JMP_REL8, JMP_REL32};
 use crate::registry::Location;
 use crate::registry::format::TOTAL_SIZE;
 use crate::transition::entries::write_checked;
 use crate::transition::net::SIGTRAP_BIT;
-use iced_x86::{
-    BlockEncoder, BlockEncoderOptions, Decoder, DecoderOptions, FlowControl, Instruction, InstructionBlock,
-};
+use iced_x86::{ConstantOffsets, Decoder, DecoderOptions, FlowControl, Instruction, Register};
 use livepatch_patch::RunAddr;
 use livepatch_process::{Process, ProcessError};
 use serde::{Deserialize, Serialize};
@@ -329,20 +327,18 @@ fn relocate(entry: RunAddr, code: &[u8], at: RunAddr) -> Result<(Pad, Vec<u8>), 
     if first.is_invalid() {
         return Err(Unfit::NoCode);
     }
-    match first.flow_control() {
+    let original = &code[..first.len()];
+    let mut bytes = match first.flow_control() {
         FlowControl::Call | FlowControl::IndirectCall => return Err(Unfit::Call),
-        FlowControl::XbeginXabortXend | FlowControl::Exception | FlowControl::Interrupt => {
-            return Err(Unfit::Immovable);
+        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch => {
+            moved_branch(original, RunAddr(first.near_branch_target()), at)
         }
-        _ if first.is_jcx_short() || first.is_loop() || first.is_loopcc() => return Err(Unfit::Immovable),
-        _ => {}
+        FlowControl::Next | FlowControl::Return | FlowControl::IndirectBranch => {
+            moved_plain(&first, original, decoder.get_constant_offsets(&first), at)
+        }
+        FlowControl::XbeginXabortXend | FlowControl::Exception | FlowControl::Interrupt => None,
     }
-    let one = |instruction: Instruction, at: RunAddr| {
-        let block = [instruction];
-        let block = InstructionBlock::new(&block, at.0);
-        BlockEncoder::encode(64, block, BlockEncoderOptions::NONE).map(|result| result.code_buffer)
-    };
-    let mut bytes = one(first, at).map_err(|_| Unfit::Immovable)?;
+    .ok_or(Unfit::Immovable)?;
     let copy = bytes.len();
     let rest =
         jump::encode(at.offset(copy as i64), RunAddr(first.next_ip())).map_err(|_| Unfit::Immovable)?;
@@ -351,6 +347,44 @@ fn relocate(entry: RunAddr, code: &[u8], at: RunAddr) -> Result<(Pad, Vec<u8>), 
         return Err(Unfit::Immovable);
     }
     Ok((Pad { entry, at, first: first.len() as u8, copy: copy as u8 }, bytes))
+}
+
+/// An instruction that is no direct branch: its own bytes, unless it addresses memory relative to itself, in which case the
+/// distance is made anew.
+fn moved_plain(
+    instruction: &Instruction,
+    code: &[u8],
+    fields: ConstantOffsets,
+    at: RunAddr,
+) -> Option<Vec<u8>> {
+    let mut bytes = code.to_vec();
+    match instruction.memory_base() {
+        Register::RIP => {
+            let next = at.offset(code.len() as i64);
+            let distance = RunAddr(instruction.ip_rel_memory_address()).distance_from(next);
+            let field =
+                fields.displacement_offset()..fields.displacement_offset() + fields.displacement_size();
+            let field: &mut [u8; 4] = bytes.get_mut(field)?.try_into().ok()?;
+            field.copy_from_slice(&i32::try_from(distance).ok()?.to_le_bytes());
+        }
+        // With the prefix for 32-bit addresses: what it reaches depends on where it is.
+        Register::EIP => return None,
+        _ => {}
+    }
+    Some(bytes)
+}
+
+/// `jmp` and `jcc` in their long forms. The others have none (`loop`, `jrcxz`), or prefixes of which each would need thought.
+fn moved_branch(code: &[u8], target: RunAddr, at: RunAddr) -> Option<Vec<u8>> {
+    let mut bytes = match *code {
+        [JMP_REL8, _] | [JMP_REL32, _, _, _, _] => vec![JMP_REL32],
+        [jcc @ 0x70..=0x7f, _] => vec![0x0f, jcc + 0x10],
+        [0x0f, jcc @ 0x80..=0x8f, _, _, _, _] => vec![0x0f, jcc],
+        _ => return None,
+    };
+    let next = at.offset(bytes.len() as i64 + 4);
+    bytes.extend_from_slice(&i32::try_from(target.distance_from(next)).ok()?.to_le_bytes());
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -389,12 +423,51 @@ mod tests {
     }
 
     #[test]
+    fn the_distance_may_lie_before_an_immediate() {
+        // mov dword [rip+0x100], 0x11223344; the same as a quadword
+        for prefix in [&[][..], &[0x48]] {
+            let code = [prefix, &[0xc7, 0x05, 0x00, 0x01, 0, 0, 0x44, 0x33, 0x22, 0x11]].concat();
+            let (pad, moved) = relocate(ENTRY, &code, AT).unwrap();
+            let first = decoded(&moved, AT)[0];
+            assert_eq!(first.ip_rel_memory_address(), ENTRY.0 + code.len() as u64 + 0x100);
+            assert_eq!((first.immediate32to64(), pad.copy), (0x1122_3344, pad.first));
+        }
+    }
+
+    #[test]
+    fn branches_keep_their_condition_and_their_target() {
+        // jmp and jg, short and near; jmp through a word behind it
+        for (code, opcode) in [
+            (&[0xeb, 0xfe][..], &[0xe9][..]),
+            (&[0xe9, 0xfb, 0xff, 0xff, 0xff], &[0xe9]),
+            (&[0x7f, 0xfe], &[0x0f, 0x8f]),
+            (&[0x0f, 0x8f, 0xfa, 0xff, 0xff, 0xff], &[0x0f, 0x8f]),
+        ] {
+            let (_, moved) = relocate(ENTRY, code, AT).unwrap();
+            assert!(moved.starts_with(opcode), "{code:x?}");
+            assert_eq!(decoded(&moved, AT)[0].near_branch_target(), ENTRY.0);
+        }
+        let (_, moved) = relocate(ENTRY, &[0xff, 0x25, 0, 0x10, 0, 0], AT).unwrap();
+        assert_eq!(decoded(&moved, AT)[0].ip_rel_memory_address(), ENTRY.0 + 6 + 0x1000);
+    }
+
+    #[test]
     fn what_cannot_be_moved_is_told() {
         assert_eq!(relocate(ENTRY, &[0xe8, 0, 0, 0, 0], AT), Err(Unfit::Call));
         assert_eq!(relocate(ENTRY, &[0xff, 0xd0], AT), Err(Unfit::Call));
         assert_eq!(relocate(ENTRY, &[0x06], AT), Err(Unfit::NoCode));
         assert_eq!(relocate(ENTRY, &[], AT), Err(Unfit::NoCode));
-        assert_eq!(relocate(ENTRY, &[0xe3, 0x10], AT), Err(Unfit::Immovable));
+        // loop; jrcxz; jmp with a prefix; lea rax, [eip+0x100]; ud2
+        let immovable: [&[u8]; 5] = [
+            &[0xe2, 0x10],
+            &[0xe3, 0x10],
+            &[0xf2, 0xeb, 0x10],
+            &[0x67, 0x48, 0x8d, 0x05, 0, 1, 0, 0],
+            &[0x0f, 0x0b],
+        ];
+        for code in immovable {
+            assert_eq!(relocate(ENTRY, code, AT), Err(Unfit::Immovable), "{code:x?}");
+        }
         let far = RunAddr(0x7fff_0000_0000);
         assert_eq!(relocate(ENTRY, &[0x55, 0xc3], far), Err(Unfit::Immovable));
     }

@@ -434,6 +434,7 @@ fn memfd(loader: &Loader<'_>, seized: &mut Seized, contents: &[u8]) -> Result<u6
     let made = safepoint::on_any_thread(seized, loader.deadline, |thread| {
         Ok(thread.remote_syscall(SYS_MEMFD_CREATE, [name.0, MFD_CLOEXEC, 0, 0, 0, 0], loader.deadline)?)
     })?;
+    let made = made.map_err(std::io::Error::from);
     let fd = made.map_err(|error| ApplyError::environment("the process cannot make a memory file", error))?;
     loader.process.write_descriptor(fd, contents)?;
     Ok(fd)

@@ -271,8 +271,7 @@ pub enum RemoteError {
         /// The system call.
         name: &'static str,
         /// What the kernel returned.
-        #[source]
-        errno: Errno,
+        source: std::io::Error,
     },
     /// The thread could not be brought to a stop again, so its registers could not be put back yet: it must be regarded as still
     /// inside the remote work. They are put back at its next stop, as long as the tracing value lives.

@@ -290,7 +290,7 @@ pub(crate) fn access_error(pid: Pid, status: &Status, action: &str, error: io::E
 }
 
 fn permission_hint(target: &Status) -> String {
-    let own = nix::unistd::geteuid().as_raw();
+    let own = sys::own_euid();
     if own != target.euid || own != target.uid {
         let user = target.euid;
         return format!(

@@ -50,7 +50,7 @@ impl StoppedThread<'_> {
         // Kernels before 4.17 do not know the flag and take the address for a hint.
         if got != addr.0 {
             self.unmap(RunAddr(got), size, deadline)?;
-            return Err(RemoteError::Syscall { name: "mmap", errno: nix::errno::Errno::EEXIST });
+            return Err(RemoteError::Syscall { name: "mmap", source: nix::errno::Errno::EEXIST.into() });
         }
         Ok(())
     }
@@ -97,6 +97,7 @@ impl StoppedThread<'_> {
         args: [u64; 6],
         deadline: Instant,
     ) -> Result<u64, RemoteError> {
-        self.remote_syscall(number, args, deadline)?.map_err(|errno| RemoteError::Syscall { name, errno })
+        let returned = self.remote_syscall(number, args, deadline)?;
+        returned.map_err(|errno| RemoteError::Syscall { name, source: errno.into() })
     }
 }

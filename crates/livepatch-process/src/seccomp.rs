@@ -154,7 +154,7 @@ impl StoppedThread<'_> {
             Err(errno) => Err(forbidden(format!(
                 "cannot be read ({}), and might kill the process for it; give the tool CAP_SYS_ADMIN and run it outside \
                  of the sandbox",
-                errno.desc()
+                std::io::Error::from(errno)
             ))),
         }
     }

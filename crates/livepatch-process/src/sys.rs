@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::libc::{self, c_int, c_long, c_void};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -61,6 +62,21 @@ impl Wait {
     }
 }
 
+/// The system call itself.
+///
+/// Calls that few programs make are made by number, here and in the crate that a program patches itself with: each function of
+/// the C library that a program imports is a symbol that its loader looks up at every start.
+///
+/// # Safety
+/// `addr` and `data` must be what the request takes.
+unsafe fn ptrace(request: libc::c_uint, tid: Tid, addr: *mut c_void, data: *mut c_void) -> Result<c_long> {
+    // SAFETY: the caller vouches for the pointers. The C library treats PTRACE_PEEKTEXT, PEEKDATA and PEEKUSER otherwise than
+    // the kernel; nobody makes them.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_ptrace, c_long::from(request), c_long::from(tid.0), addr, data)
+    })
+}
+
 /// ptrace requests that take numbers only.
 fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<()> {
     let name = match request {
@@ -75,7 +91,7 @@ fn request(request: libc::c_uint, tid: Tid, addr: usize, data: usize) -> Result<
         let (addr, data) = (addr as *mut c_void, data as *mut c_void);
         // SAFETY: only called with requests that interpret `addr` and `data` as numbers, so the kernel writes to no memory
         // of this process.
-        Errno::result(unsafe { libc::ptrace(request, tid.0, addr, data) }).map(drop)
+        unsafe { ptrace(request, tid, addr, data) }.map(drop)
     })
 }
 
@@ -91,7 +107,7 @@ unsafe fn request_buffer(request: libc::c_uint, tid: Tid, addr: usize, data: *mu
     };
     operation(effect, name, || {
         // SAFETY: the caller vouches for `data`; `addr` is a number in every such request.
-        Errno::result(unsafe { libc::ptrace(request, tid.0, addr as *mut c_void, data) }).map(drop)
+        unsafe { ptrace(request, tid, addr as *mut c_void, data) }.map(drop)
     })
 }
 
@@ -185,8 +201,14 @@ impl SignalInfo {
 }
 
 pub(crate) fn signal_info(tid: Tid) -> Result<SignalInfo> {
-    let tid = nix::unistd::Pid::from_raw(tid.0);
-    operation(Effect::Look, "read signal", || nix::sys::ptrace::getsiginfo(tid).map(SignalInfo))
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    operation(Effect::Look, "read signal", || {
+        // SAFETY: PTRACE_GETSIGINFO writes one siginfo_t, of which all zero is a value.
+        unsafe {
+            ptrace(libc::PTRACE_GETSIGINFO, tid, ptr::null_mut(), info.as_mut_ptr().cast())?;
+            Ok(SignalInfo(info.assume_init()))
+        }
+    })
 }
 
 /// At a stop for a signal: what to send the thread on with so that nothing is delivered now. A signal that a process sent is
@@ -210,20 +232,19 @@ pub(crate) fn seccomp_filters(tid: Tid) -> Result<Vec<Vec<libc::sock_filter>>> {
     let mut filters = Vec::new();
     loop {
         let index = filters.len() as *mut c_void;
-        let none = std::ptr::null_mut::<c_void>();
+        let none = ptr::null_mut::<c_void>();
         // SAFETY: with a null buffer the request writes nothing; it returns the number of steps.
-        let count =
-            match Errno::result(unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, tid.0, index, none) }) {
-                Ok(count) => count as usize,
-                // There is no filter of that number.
-                Err(Errno::ENOENT) if !filters.is_empty() => return Ok(filters),
-                Err(errno) => return Err(errno),
-            };
+        let count = match unsafe { ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, none) } {
+            Ok(count) => count as usize,
+            // There is no filter of that number.
+            Err(Errno::ENOENT) if !filters.is_empty() => return Ok(filters),
+            Err(errno) => return Err(errno),
+        };
         let mut steps = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; count];
         let buffer = steps.as_mut_ptr().cast::<c_void>();
         // SAFETY: the request writes as many steps as it told just before: filters are numbered from the oldest, and are
         // never changed or removed, only added.
-        Errno::result(unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, tid.0, index, buffer) })?;
+        unsafe { ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, buffer) }?;
         filters.push(steps);
     }
 }
@@ -242,21 +263,28 @@ pub(crate) fn pending_signals(tid: Tid) -> Result<Vec<SignalInfo>> {
     // as many, and returns their number; all zero is a value of siginfo_t.
     unsafe {
         let arguments = (&raw const arguments).cast_mut().cast::<c_void>();
-        let got =
-            libc::ptrace(libc::PTRACE_PEEKSIGINFO, tid.0, arguments, infos.as_mut_ptr().cast::<c_void>());
-        let got = Errno::result(got)? as usize;
+        let got = ptrace(libc::PTRACE_PEEKSIGINFO, tid, arguments, infos.as_mut_ptr().cast())? as usize;
         Ok(infos[..got.min(MOST)].iter().map(|info| SignalInfo(info.assume_init())).collect())
     }
 }
 
 pub(crate) fn get_regs(tid: Tid) -> Result<Regs> {
-    let tid = nix::unistd::Pid::from_raw(tid.0);
-    operation(Effect::Look, "read registers", || nix::sys::ptrace::getregs(tid).map(Regs))
+    let mut regs = MaybeUninit::<libc::user_regs_struct>::zeroed();
+    operation(Effect::Look, "read registers", || {
+        // SAFETY: PTRACE_GETREGS writes one struct of integers.
+        unsafe {
+            ptrace(libc::PTRACE_GETREGS, tid, ptr::null_mut(), regs.as_mut_ptr().cast())?;
+            Ok(Regs(regs.assume_init()))
+        }
+    })
 }
 
 pub(crate) fn set_regs(tid: Tid, regs: &Regs) -> Result<()> {
-    let tid = nix::unistd::Pid::from_raw(tid.0);
-    operation(Effect::Write, "set registers", || nix::sys::ptrace::setregs(tid, regs.0))
+    let data = (&raw const regs.0).cast_mut().cast();
+    operation(Effect::Write, "set registers", || {
+        // SAFETY: PTRACE_SETREGS only reads one struct of that type.
+        unsafe { ptrace(libc::PTRACE_SETREGS, tid, ptr::null_mut(), data) }.map(drop)
+    })
 }
 
 pub(crate) fn get_xstate(tid: Tid) -> Result<XState> {
@@ -329,9 +357,11 @@ pub(crate) fn wait_thread(tid: Tid, leave_signals: bool) -> Result<Option<Wait>>
             None => return Ok(None),
         }
     }
-    let mut status = 0;
-    // SAFETY: waitpid writes one int.
-    let got = unsafe { libc::waitpid(tid.0, &mut status, libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG) };
+    let mut status: c_int = 0;
+    let flags = libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG;
+    let no_usage = ptr::null_mut::<libc::rusage>();
+    // SAFETY: wait4 writes one int, and nothing through the null pointer.
+    let got = unsafe { libc::syscall(libc::SYS_wait4, tid.0, &raw mut status, flags, no_usage) };
     match Errno::result(got)? {
         0 => Ok(None),
         _ => Ok(Some(Wait::from_status(status))),
@@ -346,7 +376,8 @@ fn peek(which: libc::idtype_t, id: libc::id_t) -> Result<Option<(Tid, Wait)>> {
     // SAFETY: waitid writes one siginfo_t; all zero is a value of it and stands for "nothing" (si_pid 0). The accessors read
     // integers of the union inside, for which every bit pattern is a value.
     let (code, tid, status) = unsafe {
-        Errno::result(libc::waitid(which, id, info.as_mut_ptr(), flags))?;
+        let no_usage = ptr::null_mut::<libc::rusage>();
+        Errno::result(libc::syscall(libc::SYS_waitid, which, id, info.as_mut_ptr(), flags, no_usage))?;
         let info = info.assume_init();
         (info.si_code, info.si_pid(), info.si_status())
     };
@@ -374,12 +405,18 @@ pub(crate) fn pidfd_open(pid: Pid) -> Result<OwnedFd> {
     }
 }
 
+/// The user that this process acts as.
+pub(crate) fn own_euid() -> u32 {
+    // SAFETY: takes nothing and always succeeds.
+    unsafe { libc::syscall(libc::SYS_geteuid) as u32 }
+}
+
 /// Gives the calling thread the highest priority among ordinary ones, if that is permitted.
 pub(crate) fn prefer_this_thread() {
     const HIGHEST: c_int = -20;
     // SAFETY: takes numbers only; 0 stands for the calling thread, which has a priority of its own on Linux.
-    let set = Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, HIGHEST) });
-    tracing::trace!(?set, "priority of the tracing thread");
+    let set = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, HIGHEST) } == 0;
+    tracing::trace!(set, "priority of the tracing thread");
 }
 
 /// Whether the process has ended: a pidfd becomes readable when the last thread is gone.
@@ -464,7 +501,16 @@ pub(crate) fn process_vm_readv(tid: Tid, pieces: &mut [(RunAddr, &mut [u8])]) ->
         // SAFETY: every local iovec describes a buffer that is borrowed for the duration of this call; remote addresses
         // are interpreted in the other process only.
         let got = unsafe {
-            libc::process_vm_readv(tid.0, local.as_ptr(), local_count, remote.as_ptr(), remote_count, 0)
+            let (local, remote, no_flags): (_, _, libc::c_ulong) = (local.as_ptr(), remote.as_ptr(), 0);
+            libc::syscall(
+                libc::SYS_process_vm_readv,
+                tid.0,
+                local,
+                local_count,
+                remote,
+                remote_count,
+                no_flags,
+            )
         };
         Errno::result(got).map(|got| got as usize)
     })

@@ -13,7 +13,6 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Seek, Write};
@@ -180,8 +179,9 @@ impl Drop for Helper {
 
 /// Lets a process trace this one where Yama restricts tracing to ancestors. Elsewhere the kernel does not know the call.
 fn permit(pid: i32) {
+    let (pid, none): (_, libc::c_ulong) = (libc::c_ulong::from(pid.cast_unsigned()), 0);
     // SAFETY: numbers only.
-    unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::c_ulong::from(pid.cast_unsigned()), 0, 0, 0) };
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PTRACER, pid, none, none, none) };
 }
 
 fn forbid() {
@@ -195,8 +195,12 @@ fn kill(pidfd: &OwnedFd) {
 }
 
 fn memory(name: &std::ffi::CStr) -> io::Result<File> {
-    let file = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    Ok(File::from(file))
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: a string that ends with a zero, and on success a descriptor that nobody else owns.
+    unsafe {
+        let file = Errno::result(libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags))?;
+        Ok(File::from_raw_fd(file as i32))
+    }
 }
 
 /// A file in memory with these contents that nobody can change any more.

@@ -4,7 +4,7 @@
 //! object, shared ones included. The C library is usable there: threads, allocation, panics (its own constructor only fills in
 //! `environ` and the program's name). Shared objects have no such array.
 //!
-//! An ordinary start pays for two instructions and one store. Only a start with exactly two words, the second of which is
+//! An ordinary start pays for half a dozen instructions. Only a start with exactly two words, the second of which is
 //! [`MARK`], with the variable [`VARIABLE`] first in the environment, is a helper's; never one that gains privileges by
 //! being started (`AT_SECURE`), because then somebody else would choose what it does.
 
@@ -98,7 +98,7 @@ mod hook {
         if let (Some(limit), false) = (limit, secure) {
             let code = helper::run(Duration::from_millis(limit));
             // SAFETY: ends the process without running anything of the program.
-            unsafe { libc::_exit(code) };
+            unsafe { libc::syscall(libc::SYS_exit_group, code) };
         }
     }
 }

@@ -12,7 +12,7 @@ pub enum Error {
     /// The patch cannot be applied safely to this process.
     #[error("{0}")]
     Refused(String),
-    /// Changed code was in use by other threads for the whole time.
+    /// Changed code was in use by other threads for the whole time, or a debugger or another livepatch has the program.
     #[error("{message}")]
     Busy {
         /// Who was where, in one line.

@@ -41,7 +41,7 @@ pub(crate) fn run(limit: Duration) -> i32 {
             })
         }
         Ok(false) => failure(code::LOST, format!("process {} is another program", request.pid)),
-        Err(error) => failure(code::PERMISSION, format!("cannot look at process {}: {error}", request.pid)),
+        Err(error) => operate::refused(request.pid, &error),
     };
     finish(&with_log(answer, collector.lines()))
 }
@@ -71,7 +71,7 @@ fn finish(answer: &Value) -> i32 {
 fn no_traces() {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: setrlimit reads one struct.
-    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    unsafe { libc::syscall(libc::SYS_setrlimit, libc::RLIMIT_CORE, &raw const none) };
     // SAFETY: ignoring a signal runs no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
 }

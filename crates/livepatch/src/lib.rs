@@ -17,7 +17,7 @@
 //!
 //! A process cannot trace itself. So the program starts its own executable again as a helper, which leaves before `main` and
 //! before every constructor of the program, attaches to the program, and reports over a pipe. The start-up hook for that
-//! costs an ordinary start two instructions and a store. What this trusts and what it leaves alone is in `docs/self-patching.md`
+//! costs an ordinary start half a dozen instructions. What this trusts and what it leaves alone is in `docs/self-patching.md`
 //! of the repository.
 //!
 //! Where the executable cannot be started again, [`Options::tool`] names the `livepatch` tool, which is started instead: in

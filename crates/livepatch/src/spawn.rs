@@ -179,7 +179,7 @@ extern "C" fn helper_main(argument: *mut c_void) -> c_int {
     // old one may be asked for. Signal actions and descriptors are this
     // process's own copies (neither CLONE_SIGHAND nor CLONE_FILES).
     unsafe {
-        libc::setsid();
+        libc::syscall(libc::SYS_setsid);
         for signal in 1..=SIGNALS {
             // libc's own function may take a lock, which lies in the program's memory.
             let none = ptr::null_mut::<KernelAction>();
@@ -187,12 +187,12 @@ extern "C" fn helper_main(argument: *mut c_void) -> c_int {
         }
         for (wanted, file) in shared.files.iter().enumerate() {
             // The sources lie above all targets, so none is overwritten.
-            if libc::dup2(*file, wanted as c_int) == -1 {
+            if libc::syscall(libc::SYS_dup2, *file, wanted as c_int) == -1 {
                 return shared.no_exec();
             }
         }
         close_from(FILES as c_int);
-        shared.pid.store(libc::getpid(), Ordering::Release);
+        shared.pid.store(libc::syscall(libc::SYS_getpid) as i32, Ordering::Release);
     }
     futex_wake(&shared.pid);
     while shared.go.load(Ordering::Acquire) != GO {
@@ -203,7 +203,7 @@ extern "C" fn helper_main(argument: *mut c_void) -> c_int {
     }
     set_mask(0);
     // SAFETY: a string and two lists of strings that end with a null pointer, all kept by `spawn`.
-    unsafe { libc::execve(shared.path, shared.args.as_ptr(), shared.env.as_ptr()) };
+    unsafe { libc::syscall(libc::SYS_execve, shared.path, shared.args.as_ptr(), shared.env.as_ptr()) };
     shared.no_exec()
 }
 
@@ -239,8 +239,9 @@ impl Shared {
 
 /// Collects a child that has ended or waits for its end, as the flags say.
 pub(crate) fn wait_for(pid: i32, flags: c_int) -> Result<(), Errno> {
-    // SAFETY: waitpid may be given a null pointer for the status.
-    Errno::result(unsafe { libc::waitpid(pid, ptr::null_mut(), flags) }).map(drop)
+    let (no_status, no_usage) = (ptr::null_mut::<c_int>(), ptr::null_mut::<libc::rusage>());
+    // SAFETY: wait4 writes nothing through null pointers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_wait4, pid, no_status, flags, no_usage) }).map(drop)
 }
 
 /// Sets the calling thread's signal mask as the kernel has it: libc's own function leaves two signals out.

@@ -1,5 +1,6 @@
 //! The folder: each patch file that appears in it is applied, and renamed to say so.
 
+use livepatch::Holds;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,12 +35,8 @@ fn drop_in(path: &Path) {
     let outcome = match livepatch::apply(path) {
         Ok(report) => {
             APPLIED.fetch_add(1, Ordering::Relaxed);
-            let (count, holds) = (report.functions().count(), report.holds);
-            eprintln!(
-                "{}: {count} functions, world stopped for {} µs",
-                path.display(),
-                holds.world_stopped_us
-            );
+            let count = report.functions().count();
+            eprintln!("{}: {count} functions, {}", path.display(), cost(report.holds));
             "applied"
         }
         Err(error) => {
@@ -52,12 +49,18 @@ fn drop_in(path: &Path) {
 
 fn take_out(path: &Path) {
     match livepatch::rollback_all() {
-        Ok(report) => eprintln!("{} patches taken out", report.rolled_back.len()),
+        Ok(report) => eprintln!("{} patches taken out, {}", report.rolled_back.len(), cost(report.holds)),
         Err(error) => eprintln!("rollback: {error}"),
     }
     if let Err(error) = std::fs::remove_file(path) {
         eprintln!("{}: {error}", path.display());
     }
+}
+
+/// What the program's threads noticed.
+fn cost(holds: Holds) -> String {
+    let Holds { world_stopped_us, parked_us, .. } = holds;
+    format!("threads held for {world_stopped_us} µs at most, at changed code for {parked_us} µs")
 }
 
 fn rename(path: &Path, outcome: &str) {

@@ -177,5 +177,6 @@ fn name(thread: &mut StoppedThread<'_>, at: RunAddr, deadline: Instant) {
         .write(text, b"livepatch\0")
         .map_err(RemoteError::from)
         .and_then(|()| thread.remote_syscall(SYS_PRCTL, args, deadline));
-    tracing::trace!(?named, "naming the registry");
+    let named = named.is_ok_and(|returned| returned.is_ok());
+    tracing::trace!(named, "naming the registry");
 }

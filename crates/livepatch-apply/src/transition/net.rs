@@ -37,7 +37,9 @@ pub enum Serialise {
 
 fn action(thread: &mut StoppedThread<'_>, new: u64, old: u64, deadline: Instant) -> Result<(), ApplyError> {
     let result = thread.remote_syscall(SYS_RT_SIGACTION, [SIGTRAP, new, old, SIGSET, 0, 0], deadline)?;
-    result.map(drop).map_err(|errno| RemoteError::Syscall { name: "rt_sigaction", errno }.into())
+    result
+        .map(drop)
+        .map_err(|errno| RemoteError::Syscall { name: "rt_sigaction", source: errno.into() }.into())
 }
 
 /// Whether the kernel did it.

@@ -68,6 +68,14 @@ fn rollback(request: &Request, which: &Which) -> Result<livepatch_apply::Rollbac
     livepatch_apply::rollback(request.pid, &selector, &options)
 }
 
+/// The program may not even be looked at. The engine is refused the same, and says what to grant.
+pub(super) fn refused(pid: i32, error: &std::io::Error) -> Value {
+    match livepatch_apply::status(pid) {
+        Err(error) => describe(&error),
+        Ok(_) => failure(code::PERMISSION, format!("cannot look at process {pid}: {error}")),
+    }
+}
+
 fn answer<T: Serialize>(result: Result<T, ApplyError>) -> Value {
     match result {
         Ok(report) => serde_json::to_value(report)

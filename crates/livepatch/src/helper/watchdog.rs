@@ -5,13 +5,15 @@
 
 use nix::errno::Errno;
 use nix::libc;
+use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::time::Duration;
 
 /// Has this process killed after this time. The timer lives as long as the process.
-pub(super) fn arm(limit: Duration) -> Result<(), Errno> {
-    let mut timer: libc::timer_t = ptr::null_mut();
+pub(super) fn arm(limit: Duration) -> io::Result<()> {
+    // The kernel's own kind of id.
+    let mut timer: libc::c_int = 0;
     let value = libc::itimerspec {
         it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
         it_value: libc::timespec {
@@ -26,8 +28,10 @@ pub(super) fn arm(limit: Duration) -> Result<(), Errno> {
         let mut event: libc::sigevent = MaybeUninit::zeroed().assume_init();
         event.sigev_notify = libc::SIGEV_SIGNAL;
         event.sigev_signo = libc::SIGKILL;
-        Errno::result(libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer))?;
-        Errno::result(libc::timer_settime(timer, 0, &raw const value, ptr::null_mut()))?;
+        let clock = libc::CLOCK_MONOTONIC;
+        Errno::result(libc::syscall(libc::SYS_timer_create, clock, &raw mut event, &raw mut timer))?;
+        let none = ptr::null_mut::<libc::itimerspec>();
+        Errno::result(libc::syscall(libc::SYS_timer_settime, timer, 0, &raw const value, none))?;
     }
     Ok(())
 }

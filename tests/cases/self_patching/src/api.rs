@@ -1,6 +1,6 @@
 //! The library's calls, with their results as one line.
 
-use livepatch::{Error, HelperError, Options, Selection};
+use livepatch::{Error, HelperError, Options, Policy, Report, Selection};
 use std::time::{Duration, Instant};
 
 #[derive(Clone)]
@@ -25,6 +25,8 @@ impl Settings {
                 options.deadline(self.deadline)
             }
             "select" => options.selection(Selection::new().function(value)),
+            "module" => options.selection(Selection::new().module(value)),
+            "policy" => options.policy(Policy::Immediate),
             _ => options.tool(value),
         };
     }
@@ -32,12 +34,15 @@ impl Settings {
     pub fn run(&self, name: &str, argument: &str) -> String {
         let started = Instant::now();
         let result = match name {
-            "apply" => self.options.apply(argument).map(|report| {
-                let functions: Vec<_> = report.functions().map(|function| function.path.clone()).collect();
-                assert!(report.functions().all(|function| function.address != function.new_address));
-                assert!(report.holds.threads > 0 && report.call.total >= report.call.start);
-                format!("applied {}", functions.join(" "))
-            }),
+            "apply" => self.options.apply(argument).map(|report| applied(&report)),
+            "bytes" => self.options.apply_bytes(&std::fs::read(argument).unwrap()).map(|report| applied(&report)),
+            "rollback-of" => {
+                let id = &self.options.status().unwrap().patches[0].id;
+                let result = self.options.rollback_patch(id);
+                let result = result.map(|report| format!("took out {}", report.rolled_back == [id.clone()]));
+                assert!(matches!(self.options.rollback_patch(id), Err(Error::NothingToRollBack(_))));
+                result
+            }
             "check" => {
                 self.options.clone().dry_run(true).apply(argument).map(|report| format!("dry_run {}", report.dry_run))
             }
@@ -63,6 +68,16 @@ impl Settings {
         let count = |start: &str| results.iter().filter(|result| result.starts_with(start)).count();
         format!("{} applied {} already", count("applied"), count("error already"))
     }
+}
+
+/// The functions of a report that holds what it promises.
+fn applied(report: &Report) -> String {
+    let functions: Vec<_> = report.functions().map(|function| function.path.clone()).collect();
+    assert!(report.functions().all(|function| function.address != function.new_address));
+    assert!(report.holds.threads > 0 && report.total_ms > 0.0);
+    assert!(report.call.total >= report.call.start + report.call.waited);
+    assert_eq!(report.call.json["patches"][0]["id"], report.patches[0].id);
+    format!("applied {}", functions.join(" "))
 }
 
 fn describe(error: &Error) -> String {

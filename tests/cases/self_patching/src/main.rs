@@ -79,7 +79,7 @@ impl Program {
         let settings = self.settings.clone();
         match name {
             "say" => word().to_owned(),
-            "apply" | "check" | "rollback" | "all" | "status" => settings.run(name, argument),
+            "apply" | "bytes" | "check" | "rollback" | "rollback-of" | "all" | "status" => settings.run(name, argument),
             "within" => unchanged_caller(&mut || settings.run("apply", argument)),
             "inside" => around(&mut || settings.run("apply", argument)),
             "inside-rollback" => around(&mut || settings.run("rollback", "")),
@@ -117,12 +117,22 @@ impl Program {
                 thread.join().unwrap();
                 "left".into()
             }
-            "deadline" | "select" | "tool" => {
+            // Its answer comes some time later, after those of other commands.
+            "behind" => {
+                let argument = argument.to_owned();
+                std::thread::spawn(move || println!("behind: {}", settings.run("apply", &argument)));
+                "begun".into()
+            }
+            "deadline" | "select" | "module" | "policy" | "tool" => {
                 self.settings.set(name, argument);
                 "set".into()
             }
             "children" => children::command(argument),
             "sandbox" => sandbox::enter(),
+            "forbid" => sandbox::forbid_ptrace(),
+            "dumpable" => sandbox::dumpable(argument == "yes"),
+            "watch-permits" => sandbox::watch_permits(),
+            "permits" => sandbox::permits(),
             "resources" => {
                 let count = |dir: &str| std::fs::read_dir(dir).unwrap().count();
                 format!("{} descriptors {} threads", count("/proc/self/fd"), count("/proc/self/task"))

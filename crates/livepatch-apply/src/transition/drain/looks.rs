@@ -170,7 +170,8 @@ impl Drain<'_> {
                     false => Ok(()),
                 }
             });
-            tracing::trace!(?blocked, %tid, "blocking SIGTRAP again");
+            let blocked = blocked.is_some_and(|result| result.is_ok());
+            tracing::trace!(blocked, %tid, "blocking SIGTRAP again");
         }
     }
 }
