@@ -380,3 +380,73 @@ fn signal_masks(case: &Case, name: &str) -> Result<Vec<u64>, Failed> {
     }
     if masks.is_empty() { fail(format!("no thread of the name {name}")) } else { Ok(masks) }
 }
+
+/// Thousands of threads that sleep, and two that are always inside.
+const CROWD: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+const SLEEPERS: usize = 4_000;
+static SEEN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static ASLEEP: AtomicU64 = AtomicU64::new(0);
+static STARTED: OnceLock<()> = OnceLock::new();
+
+#[inline(never)]
+fn version(n: u64) -> u64 {
+    std::thread::sleep(Duration::from_micros(n));
+    black_box(1) //-
+    black_box(2) //+
+}
+
+fn start() {
+    for _ in 0..SLEEPERS {
+        let asleep = || {
+            ASLEEP.fetch_add(1, SeqCst);
+            std::thread::park();
+        };
+        std::thread::Builder::new().stack_size(64 << 10).spawn(asleep).unwrap();
+    }
+    for seen in &SEEN {
+        std::thread::spawn(move || loop {
+            seen.fetch_or(black_box(version as fn(u64) -> u64)(500), SeqCst);
+        });
+    }
+}
+
+fn step() {
+    STARTED.get_or_init(start);
+    while ASLEEP.load(SeqCst) < SLEEPERS as u64 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Calls under way end first.
+    for _ in 0..2 {
+        for seen in &SEEN {
+            seen.store(0, SeqCst);
+            while seen.load(SeqCst) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    println!("{}", SEEN.iter().fold(0, |all, seen| all | seen.load(SeqCst)));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn four_thousand_sleepers() -> Result<(), Failed> {
+    let mut case = start("four_thousand_sleepers", CROWD, &[])?;
+    case.says("1")?;
+    let applied = apply(&case, &["--timeout", "100"], exit::DONE)?;
+    assert!(applied.json["threads"].as_u64() >= Some(4_002), "{}", applied.json);
+    case.says("2")?;
+    rollback(&case, &["--timeout", "100"])?;
+    case.says("1")?;
+    case.program.finish()
+}
