@@ -3,6 +3,12 @@
 use livepatch_tests::case::Case;
 use livepatch_tests::tools::{Ran, exit};
 use livepatch_tests::{Failed, fail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// `settings` replaces names in the source.
 fn start(name: &str, source: &str, settings: &[(&str, &str)]) -> Result<Case, Failed> {
@@ -62,6 +68,13 @@ fn even(depth: u64) -> u64 {
     black_box(below.max(2)) //+
 }
 
+#[inline(never)]
+fn dive(depth: u64) -> u64 {
+    let below = if depth == 0 { 0 } else { dive(black_box(depth - 1)) };
+    black_box(below.max(1)) //-
+    black_box(below.max(2)) //+
+}
+
 fn work(thread: usize) {
     loop {
         let version = black_box(FUNCTION as fn(u64) -> u64)(black_box(ARGUMENT));
@@ -72,19 +85,17 @@ fn work(thread: usize) {
 fn step() {
     STARTED.get_or_init(|| {
         for thread in 0..THREADS {
-            std::thread::spawn(move || work(thread));
+            let stack = std::thread::Builder::new().stack_size(STACK);
+            stack.spawn(move || work(thread)).unwrap();
         }
     });
     // Calls under way end first.
-    for round in 0..2 {
+    for _ in 0..2 {
+        SEEN.iter().for_each(|seen| seen.store(0, SeqCst));
         for seen in &SEEN {
-            seen.store(0, SeqCst);
             while seen.load(SeqCst) == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }
-        }
-        if round == 0 {
-            continue;
         }
     }
     let all = SEEN.iter().fold(0, |all, seen| all | seen.load(SeqCst));
@@ -96,8 +107,11 @@ fn main() {
 }
 "#;
 
+/// Size of a stack that is deep enough for what is called.
+const STACK: (&str, &str) = ("STACK", "32 << 20");
+
 fn never_idle(name: &str, function: &str, argument: &str, threads: &str) -> Result<(), Failed> {
-    let settings = [("FUNCTION", function), ("ARGUMENT", argument), ("THREADS", threads)];
+    let settings = [("FUNCTION", function), ("ARGUMENT", argument), ("THREADS", threads), STACK];
     let mut case = start(name, NEVER_IDLE, &settings)?;
     case.says("1")?;
     for _ in 0..2 {
@@ -129,10 +143,16 @@ fn recursive_calls() -> Result<(), Failed> {
     never_idle("recursive_calls", "odd", "12", "8")
 }
 
+/// At each depth the thread comes to a breakpoint, which must not cost a walk of its stack each time.
+#[test]
+fn a_hundred_thousand_calls_deep() -> Result<(), Failed> {
+    never_idle("a_hundred_thousand_calls_deep", "dive", "100_000", "2")
+}
+
 /// The check that the programs above are what they are meant to be.
 #[test]
 fn a_snapshot_never_finds_them_idle() -> Result<(), Failed> {
-    let settings = [("FUNCTION", "sleep"), ("ARGUMENT", "1_000"), ("THREADS", "64")];
+    let settings = [("FUNCTION", "sleep"), ("ARGUMENT", "1_000"), ("THREADS", "64"), STACK];
     let mut case = start("a_snapshot_never_finds_them_idle", NEVER_IDLE, &settings)?;
     case.says("1")?;
     apply(&case, &["--policy", "snapshot", "--timeout", "1"], exit::BUSY)?;
@@ -218,6 +238,94 @@ fn no_pair_of_functions_is_ever_mixed() -> Result<(), Failed> {
         }
     }
     fail("the immediate policy mixed no pair, so this test proves nothing")
+}
+
+/// Takes a process nearly all of its processor time.
+struct Slow {
+    /// Its control group, removed at the end.
+    group: Option<PathBuf>,
+    over: Arc<AtomicBool>,
+    stops: Option<JoinHandle<()>>,
+}
+
+impl Slow {
+    /// By the kernel's limit for control groups, 10 ms in each 100 ms. `None` if this user cannot make groups.
+    fn by_group(case: &Case) -> Option<Self> {
+        let name = format!("livepatch-test-{}", case.pid());
+        let (old, new) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
+        let limits = [(old, "cpu.cfs_quota_us", "10000"), (new, "cpu.max", "10000 100000")];
+        limits.into_iter().find_map(|(parent, file, limit)| {
+            let group = parent.join(&name);
+            std::fs::create_dir(&group).ok()?;
+            let slow = Self { group: Some(group.clone()), over: Arc::default(), stops: None };
+            std::fs::write(group.join(file), limit).ok()?;
+            std::fs::write(group.join("cgroup.procs"), case.pid()).ok()?;
+            Some(slow)
+        })
+    }
+
+    /// By job control, as `cpulimit` does it: stopped and continued without pause.
+    fn by_stops(case: &Case) -> Self {
+        let over: Arc<AtomicBool> = Arc::default();
+        let (pid, end) = (case.pid(), Arc::clone(&over));
+        let stops = std::thread::spawn(move || {
+            let kill = |name: &str| Command::new("kill").args(["-s", name, &pid]).status();
+            while !end.load(SeqCst) && kill("STOP").is_ok() {
+                std::thread::sleep(Duration::from_millis(9));
+                if !kill("CONT").is_ok_and(|sent| sent.success()) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { group: None, over, stops: Some(stops) }
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.over.store(true, SeqCst);
+        // The last thing that it does is to continue the process.
+        let _ = self.stops.take().map(JoinHandle::join);
+        if let Some(group) = &self.group {
+            // A group can be removed when it is empty.
+            let root = group.parent().unwrap_or(group).join("cgroup.procs");
+            for pid in std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+                let _ = std::fs::write(&root, pid);
+            }
+            let _ = std::fs::remove_dir(group);
+        }
+    }
+}
+
+fn with_little_time(name: &str, slow: impl FnOnce(&Case) -> Slow) -> Result<(), Failed> {
+    let mut case = start(name, PAIR, &[])?;
+    case.says("0")?;
+    let slow = slow(&case);
+    for _ in 0..2 {
+        apply(&case, &["--timeout", "100"], exit::DONE)?;
+        case.says("0")?;
+        rollback(&case, &["--timeout", "100"])?;
+        case.says("0")?;
+    }
+    drop(slow);
+    case.program.finish()
+}
+
+/// Where groups cannot be made, job control stands in for them here, too.
+#[test]
+fn a_tenth_of_a_processor() -> Result<(), Failed> {
+    with_little_time("a_tenth_of_a_processor", |case| {
+        Slow::by_group(case).unwrap_or_else(|| {
+            eprintln!("no control group with a limit can be made here");
+            Slow::by_stops(case)
+        })
+    })
+}
+
+#[test]
+fn stopped_and_continued_all_the_time() -> Result<(), Failed> {
+    with_little_time("stopped_and_continued_all_the_time", Slow::by_stops)
 }
 
 /// Children with a copy of the memory, children in the same memory, signals, blocked signals, the program's own SIGTRAP.

@@ -127,7 +127,10 @@ fn in_vfork(seized: &Seized) -> Vec<String> {
     let process = seized.process();
     let waits = |tid: &Tid| {
         process.thread_state(*tid) == Some(ThreadState::Uninterruptible)
-            && process.asleep(*tid).and_then(|asleep| asleep.syscall).is_some_and(|call| CALLS.contains(&call))
+            && process
+                .asleep(*tid)
+                .and_then(|asleep| asleep.syscall)
+                .is_some_and(|call| CALLS.contains(&call))
     };
     let name = |tid: Tid| format!("{tid} ({})", process.thread_name(tid).unwrap_or_default());
     seized.threads().into_iter().filter(waits).map(name).collect()
