@@ -48,6 +48,7 @@ mod rseq;
 mod seccomp;
 mod sharing;
 mod sigframe;
+mod stuck;
 mod sys;
 mod thread;
 mod trace;
