@@ -3,6 +3,12 @@
 use livepatch_tests::case::Case;
 use livepatch_tests::tools::{Ran, exit};
 use livepatch_tests::{Failed, fail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// `settings` replaces names in the source.
 fn start(name: &str, source: &str, settings: &[(&str, &str)]) -> Result<Case, Failed> {
@@ -62,6 +68,13 @@ fn even(depth: u64) -> u64 {
     black_box(below.max(2)) //+
 }
 
+#[inline(never)]
+fn dive(depth: u64) -> u64 {
+    let below = if depth == 0 { 0 } else { dive(black_box(depth - 1)) };
+    black_box(below.max(1)) //-
+    black_box(below.max(2)) //+
+}
+
 fn work(thread: usize) {
     loop {
         let version = black_box(FUNCTION as fn(u64) -> u64)(black_box(ARGUMENT));
@@ -72,19 +85,17 @@ fn work(thread: usize) {
 fn step() {
     STARTED.get_or_init(|| {
         for thread in 0..THREADS {
-            std::thread::spawn(move || work(thread));
+            let stack = std::thread::Builder::new().stack_size(STACK);
+            stack.spawn(move || work(thread)).unwrap();
         }
     });
     // Calls under way end first.
-    for round in 0..2 {
+    for _ in 0..2 {
+        SEEN.iter().for_each(|seen| seen.store(0, SeqCst));
         for seen in &SEEN {
-            seen.store(0, SeqCst);
             while seen.load(SeqCst) == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }
-        }
-        if round == 0 {
-            continue;
         }
     }
     let all = SEEN.iter().fold(0, |all, seen| all | seen.load(SeqCst));
@@ -96,8 +107,11 @@ fn main() {
 }
 "#;
 
+/// Size of a stack that is deep enough for what is called.
+const STACK: (&str, &str) = ("STACK", "32 << 20");
+
 fn never_idle(name: &str, function: &str, argument: &str, threads: &str) -> Result<(), Failed> {
-    let settings = [("FUNCTION", function), ("ARGUMENT", argument), ("THREADS", threads)];
+    let settings = [("FUNCTION", function), ("ARGUMENT", argument), ("THREADS", threads), STACK];
     let mut case = start(name, NEVER_IDLE, &settings)?;
     case.says("1")?;
     for _ in 0..2 {
@@ -129,10 +143,16 @@ fn recursive_calls() -> Result<(), Failed> {
     never_idle("recursive_calls", "odd", "12", "8")
 }
 
+/// At each depth the thread comes to a breakpoint, which must not cost a walk of its stack each time.
+#[test]
+fn tens_of_thousands_of_calls_deep() -> Result<(), Failed> {
+    never_idle("tens_of_thousands_of_calls_deep", "dive", "30_000", "2")
+}
+
 /// The check that the programs above are what they are meant to be.
 #[test]
 fn a_snapshot_never_finds_them_idle() -> Result<(), Failed> {
-    let settings = [("FUNCTION", "sleep"), ("ARGUMENT", "1_000"), ("THREADS", "64")];
+    let settings = [("FUNCTION", "sleep"), ("ARGUMENT", "1_000"), ("THREADS", "64"), STACK];
     let mut case = start("a_snapshot_never_finds_them_idle", NEVER_IDLE, &settings)?;
     case.says("1")?;
     apply(&case, &["--policy", "snapshot", "--timeout", "1"], exit::BUSY)?;
@@ -220,127 +240,145 @@ fn no_pair_of_functions_is_ever_mixed() -> Result<(), Failed> {
     fail("the immediate policy mixed no pair, so this test proves nothing")
 }
 
-/// Children with a copy of the memory, children in the same memory, signals, blocked signals, the program's own SIGTRAP.
-const UNUSUAL: &str = r#"
+/// Takes a process nearly all of its processor time.
+struct Slow {
+    /// Its control group, removed at the end.
+    group: Option<PathBuf>,
+    over: Arc<AtomicBool>,
+    stops: Option<JoinHandle<()>>,
+}
+
+impl Slow {
+    /// By the kernel's limit for control groups, 10 ms in each 100 ms. `None` if this user cannot make groups.
+    fn by_group(case: &Case) -> Option<Self> {
+        let name = format!("livepatch-test-{}", case.pid());
+        let (old, new) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
+        let limits = [(old, "cpu.cfs_quota_us", "10000"), (new, "cpu.max", "10000 100000")];
+        limits.into_iter().find_map(|(parent, file, limit)| {
+            let group = parent.join(&name);
+            std::fs::create_dir(&group).ok()?;
+            let slow = Self { group: Some(group.clone()), over: Arc::default(), stops: None };
+            std::fs::write(group.join(file), limit).ok()?;
+            std::fs::write(group.join("cgroup.procs"), case.pid()).ok()?;
+            Some(slow)
+        })
+    }
+
+    /// By job control, as `cpulimit` does it: stopped and continued without pause.
+    fn by_stops(case: &Case) -> Self {
+        let over: Arc<AtomicBool> = Arc::default();
+        let (pid, end) = (case.pid(), Arc::clone(&over));
+        let stops = std::thread::spawn(move || {
+            let kill = |name: &str| Command::new("kill").args(["-s", name, &pid]).status();
+            while !end.load(SeqCst) && kill("STOP").is_ok() {
+                std::thread::sleep(Duration::from_millis(9));
+                if !kill("CONT").is_ok_and(|sent| sent.success()) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { group: None, over, stops: Some(stops) }
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.over.store(true, SeqCst);
+        // The last thing that it does is to continue the process.
+        let _ = self.stops.take().map(JoinHandle::join);
+        if let Some(group) = &self.group {
+            // A group can be removed when it is empty.
+            let root = group.parent().unwrap_or(group).join("cgroup.procs");
+            for pid in std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+                let _ = std::fs::write(&root, pid);
+            }
+            let _ = std::fs::remove_dir(group);
+        }
+    }
+}
+
+fn with_little_time(name: &str, slow: impl FnOnce(&Case) -> Slow) -> Result<(), Failed> {
+    let mut case = start(name, PAIR, &[])?;
+    case.says("0")?;
+    let slow = slow(&case);
+    for _ in 0..2 {
+        apply(&case, &["--timeout", "100"], exit::DONE)?;
+        case.says("0")?;
+        rollback(&case, &["--timeout", "100"])?;
+        case.says("0")?;
+    }
+    drop(slow);
+    case.program.finish()
+}
+
+/// Where groups cannot be made, job control stands in for them here, too.
+#[test]
+fn a_tenth_of_a_processor() -> Result<(), Failed> {
+    with_little_time("a_tenth_of_a_processor", |case| {
+        Slow::by_group(case).unwrap_or_else(|| {
+            eprintln!("no control group with a limit can be made here");
+            Slow::by_stops(case)
+        })
+    })
+}
+
+#[test]
+fn stopped_and_continued_all_the_time() -> Result<(), Failed> {
+    with_little_time("stopped_and_continued_all_the_time", Slow::by_stops)
+}
+
+/// Thousands of threads that sleep, and two that are always inside.
+const CROWD: &str = r#"
 mod host;
 
 use std::hint::black_box;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
-unsafe extern "C" {
-    fn fork() -> i32;
-    fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
-    fn _exit(code: i32) -> !;
-    fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
-    fn raise(number: i32) -> i32;
-    fn setitimer(which: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
-    fn pthread_sigmask(how: i32, set: *const [u64; 16], old: *mut [u64; 16]) -> i32;
-}
-
-const SIGTRAP: i32 = 5;
-const SIGALRM: i32 = 14;
-const SIG_BLOCK: i32 = 0;
-const SIG_SETMASK: i32 = 2;
-
+const SLEEPERS: usize = 4_000;
+static SEEN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static ASLEEP: AtomicU64 = AtomicU64::new(0);
 static STARTED: OnceLock<()> = OnceLock::new();
-static FORKS: AtomicU64 = AtomicU64::new(0);
-static SPAWNS: AtomicU64 = AtomicU64::new(0);
-static TICKS: AtomicU64 = AtomicU64::new(0);
-static BLOCKED: AtomicU64 = AtomicU64::new(0);
-static TRAPS: AtomicU64 = AtomicU64::new(0);
-static WRONG: AtomicU64 = AtomicU64::new(0);
 
 #[inline(never)]
 fn version(n: u64) -> u64 {
-    black_box(n * 0 + 1) //-
-    black_box(n * 0 + 2) //+
-}
-
-extern "C" fn on_tick(_: i32) {
-    if version(black_box(3)) > 2 {
-        WRONG.fetch_add(1, SeqCst);
-    }
-    TICKS.fetch_add(1, SeqCst);
-}
-
-extern "C" fn on_trap(_: i32) {
-    TRAPS.fetch_add(1, SeqCst);
-}
-
-/// A child runs the changed function many times; its answers are of one version.
-fn fork_on() {
-    loop {
-        let child = unsafe { fork() };
-        if child == 0 {
-            let first = version(1);
-            let same = (0..200).all(|n| version(black_box(n)) == first);
-            unsafe { _exit(if same { 0 } else { 1 }) }
-        }
-        let mut status = 0;
-        if unsafe { waitpid(child, &mut status, 0) } != child || status != 0 {
-            WRONG.fetch_add(1, SeqCst);
-        }
-        FORKS.fetch_add(1, SeqCst);
-    }
-}
-
-fn spawn_on() {
-    loop {
-        match std::process::Command::new("/bin/true").status() {
-            Ok(status) if status.success() => SPAWNS.fetch_add(1, SeqCst),
-            _ => WRONG.fetch_add(1, SeqCst),
-        };
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-}
-
-/// A thread with every signal blocked.
-fn blocked_on() {
-    unsafe { pthread_sigmask(SIG_BLOCK, &[u64::MAX; 16], std::ptr::null_mut()) };
-    loop {
-        black_box(version(black_box(1)));
-        if BLOCKED.fetch_add(1, SeqCst) % 64 == 0 {
-            std::thread::yield_now();
-        }
-    }
-}
-
-/// A thread that blocks all signals for moments, as C libraries do to make threads and processes.
-fn blocked_for_moments_on() {
-    let mut before = [0; 16];
-    loop {
-        unsafe { pthread_sigmask(SIG_BLOCK, &[u64::MAX; 16], &mut before) };
-        (0..2000).for_each(|n| drop(black_box(n)));
-        unsafe { pthread_sigmask(SIG_SETMASK, &before, std::ptr::null_mut()) };
-        (0..2000).for_each(|n| drop(black_box(n)));
-    }
+    std::thread::sleep(Duration::from_micros(n));
+    black_box(1) //-
+    black_box(2) //+
 }
 
 fn start() {
-    unsafe {
-        signal(SIGALRM, on_tick);
-        signal(SIGTRAP, on_trap);
-        setitimer(0, &[0, 1000, 0, 1000], std::ptr::null_mut());
+    for _ in 0..SLEEPERS {
+        let asleep = || {
+            ASLEEP.fetch_add(1, SeqCst);
+            std::thread::park();
+        };
+        std::thread::Builder::new().stack_size(64 << 10).spawn(asleep).unwrap();
     }
-    std::thread::spawn(fork_on);
-    std::thread::spawn(spawn_on);
-    let named = |name: &str| std::thread::Builder::new().name(name.into());
-    named("blocked").spawn(blocked_on).unwrap();
-    named("moments").spawn(blocked_for_moments_on).unwrap();
+    for seen in &SEEN {
+        std::thread::spawn(move || loop {
+            seen.fetch_or(black_box(version as fn(u64) -> u64)(500), SeqCst);
+        });
+    }
 }
 
 fn step() {
     STARTED.get_or_init(start);
-    for count in [&FORKS, &SPAWNS, &TICKS, &BLOCKED] {
-        let before = count.load(SeqCst);
-        while count.load(SeqCst) < before + 2 {
-            std::thread::sleep(std::time::Duration::from_micros(100));
+    while ASLEEP.load(SeqCst) < SLEEPERS as u64 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Calls under way end first.
+    for _ in 0..2 {
+        for seen in &SEEN {
+            seen.store(0, SeqCst);
+            while seen.load(SeqCst) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
-    let traps = TRAPS.load(SeqCst);
-    unsafe { raise(SIGTRAP) };
-    println!("version {} traps {} wrong {}", version(1), TRAPS.load(SeqCst) - traps, WRONG.load(SeqCst));
+    println!("{}", SEEN.iter().fold(0, |all, seen| all | seen.load(SeqCst)));
 }
 
 fn main() {
@@ -349,34 +387,13 @@ fn main() {
 "#;
 
 #[test]
-fn children_signals_and_blocked_signals() -> Result<(), Failed> {
-    let mut case = start("children_signals_and_blocked_signals", UNUSUAL, &[])?;
-    case.says("version 1 traps 1 wrong 0")?;
-    for _ in 0..10 {
-        apply(&case, &["--timeout", "50"], exit::DONE)?;
-        case.says("version 2 traps 1 wrong 0")?;
-        rollback(&case, &["--timeout", "50"])?;
-        case.says("version 1 traps 1 wrong 0")?;
-    }
-    case.wait_for("SIGTRAP to be as it was", |case| {
-        let all_the_time = signal_masks(case, "blocked")?.iter().all(|mask| mask & SIGTRAP_BIT != 0);
-        Ok(all_the_time && signal_masks(case, "moments")?.contains(&0))
-    })?;
+fn four_thousand_sleepers() -> Result<(), Failed> {
+    let mut case = start("four_thousand_sleepers", CROWD, &[])?;
+    case.says("1")?;
+    let applied = apply(&case, &["--timeout", "100"], exit::DONE)?;
+    assert!(applied.json["threads"].as_u64() >= Some(4_002), "{}", applied.json);
+    case.says("2")?;
+    rollback(&case, &["--timeout", "100"])?;
+    case.says("1")?;
     case.program.finish()
-}
-
-const SIGTRAP_BIT: u64 = 1 << 4;
-
-/// What the threads of that name block at this moment.
-fn signal_masks(case: &Case, name: &str) -> Result<Vec<u64>, Failed> {
-    let mut masks = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{}/task", case.pid()))? {
-        let text = std::fs::read_to_string(task?.path().join("status"))?;
-        let field =
-            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
-        if field("Name:") == name {
-            masks.push(u64::from_str_radix(field("SigBlk:"), 16)?);
-        }
-    }
-    if masks.is_empty() { fail(format!("no thread of the name {name}")) } else { Ok(masks) }
 }

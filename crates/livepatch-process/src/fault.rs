@@ -9,9 +9,9 @@
 //! | `kill-after:N` | SIGKILL right behind the N-th operation that lets threads run or stop |
 //! | `kill-target:N:PID` | SIGKILL to process PID right before the N-th operation |
 //!
-//! N counts from 1. For `kill-target` it counts all operations. For `fail` it counts ptrace requests, `process_vm_readv`, and writes to memory and descriptors of the
-//! process, from the first on that is more than a look; reads of `/proc/PID/mem` are not counted. A kill behind a write is one
-//! before what follows. A line on standard error says that it happened.
+//! N counts from 1. Operations are ptrace requests, `process_vm_readv`, and writes to memory and descriptors of the process and
+//! its children, not reads of `/proc/PID/mem`. For `fail` they count from the first on that is more than a look, for
+//! `kill-target` from the start. A kill behind a write is one before what follows. A line on standard error says that it happened.
 
 #[cfg(not(feature = "fault-injection"))]
 use nix::errno::Errno;

@@ -49,6 +49,7 @@ mod rseq;
 mod seccomp;
 mod sharing;
 mod sigframe;
+mod stuck;
 mod sys;
 mod thread;
 mod trace;

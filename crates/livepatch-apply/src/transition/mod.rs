@@ -17,7 +17,7 @@ mod standing;
 use crate::error::ApplyError;
 use crate::guard::Inside;
 use crate::report::Holds;
-use livepatch_process::{ProcessError, Seized};
+use livepatch_process::{ProcessError, Seized, ThreadState, Tid};
 use std::time::Duration;
 
 /// How it went so far.
@@ -121,5 +121,27 @@ fn sharers(seized: &Seized) -> Option<String> {
         }
     };
     let list: Vec<String> = found.iter().map(ToString::to_string).collect();
-    (!list.is_empty()).then(|| format!("shares its memory with process {} (vfork or clone)", list.join(", ")))
+    (!list.is_empty()).then(|| {
+        let whom = format!("shares its memory with process {} (vfork or clone)", list.join(", "));
+        match in_vfork(seized).as_slice() {
+            [] => whom,
+            waiting => format!("{whom}, which thread {} waits for", waiting.join(", ")),
+        }
+    })
+}
+
+/// Threads that wait uninterruptibly in a system call that makes processes: for a child of `vfork`.
+fn in_vfork(seized: &Seized) -> Vec<String> {
+    /// `clone`, `vfork`, `clone3` of x86-64.
+    const CALLS: [u64; 3] = [56, 58, 435];
+    let process = seized.process();
+    let waits = |tid: &Tid| {
+        process.thread_state(*tid) == Some(ThreadState::Uninterruptible)
+            && process
+                .asleep(*tid)
+                .and_then(|asleep| asleep.syscall)
+                .is_some_and(|call| CALLS.contains(&call))
+    };
+    let name = |tid: Tid| format!("{tid} ({})", process.thread_name(tid).unwrap_or_default());
+    seized.threads().into_iter().filter(waits).map(name).collect()
 }

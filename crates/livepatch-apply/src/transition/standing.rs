@@ -12,6 +12,8 @@ const FIRST_LOOK: Duration = Duration::from_micros(100);
 const LONGEST_LOOK: Duration = Duration::from_millis(5);
 /// How often a thread that is inside may pass a breakpoint without its stack being walked.
 const PASSES: u32 = 256;
+/// For how many times as long as the last look took there is none. A stack of a hundred thousand frames takes long to walk.
+const REST: u32 = 4;
 
 /// What is known of a thread since the breakpoints are in place.
 #[derive(Debug)]
@@ -35,16 +37,22 @@ pub(super) struct Seen {
     asleep: Option<Asleep>,
     /// Breakpoints that it passed since.
     passes: u32,
+    /// Not to be looked at before.
+    rests_until: Instant,
 }
 
 impl Seen {
-    pub fn new(since: Instant, who: Inside, asleep: Option<Asleep>) -> Box<Self> {
-        Box::new(Self { since, who, asleep, passes: 0 })
+    /// `look` is when the look at it began.
+    pub fn new(since: Instant, who: Inside, asleep: Option<Asleep>, look: Instant) -> Box<Self> {
+        let now = Instant::now();
+        let rests_until = now + now.duration_since(look) * REST;
+        Box::new(Self { since, who, asleep, passes: 0, rests_until })
     }
 
     /// When to look again: the longer it has been inside, the later.
     pub fn next_look(&self, now: Instant) -> Instant {
-        now + (now.duration_since(self.since) / 8).clamp(FIRST_LOOK, LONGEST_LOOK)
+        let next = now + (now.duration_since(self.since) / 8).clamp(FIRST_LOOK, LONGEST_LOOK);
+        next.max(self.rests_until)
     }
 
     /// Whether it has not run since the last look.
@@ -57,7 +65,8 @@ impl Seen {
     /// pass is always right, because it is looked at again afterwards.
     pub fn passes_unseen(&mut self, sp: RunAddr) -> bool {
         self.passes += 1;
-        !self.passes.is_multiple_of(PASSES) && self.who.outermost.is_some_and(|cfa| sp.offset(8) < cfa)
+        let due = self.passes >= PASSES && Instant::now() >= self.rests_until;
+        !due && self.who.outermost.is_some_and(|cfa| sp.offset(8) < cfa)
     }
 }
 

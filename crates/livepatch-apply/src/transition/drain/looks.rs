@@ -38,7 +38,7 @@ impl Drain<'_> {
         };
         match judged {
             Some(Ok(())) => self.roster.outside(tid),
-            Some(Err((inside, asleep))) => self.inside(inside, Some(asleep)),
+            Some(Err((inside, asleep))) => self.inside(inside, Some(asleep), now),
             None if self.asked.len() < WINDOW => {
                 self.asked.insert(tid, Instant::now());
                 self.seized.request_stop(tid)?;
@@ -51,13 +51,14 @@ impl Drain<'_> {
         Ok(())
     }
 
-    pub(super) fn inside(&mut self, who: Inside, asleep: Option<Asleep>) {
+    /// `look` is when the look began that found it inside.
+    pub(super) fn inside(&mut self, who: Inside, asleep: Option<Asleep>, look: Instant) {
         let (now, tid) = (Instant::now(), who.tid);
         let since = match self.roster.threads.get(&tid) {
             Some(Standing::Inside(seen)) => seen.since,
             _ => now,
         };
-        let seen = Seen::new(since, who, asleep);
+        let seen = Seen::new(since, who, asleep, look);
         let next = seen.next_look(now);
         self.roster.schedule(tid, next);
         self.roster.stands(tid, Standing::Inside(seen));
@@ -71,6 +72,7 @@ impl Drain<'_> {
             self.unblocked.extend(unblock(&mut thread)?.map(|mask| (tid, mask)));
         }
         let regs = thread.regs()?;
+        let look = Instant::now();
         let judged = if self.deep.remove(&tid) {
             let judged = standing::of_stopped(process, tid, regs, self.job.tables, self.job.guard);
             thread.resume()?;
@@ -91,7 +93,7 @@ impl Drain<'_> {
         };
         match judged {
             Ok(()) => self.roster.outside(tid),
-            Err(inside) => self.inside(inside, None),
+            Err(inside) => self.inside(inside, None, look),
         }
         Ok(())
     }
@@ -101,6 +103,7 @@ impl Drain<'_> {
         let process = self.job.process;
         let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
         let mut regs = thread.regs()?;
+        let look = Instant::now();
         let unseen = match self.roster.threads.get_mut(&tid) {
             Some(Standing::Inside(seen)) => seen.passes_unseen(regs.sp()),
             _ => false,
@@ -122,7 +125,7 @@ impl Drain<'_> {
                 thread.set_regs(&regs)?;
                 thread.resume()?;
                 match inside {
-                    Some(inside) => self.inside(inside, None),
+                    Some(inside) => self.inside(inside, None, look),
                     None if was_asked => self.roster.schedule(tid, Instant::now()),
                     None => {}
                 }

@@ -1,0 +1,248 @@
+//! Children, signals and signal masks during transitions.
+
+use livepatch_tests::case::Case;
+use livepatch_tests::tools::exit;
+use livepatch_tests::{Failed, fail};
+
+/// Children with a copy of the memory, children in the same memory, signals, blocked signals, the program's own SIGTRAP.
+const UNUSUAL: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+unsafe extern "C" {
+    fn fork() -> i32;
+    fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+    fn _exit(code: i32) -> !;
+    fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
+    fn raise(number: i32) -> i32;
+    fn setitimer(which: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
+    fn pthread_sigmask(how: i32, set: *const [u64; 16], old: *mut [u64; 16]) -> i32;
+}
+
+const SIGTRAP: i32 = 5;
+const SIGALRM: i32 = 14;
+const SIG_BLOCK: i32 = 0;
+const SIG_SETMASK: i32 = 2;
+
+static STARTED: OnceLock<()> = OnceLock::new();
+static FORKS: AtomicU64 = AtomicU64::new(0);
+static SPAWNS: AtomicU64 = AtomicU64::new(0);
+static TICKS: AtomicU64 = AtomicU64::new(0);
+static BLOCKED: AtomicU64 = AtomicU64::new(0);
+static TRAPS: AtomicU64 = AtomicU64::new(0);
+static WRONG: AtomicU64 = AtomicU64::new(0);
+
+#[inline(never)]
+fn version(n: u64) -> u64 {
+    black_box(n * 0 + 1) //-
+    black_box(n * 0 + 2) //+
+}
+
+extern "C" fn on_tick(_: i32) {
+    if version(black_box(3)) > 2 {
+        WRONG.fetch_add(1, SeqCst);
+    }
+    TICKS.fetch_add(1, SeqCst);
+}
+
+extern "C" fn on_trap(_: i32) {
+    TRAPS.fetch_add(1, SeqCst);
+}
+
+/// A child runs the changed function many times; its answers are of one version.
+fn fork_on() {
+    loop {
+        let child = unsafe { fork() };
+        if child == 0 {
+            let first = version(1);
+            let same = (0..200).all(|n| version(black_box(n)) == first);
+            unsafe { _exit(if same { 0 } else { 1 }) }
+        }
+        let mut status = 0;
+        if unsafe { waitpid(child, &mut status, 0) } != child || status != 0 {
+            WRONG.fetch_add(1, SeqCst);
+        }
+        FORKS.fetch_add(1, SeqCst);
+    }
+}
+
+fn spawn_on() {
+    loop {
+        match std::process::Command::new("/bin/true").status() {
+            Ok(status) if status.success() => SPAWNS.fetch_add(1, SeqCst),
+            _ => WRONG.fetch_add(1, SeqCst),
+        };
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// A thread with every signal blocked.
+fn blocked_on() {
+    unsafe { pthread_sigmask(SIG_BLOCK, &[u64::MAX; 16], std::ptr::null_mut()) };
+    loop {
+        black_box(version(black_box(1)));
+        if BLOCKED.fetch_add(1, SeqCst) % 64 == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A thread that blocks all signals for moments, as C libraries do to make threads and processes.
+fn blocked_for_moments_on() {
+    let mut before = [0; 16];
+    loop {
+        unsafe { pthread_sigmask(SIG_BLOCK, &[u64::MAX; 16], &mut before) };
+        (0..2000).for_each(|n| drop(black_box(n)));
+        unsafe { pthread_sigmask(SIG_SETMASK, &before, std::ptr::null_mut()) };
+        (0..2000).for_each(|n| drop(black_box(n)));
+    }
+}
+
+fn start() {
+    unsafe {
+        signal(SIGALRM, on_tick);
+        signal(SIGTRAP, on_trap);
+        setitimer(0, &[0, 1000, 0, 1000], std::ptr::null_mut());
+    }
+    std::thread::spawn(fork_on);
+    std::thread::spawn(spawn_on);
+    let named = |name: &str| std::thread::Builder::new().name(name.into());
+    named("blocked").spawn(blocked_on).unwrap();
+    named("moments").spawn(blocked_for_moments_on).unwrap();
+}
+
+fn step() {
+    STARTED.get_or_init(start);
+    for count in [&FORKS, &SPAWNS, &TICKS, &BLOCKED] {
+        let before = count.load(SeqCst);
+        while count.load(SeqCst) < before + 2 {
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+    }
+    let traps = TRAPS.load(SeqCst);
+    unsafe { raise(SIGTRAP) };
+    println!("version {} traps {} wrong {}", version(1), TRAPS.load(SeqCst) - traps, WRONG.load(SeqCst));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn children_signals_and_blocked_signals() -> Result<(), Failed> {
+    let mut case = Case::start("children_signals_and_blocked_signals", UNUSUAL)?;
+    case.says("version 1 traps 1 wrong 0")?;
+    for _ in 0..10 {
+        case.apply(&["--timeout", "50"])?.expect(exit::DONE, "apply")?;
+        case.says("version 2 traps 1 wrong 0")?;
+        case.rollback(&["--timeout", "50"])?.expect(exit::DONE, "rollback")?;
+        case.says("version 1 traps 1 wrong 0")?;
+    }
+    case.wait_for("SIGTRAP to be as it was", |case| {
+        let all_the_time = signal_masks(case, "blocked")?.iter().all(|mask| mask & SIGTRAP_BIT != 0);
+        Ok(all_the_time && signal_masks(case, "moments")?.contains(&0))
+    })?;
+    case.program.finish()
+}
+
+const SIGTRAP_BIT: u64 = 1 << 4;
+
+/// What the threads of that name block at this moment.
+fn signal_masks(case: &Case, name: &str) -> Result<Vec<u64>, Failed> {
+    let mut masks = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", case.pid()))? {
+        let text = std::fs::read_to_string(task?.path().join("status"))?;
+        let field =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
+        if field("Name:") == name {
+            masks.push(u64::from_str_radix(field("SigBlk:"), 16)?);
+        }
+    }
+    if masks.is_empty() { fail(format!("no thread of the name {name}")) } else { Ok(masks) }
+}
+
+/// The changed function is reached by destructors alone: of thread-locals, and while a panic unwinds.
+const DESTRUCTORS: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+static SEEN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static STARTED: OnceLock<()> = OnceLock::new();
+
+#[inline(never)]
+fn version(n: u64) -> u64 {
+    std::thread::sleep(Duration::from_micros(300));
+    black_box(n * 0 + 1) //-
+    black_box(n * 0 + 2) //+
+}
+
+struct InDrop(usize);
+
+impl Drop for InDrop {
+    fn drop(&mut self) {
+        SEEN[self.0].fetch_or(black_box(version as fn(u64) -> u64)(7), SeqCst);
+    }
+}
+
+thread_local! {
+    static MINE: InDrop = const { InDrop(0) };
+}
+
+fn threads_end() {
+    loop {
+        std::thread::spawn(|| MINE.with(|mine| drop(black_box(mine.0)))).join().unwrap();
+    }
+}
+
+fn panics_unwind() {
+    loop {
+        let caught = std::panic::catch_unwind(|| {
+            let _guard = InDrop(1);
+            std::panic::resume_unwind(Box::new(7));
+        });
+        assert!(caught.is_err());
+    }
+}
+
+fn step() {
+    STARTED.get_or_init(|| {
+        std::thread::spawn(threads_end);
+        std::thread::spawn(panics_unwind);
+    });
+    // Calls under way end first.
+    for _ in 0..2 {
+        SEEN.iter().for_each(|seen| seen.store(0, SeqCst));
+        for seen in &SEEN {
+            while seen.load(SeqCst) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    println!("{} {}", SEEN[0].load(SeqCst), SEEN[1].load(SeqCst));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn destructors_of_threads_and_of_panics() -> Result<(), Failed> {
+    let mut case = Case::start("destructors_of_threads_and_of_panics", DESTRUCTORS)?;
+    case.says("1 1")?;
+    for _ in 0..5 {
+        case.apply(&["--timeout", "50"])?.expect(exit::DONE, "apply")?;
+        case.says("2 2")?;
+        case.rollback(&["--timeout", "50"])?.expect(exit::DONE, "rollback")?;
+        case.says("1 1")?;
+    }
+    case.program.finish()
+}
