@@ -243,6 +243,9 @@ mod tests {
         assert_eq!(parse_stat_state(b"12 (a) R (b) S 1 2 3"), Some(ThreadState::Sleeping));
         assert_eq!(parse_stat_state(b"12 (\xff) Z 1 2 3"), Some(ThreadState::Zombie));
         assert_eq!(parse_stat_state(b"12"), None);
+        let kernel = parse_stat_flags(b"2 (k t) S 0 0 0 0 -1 2129984 0").unwrap();
+        assert_eq!(kernel & 0x0020_0000, 0x0020_0000);
+        assert_eq!(parse_stat_flags(b"2 (k) S 0"), None);
     }
 
     #[test]
