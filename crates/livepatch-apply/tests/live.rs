@@ -226,7 +226,7 @@ fn a_thread_inside_for_ever_is_named() {
     let patch = server().patch("hold").redirect(server(), "hold", &returns(4), vec![]).finish();
     assert_eq!(target.ask("hold"), "held");
     let before = maps(&target);
-    let short = ApplyOptions { deadline: Duration::from_millis(300), ..options() };
+    let short = ApplyOptions { deadline: Duration::from_secs(2), ..options() };
     for attempt in [apply(target.pid(), &patch, &short), check(target.pid(), &patch, &short)] {
         let Err(ApplyError::Busy { inside, .. }) = attempt else { panic!("{attempt:?}") };
         assert_eq!((inside.len(), inside[0].name.as_str()), (1, "holder"));
@@ -254,7 +254,7 @@ fn calls_that_never_end_can_be_left_running() {
     let patch = server().patch("hold and value").redirect(server(), "hold", &returns(4), vec![]);
     let patch = patch.redirect(server(), "value", &returns(2), vec![]).finish();
     assert_eq!(target.ask("hold"), "held");
-    let short = ApplyOptions { deadline: Duration::from_millis(300), ..options() };
+    let short = ApplyOptions { deadline: Duration::from_secs(2), ..options() };
     assert!(matches!(apply(target.pid(), &patch, &short), Err(ApplyError::Busy { .. })));
     // another function's calls may not go on because this one's may
     let left = |name: &str| ApplyOptions { leave_running: vec![name.into()], ..short.clone() };
