@@ -28,11 +28,12 @@ const SETUPS: [Setup; 4] = [
 ];
 
 /// Columns of a measurement after the setup, the threads and the operation.
-const FIGURES: [&str; 11] = [
+const FIGURES: [&str; 12] = [
     "total_ms",
     "transition_ms",
     "world_stopped_us",
     "parked_us",
+    "worker_us",
     "retries",
     "spinning_us",
     "spinning_held_us",
@@ -43,7 +44,7 @@ const FIGURES: [&str; 11] = [
 ];
 
 /// So many of them the tool reports.
-const OF_THE_TOOL: usize = 5;
+const OF_THE_TOOL: usize = 6;
 
 struct Sample {
     setup: usize,
@@ -176,6 +177,7 @@ fn tables(samples: &[Sample], counts: &[u64], pairs: u64) -> String {
             "`transition_ms`",
             "`world_stopped_us`",
             "`parked_us`",
+            "`worker_us`",
             "`retries`",
         ];
         let rows: Vec<Vec<String>> = counts.iter().map(tool).collect();

@@ -104,6 +104,7 @@ fn merge(a: Holds, b: Holds) -> Holds {
     Holds {
         world_stopped_us: a.world_stopped_us.max(b.world_stopped_us),
         parked_us: a.parked_us.max(b.parked_us),
+        worker_us: a.worker_us.max(b.worker_us),
         threads: a.threads.max(b.threads),
         retries: a.retries + b.retries,
     }

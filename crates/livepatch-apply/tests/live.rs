@@ -37,7 +37,7 @@ fn apply_and_roll_back() {
     let mut target = server().run();
     assert_eq!(target.ask("value"), "1");
     let report = apply(target.pid(), &value_patch(7), &options()).unwrap();
-    assert!(!report.already_applied && report.holds.threads >= 1 && report.holds.world_stopped_us > 0);
+    assert!(!report.already_applied && report.holds.threads >= 1 && report.holds.worker_us > 0);
     assert_eq!(target.ask("value"), "7");
     let seen = status(target.pid()).unwrap();
     assert_eq!(seen.patches.len(), 1);

@@ -2,7 +2,7 @@
 
 use crate::error::{Loss, ProcessError, RemoteError};
 use crate::sys::{self, SignalInfo, Wait, signal_bit};
-use crate::trace::{Goal, RECHECK, State};
+use crate::trace::{Goal, RECHECK, State, Tracees};
 use crate::{Regs, StoppedThread, Tid, XState};
 use nix::errno::Errno;
 use nix::libc::{self, c_int};
@@ -133,11 +133,13 @@ impl StoppedThread<'_> {
     /// The next stop of this thread, while the events of the others are dealt with; `None` at the deadline.
     fn next_stop(&mut self, deadline: Instant) -> Result<Option<Wait>, ProcessError> {
         let (tid, pid) = (self.tid, self.process().pid());
+        let stopped = |tracees: &Tracees| {
+            tracees.threads.get(&tid).is_none_or(|thread| matches!(thread.state, State::Raw(_)))
+        };
+        self.tracees.await_one(tid, deadline, stopped)?;
         loop {
             let phase = deadline.min(Instant::now() + RECHECK);
-            self.tracees.pump(phase, |tracees| {
-                tracees.threads.get(&tid).is_none_or(|thread| matches!(thread.state, State::Raw(_)))
-            })?;
+            self.tracees.pump(phase, stopped)?;
             self.tracees.recheck()?;
             match self.tracees.threads.get(&tid).map(|thread| thread.state) {
                 Some(State::Raw(Wait::Exec)) => return Err(ProcessError::Lost { pid, how: Loss::Exec }),

@@ -250,6 +250,24 @@ impl Tracees {
         }
     }
 
+    /// Asks about one thread alone for a while. Its stop follows within microseconds if it has a processor, and the other
+    /// threads of a large process need not be looked through for it.
+    pub fn await_one(
+        &mut self,
+        tid: Tid,
+        deadline: Instant,
+        done: impl Fn(&Self) -> bool,
+    ) -> Result<(), ProcessError> {
+        const ALONE: Duration = Duration::from_micros(500);
+        let limit = deadline.min(Instant::now() + ALONE);
+        while !done(self) && Instant::now() < limit {
+            if !self.collect(tid)? {
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
+    }
+
     /// While many threads are awaited: asks about each of them. Asking for any event at all makes the kernel look through
     /// all tracees every time, which is quadratic in the number of threads.
     fn sweep(&mut self) -> Result<bool, ProcessError> {

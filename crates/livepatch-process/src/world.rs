@@ -152,10 +152,11 @@ impl Seized {
         let tracees = &mut self.tracees;
         let was_held = tracees.threads.get(&tid).is_some_and(|thread| thread.state == State::Stopped);
         tracees.ask_to_stop(tid)?;
+        let stopped = |tracees: &Tracees| tracees.threads.get(&tid).is_none_or(|t| t.state == State::Stopped);
+        tracees.await_one(tid, deadline, stopped)?;
         loop {
             let phase = deadline.min(Instant::now() + RECHECK);
-            tracees
-                .pump(phase, |tracees| tracees.threads.get(&tid).is_none_or(|t| t.state == State::Stopped))?;
+            tracees.pump(phase, stopped)?;
             tracees.recheck()?;
             match tracees.threads.get_mut(&tid) {
                 None => return Err(InterruptError::NoThread { tid }),

@@ -69,6 +69,9 @@ pub struct Holds {
     pub world_stopped_us: u64,
     /// Longest time that a thread entering changed code was held, in microseconds.
     pub parked_us: u64,
+    /// Longest time that a thread was held to execute something for the tool, in microseconds: one that sleeps, if there is one.
+    #[serde(default)]
+    pub worker_us: u64,
     /// Threads of the program at the switch.
     pub threads: usize,
     /// Attempts that found changed code in use.

@@ -170,10 +170,11 @@ pub(crate) fn patch_text(patch: &PatchReport) -> String {
 /// How long the process was held.
 pub(crate) fn holds_text(holds: &Holds) -> String {
     let mut text = format!(
-        "{} held for {} µs at most, {} µs at a changed function",
+        "{} held for {} µs at most, {} µs at a changed function, {} µs for work inside the process",
         count(holds.threads, "thread"),
         holds.world_stopped_us,
-        holds.parked_us
+        holds.parked_us,
+        holds.worker_us
     );
     if holds.retries > 0 {
         let times = if holds.retries == 1 { "once".into() } else { format!("{} times", holds.retries) };
