@@ -104,6 +104,18 @@ impl Case {
         Ok(self.target.rollback(arguments)?)
     }
 
+    /// Applies the patch and rolls it back; the rounds after either have to print these.
+    ///
+    /// # Errors
+    /// If one of the operations does not succeed, or the program prints something else.
+    pub fn there_and_back(&mut self, new: &str, old: &str) -> Result<(), Failed> {
+        const PATIENT: [&str; 2] = ["--timeout", "50"];
+        self.apply(&PATIENT)?.expect(exit::DONE, "apply")?;
+        self.says(new)?;
+        self.rollback(&PATIENT)?.expect(exit::DONE, "rollback")?;
+        self.says(old)
+    }
+
     /// Runs a round, which has to print this.
     ///
     /// # Errors

@@ -427,9 +427,6 @@ fn a_long_vfork_and_no_first_thread() -> Result<(), Failed> {
     assert!(!busy.text.contains("stays in the process"), "{}", busy.text);
     // The second round ends the child.
     case.says("1")?;
-    case.apply(&["--timeout", "50"])?.expect(exit::DONE, "apply")?;
-    case.says("2")?;
-    case.rollback(&["--timeout", "50"])?.expect(exit::DONE, "rollback")?;
-    case.says("1")?;
+    case.there_and_back("2", "1")?;
     case.program.finish()
 }

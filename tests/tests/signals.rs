@@ -1,7 +1,6 @@
 //! Children, signals and signal masks during transitions.
 
 use livepatch_tests::case::Case;
-use livepatch_tests::tools::exit;
 use livepatch_tests::{Failed, fail};
 
 /// Children with a copy of the memory, children in the same memory, signals, blocked signals, the program's own SIGTRAP.
@@ -137,10 +136,7 @@ fn children_signals_and_blocked_signals() -> Result<(), Failed> {
     let mut case = Case::start("children_signals_and_blocked_signals", UNUSUAL)?;
     case.says("version 1 traps 1 wrong 0")?;
     for _ in 0..10 {
-        case.apply(&["--timeout", "50"])?.expect(exit::DONE, "apply")?;
-        case.says("version 2 traps 1 wrong 0")?;
-        case.rollback(&["--timeout", "50"])?.expect(exit::DONE, "rollback")?;
-        case.says("version 1 traps 1 wrong 0")?;
+        case.there_and_back("version 2 traps 1 wrong 0", "version 1 traps 1 wrong 0")?;
     }
     case.wait_for("SIGTRAP to be as it was", |case| {
         let all_the_time = signal_masks(case, "blocked")?.iter().all(|mask| mask & SIGTRAP_BIT != 0);
@@ -239,10 +235,7 @@ fn destructors_of_threads_and_of_panics() -> Result<(), Failed> {
     let mut case = Case::start("destructors_of_threads_and_of_panics", DESTRUCTORS)?;
     case.says("1 1")?;
     for _ in 0..5 {
-        case.apply(&["--timeout", "50"])?.expect(exit::DONE, "apply")?;
-        case.says("2 2")?;
-        case.rollback(&["--timeout", "50"])?.expect(exit::DONE, "rollback")?;
-        case.says("1 1")?;
+        case.there_and_back("2 2", "1 1")?;
     }
     case.program.finish()
 }

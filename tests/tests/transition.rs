@@ -115,10 +115,7 @@ fn never_idle(name: &str, function: &str, argument: &str, threads: &str) -> Resu
     let mut case = start(name, NEVER_IDLE, &settings)?;
     case.says("1")?;
     for _ in 0..2 {
-        apply(&case, &["--timeout", "50"], exit::DONE)?;
-        case.says("2")?;
-        rollback(&case, &["--timeout", "50"])?;
-        case.says("1")?;
+        case.there_and_back("2", "1")?;
     }
     case.program.finish()
 }

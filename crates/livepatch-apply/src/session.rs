@@ -80,8 +80,9 @@ impl View {
     pub(crate) fn seize(&self, deadline: Instant) -> Result<Option<Seized>, ApplyError> {
         let limit = deadline.max(Instant::now() + Duration::from_secs(1));
         let mut seized = unless_held(deadline, || Seized::seize_all(&self.process, limit))?;
-        seized.prepare_work();
-        let current = live::find_all(&self.process, &self.process.maps()?)?;
+        let maps = self.process.maps()?;
+        seized.prepare_work(&maps);
+        let current = live::find_all(&self.process, &maps)?;
         Ok((current == self.registries).then_some(seized))
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::Process;
 use crate::error::ProcessError;
-use crate::procfs;
+use crate::{procfs, sys};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
@@ -107,7 +107,7 @@ impl Process {
 
     /// Whether lines may be added to a map that is there.
     fn check_map(&self, map: &Metadata) -> Result<(), String> {
-        let own = nix::unistd::geteuid().as_raw();
+        let own = sys::own_euid();
         if !map.is_file() || map.nlink() != 1 {
             return Err("is no plain file of one name; remove it".into());
         }

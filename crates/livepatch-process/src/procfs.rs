@@ -150,8 +150,13 @@ pub(crate) fn is_kernel_thread(pid: Pid) -> bool {
 }
 
 fn parse_stat_flags(stat: &[u8]) -> Option<u32> {
+    stat_number(stat, 9)
+}
+
+/// A field by its number in proc(5); the fields behind the name begin with the third.
+fn stat_number<T: std::str::FromStr>(stat: &[u8], field: usize) -> Option<T> {
     let fields = std::str::from_utf8(stat_fields(stat)?).ok()?;
-    fields.split(' ').nth(6)?.parse().ok()
+    fields.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
 /// Whether a thread has user memory: it gives that up early on its way to its end.
@@ -174,11 +179,8 @@ pub(crate) fn started(pid: Pid) -> io::Result<SystemTime> {
     Ok(boot + Duration::from_millis(ticks * (1000 / TICKS)))
 }
 
-/// Field 22 of `stat`; the fields after the name begin with the third.
 fn parse_stat_started(stat: &[u8]) -> Option<u64> {
-    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
-    let fields = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
-    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    stat_number(stat, 22)
 }
 
 /// The kernel function a thread waits in, if the kernel tells.

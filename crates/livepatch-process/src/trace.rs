@@ -352,6 +352,7 @@ impl Tracees {
     fn gone(&mut self, tid: Tid) {
         self.foreign.remove(&tid);
         self.forked.remove(&tid);
+        self.own_traps.remove(&tid);
         if self.threads.remove(&tid).is_none() {
             return;
         }

@@ -3,8 +3,7 @@
 //! When a thread executes a breakpoint with SIGTRAP blocked, the kernel sets the action of SIGTRAP back to the default, for all threads
 //! (`force_sig_info_to_task` in the kernel's `kernel/signal.c`). The breakpoint's signal ends here and does no harm. But a SIGTRAP that
 //! the program raises before the action is put in place again would end it. So it waits: its thread stays at the stop that tells
-//! of the signal. If the tool dies meanwhile, the signal is lost
-//! and the program goes on.
+//! of the signal. If the tool dies meanwhile, the signal is lost and the program goes on.
 
 use crate::sys::{Wait, signal_bit};
 use crate::trace::{State, Tracees};

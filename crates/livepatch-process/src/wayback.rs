@@ -139,11 +139,10 @@ impl OnStack {
 }
 
 impl Seized {
-    /// Searches the program's memory for what remote work needs, while nobody is held for it.
-    pub fn prepare_work(&mut self) {
-        let process = self.tracees.process.clone();
-        // Without a map or the instructions, the work itself says so.
-        self.tracees.gadgets = process.maps().ok().and_then(|maps| Gadgets::find(&process, &maps));
+    /// Searches the program's memory for what remote work needs, while nobody is held for it. `maps` is its memory map.
+    pub fn prepare_work(&mut self, maps: &[Mapping]) {
+        // Without the instructions, the work itself says so.
+        self.tracees.gadgets = Gadgets::find(&self.tracees.process, maps);
     }
 }
 

@@ -267,8 +267,11 @@ impl<'a> Drain<'a> {
 
     fn keep_net(&mut self) -> Result<(), ApplyError> {
         // The kernel takes the net away when a thread that blocks SIGTRAP comes to a breakpoint.
-        if self.armed && !net::is_installed(&self.seized)? {
-            net::install_again(&mut self.seized, self.job.entries.landing(), self.job.deadline)?;
+        if self.armed {
+            if !net::is_installed(&self.seized)? {
+                net::install_again(&mut self.seized, self.job.entries.landing(), self.job.deadline)?;
+            }
+            self.seized.deliver_own_traps();
         }
         Ok(())
     }

@@ -91,9 +91,7 @@ pub fn install(seized: &mut Seized, landing: Landing, deadline: Instant) -> Resu
 /// # Errors
 /// No thread could be used for it.
 pub fn install_again(seized: &mut Seized, landing: Landing, deadline: Instant) -> Result<(), ApplyError> {
-    safepoint::on_any_thread(seized, deadline, |thread| action(thread, landing.new_action().0, 0, deadline))?;
-    seized.deliver_own_traps();
-    Ok(())
+    safepoint::on_any_thread(seized, deadline, |thread| action(thread, landing.new_action().0, 0, deadline))
 }
 
 /// Whether the process has a handler for SIGTRAP.
