@@ -183,13 +183,14 @@ pub(crate) fn assemble(manifest: &Manifest, stores: &[BlobStore]) -> Result<Buil
     }
     let locate_source = |source: &SourceRecord| Ok((source.path.clone(), locate(&source.blob)?));
     let sources = manifest.sources.iter().map(locate_source).collect::<Result<_>>()?;
-    Ok(Build { image: locate(&manifest.link.image)?, map, inputs, sources, manifest: manifest.clone() })
+    let raw = manifest.raw.iter().map(locate_source).collect::<Result<_>>()?;
+    Ok(Build { image: locate(&manifest.link.image)?, map, inputs, sources, raw, manifest: manifest.clone() })
 }
 
 /// All contents that a manifest refers to.
 pub(crate) fn blobs(manifest: &Manifest) -> impl Iterator<Item = BlobRef> {
     let link = &manifest.link;
-    let sources = manifest.sources.iter().map(|source| source.blob);
+    let sources = manifest.sources.iter().chain(&manifest.raw).map(|source| source.blob);
     link.inputs.iter().map(|input| input.blob).chain([link.image, link.map]).chain(sources)
 }
 

@@ -123,7 +123,9 @@ pub(crate) fn add_sources(
     linked: &Linked,
     into: &BlobStore,
 ) -> Result<()> {
-    manifest.units = session.units(&manifest.link);
+    let notes = session.units(&manifest.link);
+    manifest.raw = crate::raw::keep(&notes, &manifest.link, into)?;
+    manifest.units = notes.into_iter().map(|(_, unit)| unit).collect();
     let scripts = session.scripts();
     let started = session.started();
     let finished = Finished { setup, roots, linked, link: &manifest.link, scripts: &scripts, started };
@@ -151,6 +153,7 @@ pub(crate) fn manifest(
         created: now(),
         lockfile: lockfile.map(|bytes| livepatch_patch::Digest::of(&bytes)),
         sources: Vec::new(),
+        raw: Vec::new(),
         units: Vec::new(),
         surroundings: None,
     }

@@ -11,7 +11,7 @@ mod trial;
 
 use crate::baseline::InputKind;
 use crate::build::Build;
-use crate::diff::{self, Diff, DiffError, repartition};
+use crate::diff::{self, Diff, DiffError, Meaning, repartition};
 use crate::emit::{self, EmitError, Emitted};
 use crate::findings::{Finding, Severity, rules};
 use crate::guard::{self, GuardError, GuardReport};
@@ -137,6 +137,7 @@ pub fn create(
         diff.unsettled.clear();
         diff.initialisers.clear();
     }
+    diff.meaning = Meaning::between((old, &old_image), (new, &new_image))?;
     repartition::set_aside(&mut diff, (old, new), source)?;
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);

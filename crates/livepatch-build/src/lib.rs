@@ -17,6 +17,7 @@ pub mod image;
 pub mod linker;
 pub mod linkmap;
 pub mod objects;
+mod raw;
 pub mod rebuild;
 pub mod source;
 pub mod store;

@@ -10,9 +10,10 @@
 mod compare;
 mod note;
 
-pub(crate) use compare::{Pins, compare, pins};
-pub(crate) use note::{discard_unpinned, read, write};
+pub(crate) use compare::{Pins, compare, is_in_program, pins};
+pub(crate) use note::{discard_unpinned, note_of, read, write};
 
+use livepatch_patch::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -37,6 +38,12 @@ pub struct Unit {
     pub manifest_dir: String,
     /// The folder of what its build script generated, if it has one.
     pub out_dir: Option<String>,
+    /// Whether cargo takes it for the user's own code: a member of the workspace or another local package.
+    #[serde(default)]
+    pub local: bool,
+    /// Where raw code was made: the digest of the library that it belongs to, see [`crate::raw`].
+    #[serde(default)]
+    pub raw: Option<Digest>,
 }
 
 impl Unit {

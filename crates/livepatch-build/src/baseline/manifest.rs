@@ -28,6 +28,9 @@ pub struct Manifest {
     /// The local source files that it was made from; empty if they are not known for sure.
     #[serde(default)]
     pub sources: Vec<SourceRecord>,
+    /// The raw code of its local crates, zstd-compressed, by the stem of their outputs' names.
+    #[serde(default)]
+    pub raw: Vec<SourceRecord>,
     /// How its crates were compiled, as far as that is known.
     #[serde(default)]
     pub units: Vec<Unit>,

@@ -110,8 +110,8 @@ impl Session {
         self.scripts.borrow().clone()
     }
 
-    /// How the crates of the last run were compiled, that of `link` among them.
-    pub(crate) fn units(&self, link: &LinkRecord) -> Vec<Unit> {
+    /// How the crates of the last run were compiled, that of `link` among them, each with the file that says so.
+    pub(crate) fn units(&self, link: &LinkRecord) -> Vec<(PathBuf, Unit)> {
         let outputs = self.outputs.borrow();
         let linked = Path::new(&link.output);
         units::read(outputs.iter().map(PathBuf::as_path).chain([linked]))

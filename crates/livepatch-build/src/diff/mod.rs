@@ -7,17 +7,22 @@
 //! Functions that only moved to another code unit compare equal: what they are made of is compared, not where the
 //! compiler put it.
 
+mod by_source;
 pub mod compare;
+mod meaning;
 pub mod names;
 mod pair;
 pub mod program;
 pub mod repartition;
 pub(crate) mod traces;
+mod uses;
 
 use crate::build::Build;
 use crate::image::Image;
 use crate::objects::{Inputs, Kind, LoadError, changed_inputs};
+use crate::source::Side;
 use compare::{Comparer, Verdict};
+pub use meaning::Meaning;
 pub use pair::CopySet;
 use program::{At, Program};
 use std::collections::{HashMap, HashSet};
@@ -31,6 +36,15 @@ pub enum DiffError {
     /// The linker's map names two inputs alike, so their sections cannot be told apart.
     #[error("the link has two inputs of one file name, {0} and {1}; rename one of them")]
     SameName(String, String),
+    /// See there.
+    #[error("cannot read the raw code of {name}")]
+    Raw {
+        /// The crate, as its outputs are named.
+        name: String,
+        /// Cause.
+        #[source]
+        error: Box<crate::Error>,
+    },
 }
 
 /// A function that both programs have, with other code.
@@ -65,10 +79,19 @@ pub struct Diff<'a> {
     pub unsettled: Vec<CopySet>,
     /// New code that differs only because the compiler divided the crate in another way.
     pub repartitioned: Vec<At>,
+    /// What of the two builds means something else, where raw code tells.
+    pub meaning: Option<Meaning>,
     /// New section → old section, for everything that lives on.
     pub partners: HashMap<At, At>,
     /// Constants and functions of the new program whose equal twin is in the old image (new → old).
     pub twins: HashMap<At, At>,
+}
+
+impl<'a> Diff<'a> {
+    /// One of the two programs.
+    pub(crate) fn program(&self, side: Side) -> &Program<'a> {
+        if side == Side::Old { &self.old } else { &self.new }
+    }
 }
 
 /// Compares two builds.
@@ -152,6 +175,7 @@ fn diff_scope<'a>(
         monolithic,
         unsettled,
         repartitioned: Vec::new(),
+        meaning: None,
         partners,
         twins,
         old: old_program,

@@ -33,11 +33,22 @@ pub(super) struct Pairs<'a> {
     pub continued: HashMap<At, Vec<At>>,
 }
 
+/// Pairs what the linker kept of two programs.
 pub(super) fn pair<'a>(old: &Program<'a>, new: &Program<'a>) -> Pairs<'a> {
-    let (old_names, new_names) = (by_name(old), by_name(new));
+    let placed = |program: &Program<'a>| by_name(program, |at| program.addr(at).is_some());
+    pair_names(&placed(old), &placed(new), old, new)
+}
+
+/// Pairs names of two programs.
+pub(super) fn pair_names<'a>(
+    old_names: &ByName<'a>,
+    new_names: &ByName<'a>,
+    old: &Program<'a>,
+    new: &Program<'a>,
+) -> Pairs<'a> {
     let mut result = Pairs::default();
     let mut seen = HashSet::new();
-    for (name, news) in &new_names {
+    for (name, news) in new_names {
         let Some(olds) = old_names.get(name) else { continue };
         if olds.len() > 1 || news.len() > 1 {
             result.ambiguous_names.insert(name);
@@ -77,11 +88,14 @@ pub(super) fn pair<'a>(old: &Program<'a>, new: &Program<'a>) -> Pairs<'a> {
     result
 }
 
-/// Placed sections of code, variables and named constants by each of their normalised names.
-fn by_name<'a>(program: &Program<'a>) -> BTreeMap<&'a str, Vec<At>> {
-    let mut names: BTreeMap<&str, Vec<At>> = BTreeMap::new();
+/// Sections by normalised names.
+pub(super) type ByName<'a> = BTreeMap<&'a str, Vec<At>>;
+
+/// The wanted sections of code, variables and named constants by each of their normalised names.
+pub(super) fn by_name<'a>(program: &Program<'a>, wanted: impl Fn(At) -> bool) -> ByName<'a> {
+    let mut names: ByName<'_> = BTreeMap::new();
     for (at, section) in program.all() {
-        if program.addr(at).is_none() || section.kind == Kind::Special {
+        if !wanted(at) || section.kind == Kind::Special {
             continue;
         }
         let unit = program.unit(at);

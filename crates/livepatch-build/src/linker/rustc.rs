@@ -4,10 +4,12 @@
 //! Paths of generated code (`OUT_DIR`) and of sources outside the workspace get into the program through panic locations
 //! and `file!()`. A rebuild runs in a target folder of its own and perhaps on another machine, so each prefix that
 //! differs is mapped to what it was. `-C metadata` is the baseline's also where cargo would give another, see
-//! [`crate::units`], so that symbols keep their names.
+//! [`crate::units`], so that symbols keep their names. Beside each compilation of local code runs another one for its raw
+//! code, see [`crate::raw`].
 
 use super::{State, exit_code, start};
 use crate::error::{Error, Result};
+use crate::raw::RawRun;
 use std::ffi::OsString;
 
 const FLAG: &str = "--remap-path-prefix";
@@ -46,9 +48,13 @@ pub(super) fn run(state: &State, args: &[OsString]) -> Result<u8> {
         }
         None => compiler.to_string_lossy().into_owned(),
     };
+    let arguments = if wrapper.chained.is_some() { &full[1..] } else { &full[..] };
+    let wrapped = wrapper.chained.is_some().then_some(&**compiler);
+    let raw = if compiles { RawRun::start(&program, wrapped, arguments) } else { None };
     let status = start(&program, &full)?;
     if compiles && status.success() {
-        crate::units::write(rest, pin.map(|pin| &*pin.metadata))?;
+        let raw = raw.and_then(RawRun::finish);
+        crate::units::write(rest, pin.map(|pin| &*pin.metadata), raw)?;
     }
     Ok(exit_code(status))
 }

@@ -140,6 +140,11 @@ impl Inputs {
     }
 }
 
+/// An object that is no input of a link.
+pub(crate) fn object<'a>(name: &str, bytes: &'a [u8]) -> Result<Option<Unit<'a>>, ParseError> {
+    parse::parse(name, None, bytes)
+}
+
 type Contents<'a> = (&'a Input, Option<String>, &'a [u8]);
 
 fn members<'a>(input: &Input, bytes: &'a [u8]) -> Result<Vec<(String, &'a [u8])>, LoadError> {

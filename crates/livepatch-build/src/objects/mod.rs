@@ -9,6 +9,7 @@ mod load;
 mod parse;
 
 pub use eh_frame::{Cie, Frame};
+pub(crate) use load::object;
 pub use load::{Inputs, LoadError, changed_inputs};
 pub use parse::ParseError;
 

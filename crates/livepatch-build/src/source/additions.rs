@@ -238,6 +238,7 @@ impl<'a> Additions<'a> {
             kind: candidate.form.kind(),
             old: None,
             new: Some(candidate.span.clone()),
+            within: None,
         })
     }
 

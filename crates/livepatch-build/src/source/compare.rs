@@ -7,7 +7,7 @@ use super::macros::Packages;
 use super::mentions::{Closure, LocalTraits, entity_is_tainted, expected, function_names};
 use super::pieces::may_include_text;
 use super::tokens::Token;
-use super::{Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure};
+use super::{Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure, closures};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 
@@ -37,7 +37,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     items.extend(additions.items());
     if items.is_empty() {
         let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
-        return Ok(SourceDiff { change: Change::Nothing, tainted, direct: None });
+        return Ok(SourceDiff { change: Change::Nothing, tainted, direct: None, hides: true });
     }
     runs_at_compile_time(new, &old_files, &new_files)?;
     let all: Vec<&File> = old_files.iter().chain(&new_files).collect();
@@ -66,7 +66,9 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
         .try_for_each(|entity| closure.by_name_only(entity))
         .and_then(|()| closure.grow(seeds.clone()));
     Ok(match reached {
-        Ok(names) => SourceDiff { change: Change::Items(items), tainted: tainted(names), direct: None },
+        Ok(names) => {
+            SourceDiff { change: Change::Items(items), tainted: tainted(names), direct: None, hides: true }
+        }
         Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..SourceDiff::everything(doubt.0) },
     })
 }
@@ -142,6 +144,7 @@ impl<'a> Pair<'a> {
             kind: any.kind,
             old: span(self.old),
             new: span(self.new),
+            within: self.old.zip(self.new).and_then(|(old, new)| closures::around(old, new)),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A source file taken apart: its frame, and the bodies and values that hang in it.
 
 use super::additions::{Candidate, Form};
+use super::closures::Extent;
 use super::mentions::{Mentions, defined_names};
 use super::parts::{Nested, Parts, plain};
 use super::pieces::{attrs, is_for_tests, is_harmless, lines, text, trait_owner, without_name};
@@ -50,6 +51,8 @@ pub(super) struct Entity {
     /// All of it but the body or value.
     pub header: Vec<Token>,
     pub body: Vec<Token>,
+    /// Closures in the body, each before those in it.
+    pub closures: Vec<Extent>,
     pub span: Span,
     pub owner: Owner,
     /// Whether it stands in another function's body.
@@ -436,6 +439,7 @@ impl Reader {
             container: place.container.clone(),
             header,
             body,
+            closures: nested.closures,
             span: Span { file: self.file.path.clone(), first_line, last_line },
             owner: place.owner.clone(),
             nested: place.nested,

@@ -22,7 +22,9 @@
 //! expand to other code from equal source.
 
 mod additions;
+mod closures;
 mod compare;
+mod hiding;
 mod items;
 mod lookup;
 mod macros;
@@ -40,6 +42,7 @@ mod tests;
 
 use crate::build::Build;
 use crate::error::Result;
+use crate::findings::Place;
 
 pub use lookup::Tainted;
 pub use set::{SourceFile, SourceSet};
@@ -51,6 +54,8 @@ pub struct SourceDiff {
     tainted: Tainted,
     /// Where it is known which items changed, but not what that reaches: the items, and what mentions them.
     direct: Option<(Vec<ChangedItem>, Tainted)>,
+    /// Whether raw code may not show all of it.
+    hides: bool,
 }
 
 /// The kind and extent of a difference.
@@ -80,6 +85,8 @@ pub struct ChangedItem {
     pub old: Option<Span>,
     /// Where the new source has it.
     pub new: Option<Span>,
+    /// The closure that all of the difference lies in, in the old and in the new source.
+    pub within: Option<(Span, Span)>,
 }
 
 /// Kinds of items that can change by themselves.
@@ -124,7 +131,8 @@ pub enum Side {
 impl SourceDiff {
     /// Compares the sources of two builds.
     pub fn between(old: &SourceSet, new: &SourceSet) -> Self {
-        compare::between(old, new).unwrap_or_else(|doubt| Self::everything(doubt.0))
+        let diff = compare::between(old, new).unwrap_or_else(|doubt| Self::everything(doubt.0));
+        Self { hides: hiding::hides(old, new), ..diff }
     }
 
     /// Compares the sources that two builds were made from.
@@ -142,7 +150,23 @@ impl SourceDiff {
     /// The answer where sources are not known.
     pub fn everything(reason: impl Into<String>) -> Self {
         let change = Change::Everything { reason: reason.into() };
-        Self { change, tainted: Tainted::everything(), direct: None }
+        Self { change, tainted: Tainted::everything(), direct: None, hides: true }
+    }
+
+    /// Whether there may be a change that raw code does not show, see `hiding.rs`.
+    pub(crate) fn hides(&self) -> bool {
+        self.hides
+    }
+
+    /// Whether a place lies in the text that changed: a changed item, or a closure in it if nothing else of it changed.
+    pub(crate) fn is_in_changed_text(&self, place: &Place, side: Side) -> bool {
+        let Some((items, tainted)) = self.items() else { return false };
+        items.iter().any(|item| {
+            let narrow = item.within.as_ref().map(|(old, new)| if side == Side::Old { old } else { new });
+            let inside = |span: &Span| (span.first_line..=span.last_line).contains(&place.line);
+            tainted.is_in_changed_item(std::slice::from_ref(item), &place.file, place.line, side)
+                && narrow.is_none_or(inside)
+        })
     }
 
     /// What differs.

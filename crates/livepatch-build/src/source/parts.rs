@@ -1,6 +1,7 @@
 //! An item that has a body or a value, taken apart.
 
 use super::ItemKind;
+use super::closures::Extent;
 use super::tokens::{Token, flatten};
 use proc_macro2::TokenStream;
 use quote::ToTokens;
@@ -14,6 +15,8 @@ pub(super) struct Nested {
     pub imports: Vec<UseTree>,
     pub other: Vec<Token>,
     pub leaks: bool,
+    /// Closures, each before those in it.
+    pub closures: Vec<Extent>,
 }
 
 impl<'ast> Visit<'ast> for Nested {
@@ -25,6 +28,11 @@ impl<'ast> Visit<'ast> for Nested {
             _ => {}
         }
         self.other.extend(flatten(item.to_token_stream()));
+    }
+
+    fn visit_expr_closure(&mut self, closure: &'ast syn::ExprClosure) {
+        self.closures.extend(Extent::of(closure));
+        visit::visit_expr_closure(self, closure);
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Token {
     glued: bool,
     /// First line, from 1.
     pub first_line: u32,
+    /// Column in it.
+    column: u32,
     /// Last line; differs from `first_line` only for literals.
     pub last_line: u32,
 }
@@ -53,6 +55,11 @@ impl PartialEq for Token {
 impl Eq for Token {}
 
 impl Token {
+    /// Line and column of its first character.
+    pub(super) fn position(&self) -> (u32, u32) {
+        (self.first_line, self.column)
+    }
+
     pub(super) fn is_ident(&self) -> bool {
         self.kind == TokenKind::Ident
     }
@@ -121,6 +128,7 @@ impl Flat {
             context,
             glued: self.end == Some(start),
             first_line: start.line as u32,
+            column: start.column as u32,
             last_line: end.line as u32,
         });
         self.end = Some(end);

@@ -108,7 +108,7 @@ impl<'u> Pairs<'u> {
 }
 
 /// Build scripts and procedural macros run in the compiler only.
-fn is_in_program(unit: &Unit) -> bool {
+pub(crate) fn is_in_program(unit: &Unit) -> bool {
     !unit.crate_name.starts_with("build_script_") && !unit.settings.contains("--crate-type proc-macro")
 }
 
@@ -194,6 +194,8 @@ mod tests {
             settings: settings.iter().map(|text| (*text).to_owned()).collect(),
             manifest_dir: format!("/r/{package}-{version}"),
             out_dir: None,
+            local: false,
+            raw: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Pins, Unit};
 use crate::error::{IoContext, Result};
+use livepatch_patch::Digest;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
@@ -31,12 +32,13 @@ struct Arguments {
     out_dir: PathBuf,
     features: BTreeSet<String>,
     settings: BTreeSet<String>,
+    local: bool,
 }
 
 impl Arguments {
     fn parse(args: &[OsString]) -> Option<Self> {
         let (mut crate_name, mut metadata, mut suffix, mut out_dir) = (None, None, String::new(), None);
-        let (mut features, mut settings) = (BTreeSet::new(), BTreeSet::new());
+        let (mut features, mut settings, mut local) = (BTreeSet::new(), BTreeSet::new(), true);
         let mut args = args.iter().map(|arg| arg.to_str());
         while let Some(arg) = args.next() {
             let Some(arg) = arg else { continue };
@@ -47,6 +49,8 @@ impl Arguments {
                 }
                 _ => (arg, None),
             };
+            // cargo caps lints for what is not the user's.
+            local &= name != "--cap-lints";
             let known =
                 ["--crate-name", "--out-dir", "--cfg", "--crate-type", "--edition", "--target", "-C", "-Z"];
             if name == "--codegen" || known.contains(&name) {
@@ -74,12 +78,14 @@ impl Arguments {
             out_dir: out_dir?,
             features,
             settings,
+            local,
         })
     }
 }
 
-/// Writes the note of a compilation with these arguments, which got the number `metadata` in place of what they say.
-pub(crate) fn write(args: &[OsString], metadata: Option<&str>) -> Result<()> {
+/// Writes the note of a compilation with these arguments, which got the number `metadata` in place of what they say;
+/// `raw` as in [`Unit::raw`].
+pub(crate) fn write(args: &[OsString], metadata: Option<&str>, raw: Option<Digest>) -> Result<()> {
     let variable = |name: &str| std::env::var(name).ok();
     let (Some(parsed), Some(package)) = (Arguments::parse(args), variable("CARGO_PKG_NAME")) else {
         return Ok(());
@@ -95,19 +101,25 @@ pub(crate) fn write(args: &[OsString], metadata: Option<&str>) -> Result<()> {
         settings: parsed.settings,
         manifest_dir: variable("CARGO_MANIFEST_DIR").unwrap_or_default(),
         out_dir: variable("OUT_DIR"),
+        local: parsed.local,
+        raw,
     };
     fs::write(&path, serde_json::to_vec(&unit).unwrap_or_default()).at("write", &path)
 }
 
-/// The notes of the units with these outputs, as far as there are any: units that were compiled without the wrapper
-/// have none.
-pub(crate) fn read<'p>(outputs: impl Iterator<Item = &'p Path>) -> Vec<Unit> {
+/// The notes of the units with these outputs and where they are, as far as there are any: units that were compiled
+/// without the wrapper have none.
+pub(crate) fn read<'p>(outputs: impl Iterator<Item = &'p Path>) -> Vec<(PathBuf, Unit)> {
     let notes: BTreeSet<PathBuf> = outputs.filter_map(note_of).collect();
-    let units = notes.iter().filter_map(|note| serde_json::from_slice(&fs::read(note).ok()?).ok());
+    let units = notes.into_iter().filter_map(|note| {
+        let unit = serde_json::from_slice(&fs::read(&note).ok()?).ok()?;
+        Some((note, unit))
+    });
     units.collect()
 }
 
-fn note_of(output: &Path) -> Option<PathBuf> {
+/// Where the note of an output lies.
+pub(crate) fn note_of(output: &Path) -> Option<PathBuf> {
     let name = output.file_name()?.to_str()?;
     let library = [".rlib", ".rmeta", ".so"].iter().find_map(|end| name.strip_suffix(end));
     let stem = library.map_or(name, |stem| stem.strip_prefix("lib").unwrap_or(stem));

@@ -1,0 +1,88 @@
+//! What a piece of code or data refers to, constants without a name looked through.
+
+use super::compare::{Ref, is_call, reference};
+use super::program::{At, Program};
+use crate::objects::{Kind, Section};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, OpKind, Register};
+use std::collections::{HashMap, HashSet};
+
+/// References by normalised names, each with how often it occurs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Uses<'a> {
+    /// Direct calls and jumps.
+    pub calls: HashMap<&'a str, usize>,
+    /// Everything else: addresses that are taken, vtables and tables, variables.
+    pub others: HashMap<&'a str, usize>,
+    /// Calls through registers and memory.
+    pub indirect: usize,
+}
+
+impl<'a> Uses<'a> {
+    pub(super) fn of(program: &Program<'a>, at: At) -> Self {
+        let mut uses = Self::default();
+        let section = program.section(at);
+        let mut seen = HashSet::from([at]);
+        for reloc in &section.relocs {
+            match reference(program, at.unit, reloc) {
+                Ref::Named { name, .. } if section.kind == Kind::Text && is_call(section.bytes, reloc) => {
+                    *uses.calls.entry(name).or_default() += 1;
+                }
+                Ref::Named { name, .. } => *uses.others.entry(name).or_default() += 1,
+                Ref::Constant { at, .. } => uses.through(program, at, &mut seen),
+            }
+        }
+        if section.kind == Kind::Text {
+            uses.indirect = indirect_calls(section);
+        }
+        uses
+    }
+
+    fn through(&mut self, program: &Program<'a>, constant: At, seen: &mut HashSet<At>) {
+        let mut work = vec![constant];
+        while let Some(at) = work.pop() {
+            // What it holds counts for each reference to it, what is further down once.
+            if at != constant && !seen.insert(at) {
+                continue;
+            }
+            for reloc in &program.section(at).relocs {
+                match reference(program, at.unit, reloc) {
+                    Ref::Named { name, .. } => *self.others.entry(name).or_default() += 1,
+                    Ref::Constant { at: next, .. } if next != constant => work.push(next),
+                    Ref::Constant { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// All names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.calls.keys().chain(self.others.keys()).copied()
+    }
+
+    /// Both together: for several sections of one name.
+    pub(super) fn join(&mut self, other: &Self) {
+        for (into, from) in [(&mut self.calls, &other.calls), (&mut self.others, &other.others)] {
+            for (name, count) in from {
+                let entry = into.entry(name).or_default();
+                *entry = (*entry).max(*count);
+            }
+        }
+        self.indirect = self.indirect.max(other.indirect);
+    }
+}
+
+/// Calls and tail calls through registers and memory, but for those through an entry of the global offset table, which
+/// are direct. Jumps through a register or an indexed table are those of a `match`.
+fn indirect_calls(section: &Section<'_>) -> usize {
+    let decoder = Decoder::with_ip(64, section.bytes, 0, DecoderOptions::NONE);
+    let indirect = decoder.into_iter().filter(|instruction| match instruction.flow_control() {
+        FlowControl::IndirectCall => !instruction.is_ip_rel_memory_operand(),
+        FlowControl::IndirectBranch => {
+            instruction.op0_kind() == OpKind::Memory
+                && !instruction.is_ip_rel_memory_operand()
+                && instruction.memory_index() == Register::None
+        }
+        _ => false,
+    });
+    indirect.count()
+}
