@@ -141,6 +141,7 @@ pub fn create(
     repartition::set_aside(&mut diff, (old, new), source)?;
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
+    report.findings.extend(lost(&diff));
     if diff.changed.is_empty() {
         return Ok(without_code(report, &diff));
     }
@@ -214,6 +215,12 @@ fn lost_variables(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Finding> {
     lost.map(|path| Finding::new(&rules::static_type::RULE, path)).collect()
 }
 
+/// Functions that would go on to run although they mean something else now.
+fn lost(diff: &Diff<'_>) -> Vec<Finding> {
+    let name = |at: &diff::program::At| guard::demangle(emit::name_of(&diff.old, *at));
+    diff.lost().iter().map(|at| Finding::new(&rules::lost::RULE, name(at))).collect()
+}
+
 fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {
     let name =
         |(_, new): &(diff::program::At, diff::program::At)| guard::demangle(emit::name_of(&diff.new, *new));
@@ -258,7 +265,10 @@ fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result
         emitted.replaced.iter().filter_map(|r| describe::changed_function(diff, r)).collect();
     let statics = describe::shared_statics(diff, emitted);
     let (new_functions, new_statics) = describe::brought(diff, emitted);
+    let renamed: Vec<_> =
+        diff.new.renamed().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
     Ok(guard::check(&guard::GuardInput {
+        renamed: &renamed,
         old_image: &old.image,
         new_image: &new.image,
         functions: &functions,

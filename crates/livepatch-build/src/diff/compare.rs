@@ -7,7 +7,7 @@
 //! Constants may refer to each other in a circle. A pair that is being compared is taken as equal (the largest
 //! bisimulation); that is sound because verdicts are only kept when the outermost comparison is done.
 
-use super::names::{is_anonymous, normalise};
+use super::names::is_anonymous;
 use super::program::{At, Program, Target};
 use crate::objects::{Frame, Kind, Merge, Reloc, Section};
 use livepatch_patch::RelocKind;
@@ -270,7 +270,7 @@ pub fn constant_bytes<'a>(program: &Program<'a>, at: At, offset: i64) -> Option<
 pub fn reference<'a>(program: &Program<'a>, unit: u32, reloc: &Reloc) -> Ref<'a> {
     let (at, offset, name) = match program.target(unit, reloc.symbol, reloc.addend) {
         Target::External { name, addend, .. } => {
-            return Ref::Named { name: normalise(name), delta: addend, at: None };
+            return Ref::Named { name: program.key(name), delta: addend, at: None };
         }
         Target::Place { at, offset, name } => (at, offset, name),
     };
@@ -291,13 +291,13 @@ pub fn reference<'a>(program: &Program<'a>, unit: u32, reloc: &Reloc) -> Ref<'a>
     let start = covering.or_else(|| section.symbols.first().map(|ix| unit.offset_of(*ix))).unwrap_or(0);
     let canonical = || {
         let at_start = section.symbols.iter().filter(|ix| unit.offset_of(**ix) == start);
-        at_start.map(|ix| normalise(unit.symbol(*ix).name)).min()
+        at_start.map(|ix| program.key(unit.symbol(*ix).name)).min()
     };
     match name {
         Some(name) => {
             let own = section.symbols.iter().find(|ix| unit.symbol(**ix).name == name);
             let base = own.map_or(0, |ix| unit.offset_of(*ix));
-            Ref::Named { name: normalise(name), delta: offset - base as i64, at: Some(at) }
+            Ref::Named { name: program.key(name), delta: offset - base as i64, at: Some(at) }
         }
         None => Ref::Named {
             name: canonical().unwrap_or(section.name),

@@ -15,8 +15,9 @@
 use super::by_source::{is_of_library, is_of_others};
 use super::compare::{Comparer, Verdict};
 use super::names::{is_mangled, normalise};
-use super::pair::{ByName, by_name, pair_names};
+use super::pair::{ByName, by_name, pair};
 use super::program::{At, Program};
+use super::rename;
 use super::repartition::{Infos, Judge};
 use super::uses::Uses;
 use super::{Diff, DiffError};
@@ -33,7 +34,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// What changed, and what leads there.
 #[derive(Debug)]
 pub struct Meaning {
+    /// Names, those of the old build where both have it.
     changed: HashSet<String>,
+    /// What the new build has in addition, see [`rename::base`].
+    added: HashSet<String>,
+    /// New names of what the old build has under another one.
+    aliases: HashMap<String, String>,
     old: Graph,
     new: Graph,
 }
@@ -65,8 +71,12 @@ impl Meaning {
         let (old_bytes, new_bytes) = (read(old.0)?, read(new.0)?);
         let none = Inputs::new(&[]);
         let was = Program::new(old.0, old.1, &none, parse(&old_bytes)?)?;
-        let is = Program::new(new.0, new.1, &none, parse(&new_bytes)?)?;
-        let (old_names, new_names) = (by_name(&was, |_| true), by_name(&is, |_| true));
+        let mut is = Program::new(new.0, new.1, &none, parse(&new_bytes)?)?;
+        let old_names = by_name(&was, |_| true);
+        let aliases = rename::by_order(&old_names, &by_name(&is, |_| true));
+        let owned = aliases.iter().map(|(new, old)| ((*new).to_owned(), (*old).to_owned())).collect();
+        is.set_aliases(aliases);
+        let new_names = by_name(&is, |_| true);
         let changed = changed((&was, &old_names), (&is, &new_names));
         tracing::debug!(?changed, "raw code compared");
         // Code that is compiled together with ours calls such functions by names that raw code of ours does not show.
@@ -76,17 +86,30 @@ impl Meaning {
         }
         let old = Graph::new(&was, &old_names, &changed);
         let new = Graph::new(&is, &new_names, &changed);
-        Ok(Some(Self { changed, old, new }))
+        let added = new_names.keys().filter(|name| !old_names.contains_key(*name));
+        let added = added.filter_map(|name| rename::base(name)).collect();
+        Ok(Some(Self { changed, added, aliases: owned, old, new }))
+    }
+
+    /// The name that this symbol of either build goes by.
+    fn key<'s>(&'s self, symbol: &'s str) -> &'s str {
+        let name = normalise(symbol);
+        self.aliases.get(name).map_or(name, String::as_str)
     }
 
     /// Whether the meaning of this function or variable itself changed.
     pub(crate) fn is_changed(&self, symbol: &str) -> bool {
-        self.changed.contains(normalise(symbol))
+        self.changed.contains(self.key(symbol))
+    }
+
+    /// Whether the new build has what is called so in the old one, or something of that path.
+    pub(super) fn lives_on(&self, symbol: &str) -> bool {
+        self.knows(symbol, Side::New) || rename::base(symbol).is_some_and(|base| self.added.contains(&base))
     }
 
     /// Whether there is raw code of it, on this side.
     pub(super) fn knows(&self, symbol: &str, side: Side) -> bool {
-        self.graph(side).nodes.contains_key(normalise(symbol))
+        self.graph(side).nodes.contains_key(self.key(symbol))
     }
 
     fn graph(&self, side: Side) -> &Graph {
@@ -103,14 +126,14 @@ impl Meaning {
     ) -> bool {
         let graph = self.graph(side);
         let inlined = info.inlined.iter().filter_map(|inlined| inlined.symbol.as_deref());
-        let roots: HashSet<&str> = inlined.chain(symbol).map(normalise).collect();
+        let roots: HashSet<&str> = inlined.chain(symbol).map(|symbol| self.key(symbol)).collect();
         if roots.iter().any(|name| self.changed.contains(*name)) || info.inlined.iter().any(is_nameless) {
             return true;
         }
         if !roots.iter().any(|name| graph.leading.contains(*name)) {
             return false;
         }
-        graph.may_lose(&roots, &self.changed, machine)
+        graph.may_lose(&roots, &self.changed, &machine.renamed(|name| self.key(name)))
     }
 }
 
@@ -326,13 +349,14 @@ fn changed<'a>(
     (old, old_names): (&Program<'a>, &ByName<'a>),
     (new, new_names): (&Program<'a>, &ByName<'a>),
 ) -> HashSet<String> {
-    let pairs = pair_names(old_names, new_names, old, new);
+    let pairs = pair(old_names, new_names, old, new);
     let mut comparer =
         Comparer::new(old, new, pairs.ambiguous_names, pairs.partners.clone(), pairs.continued);
     let mut changed = HashSet::new();
     let mut note = |program: &Program<'_>, at: At| {
         let unit = program.unit(at);
-        let names = program.section(at).symbols.iter().map(|ix| normalise(unit.symbol(*ix).name).to_owned());
+        let names =
+            program.section(at).symbols.iter().map(|ix| program.key(unit.symbol(*ix).name).to_owned());
         changed.extend(names);
     };
     let sets = pairs

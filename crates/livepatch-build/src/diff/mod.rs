@@ -9,15 +9,18 @@
 
 mod by_source;
 pub mod compare;
+mod lost;
 mod meaning;
 pub mod names;
 mod pair;
 pub mod program;
+pub(crate) mod rename;
 pub mod repartition;
 pub(crate) mod traces;
 mod uses;
 
 use crate::build::Build;
+use crate::guard::GuardError;
 use crate::image::Image;
 use crate::objects::{Inputs, Kind, LoadError, changed_inputs};
 use crate::source::Side;
@@ -36,6 +39,9 @@ pub enum DiffError {
     /// The linker's map names two inputs alike, so their sections cannot be told apart.
     #[error("the link has two inputs of one file name, {0} and {1}; rename one of them")]
     SameName(String, String),
+    /// See there.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// See there.
     #[error("cannot read the raw code of {name}")]
     Raw {
@@ -115,8 +121,11 @@ fn diff_scope<'a>(
     new: (&'a Build, &'a Image, &'a Inputs),
     everything: bool,
 ) -> Result<Diff<'a>, DiffError> {
-    let (old_program, new_program) = load(old, new, everything)?;
-    let pairs = pair::pair(&old_program, &new_program);
+    let (old_program, mut new_program) = load(old, new, everything)?;
+    let (old_names, new_names) = (pair::placed(&old_program), pair::placed(&new_program));
+    let aliases = rename::of_programs((&old_program, &old_names, old.0), (&new_program, &new_names, new.0))?;
+    new_program.set_aliases(aliases);
+    let pairs = pair::pair(&old_names, &pair::placed(&new_program), &old_program, &new_program);
     let mut comparer = Comparer::new(
         &old_program,
         &new_program,

@@ -6,7 +6,7 @@
 
 use super::Changed;
 use super::compare::{Comparer, Verdict};
-use super::names::{is_anonymous, normalise};
+use super::names::is_anonymous;
 use super::program::{At, Program};
 use crate::objects::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -33,14 +33,13 @@ pub(super) struct Pairs<'a> {
     pub continued: HashMap<At, Vec<At>>,
 }
 
-/// Pairs what the linker kept of two programs.
-pub(super) fn pair<'a>(old: &Program<'a>, new: &Program<'a>) -> Pairs<'a> {
-    let placed = |program: &Program<'a>| by_name(program, |at| program.addr(at).is_some());
-    pair_names(&placed(old), &placed(new), old, new)
+/// What the linker kept of a program, by name.
+pub(super) fn placed<'a>(program: &Program<'a>) -> ByName<'a> {
+    by_name(program, |at| program.addr(at).is_some())
 }
 
 /// Pairs names of two programs.
-pub(super) fn pair_names<'a>(
+pub(super) fn pair<'a>(
     old_names: &ByName<'a>,
     new_names: &ByName<'a>,
     old: &Program<'a>,
@@ -105,7 +104,7 @@ pub(super) fn by_name<'a>(program: &Program<'a>, wanted: impl Fn(At) -> bool) ->
             if anonymous || symbol.name.starts_with(".L") {
                 continue;
             }
-            let list = names.entry(normalise(symbol.name)).or_default();
+            let list = names.entry(program.key(symbol.name)).or_default();
             if !list.contains(&at) {
                 list.push(at);
             }

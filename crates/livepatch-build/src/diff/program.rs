@@ -1,6 +1,7 @@
 //! One linked program: its objects, where their sections lie in the image, and what its names mean.
 
 use super::DiffError;
+use super::names::normalise;
 use crate::build::Build;
 use crate::image::Image;
 use crate::linkmap::PlacedSection;
@@ -58,6 +59,8 @@ pub struct Program<'a> {
     placements: Placements<'a>,
     globals: HashMap<&'a str, (u32, SymIx)>,
     inputs: &'a Inputs,
+    /// Names of symbols by which the other program has the same under another name, and those other names.
+    aliases: HashMap<&'a str, &'a str>,
     /// Units from here on were loaded on demand: both builds have them.
     on_demand: usize,
 }
@@ -115,6 +118,7 @@ impl<'a> Program<'a> {
             placements: Placements::new(build.map.sections())?,
             globals: HashMap::new(),
             inputs,
+            aliases: HashMap::new(),
             on_demand: units.len(),
         };
         for unit in units {
@@ -147,6 +151,22 @@ impl<'a> Program<'a> {
         self.units.push(unit);
         self.placed.push(placed);
         index
+    }
+
+    /// Has symbols read under the names that they have in the other program.
+    pub(super) fn set_aliases(&mut self, aliases: HashMap<&'a str, &'a str>) {
+        self.aliases = aliases;
+    }
+
+    /// Old and new names of what has another one in this program.
+    pub(crate) fn renamed(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.aliases.iter().map(|(new, old)| (*old, *new))
+    }
+
+    /// The name that two programs are compared by: without what the compiler made up for this build.
+    pub fn key(&self, symbol: &'a str) -> &'a str {
+        let name = normalise(symbol);
+        self.aliases.get(name).copied().unwrap_or(name)
     }
 
     /// The unit of a place.

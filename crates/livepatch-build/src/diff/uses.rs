@@ -54,6 +54,18 @@ impl<'a> Uses<'a> {
         }
     }
 
+    /// The same under other names.
+    pub(super) fn renamed<'n>(&self, name: impl Fn(&'a str) -> &'n str) -> Uses<'n> {
+        let renamed = |from: &HashMap<&'a str, usize>| {
+            let mut into: HashMap<&'n str, usize> = HashMap::new();
+            for (old, count) in from {
+                *into.entry(name(old)).or_default() += count;
+            }
+            into
+        };
+        Uses { calls: renamed(&self.calls), others: renamed(&self.others), indirect: self.indirect }
+    }
+
     /// All names.
     pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
         self.calls.keys().chain(self.others.keys()).copied()

@@ -322,7 +322,7 @@ impl<'a> Emitter<'_, 'a> {
         let unit = self.diff.new.unit(target);
         let symbols = &unit.section(target.section).symbols;
         let by = |wanted: &dyn Fn(&str) -> bool| symbols.iter().find(|ix| wanted(unit.symbol(**ix).name));
-        let found = by(&|n| n == raw).or_else(|| by(&|n| crate::diff::names::normalise(n) == name));
+        let found = by(&|n| n == raw).or_else(|| by(&|n| self.diff.new.key(n) == name));
         found.map_or(0, |ix| unit.offset_of(*ix) as i64)
     }
 

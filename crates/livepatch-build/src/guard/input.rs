@@ -12,6 +12,8 @@ pub struct GuardInput<'a> {
     pub new_image: &'a Path,
     /// Functions that will be redirected; they exist in both images.
     pub functions: &'a [ChangedFunction],
+    /// Old and new symbols of functions that have other ones in the new image, whether they are redirected or not.
+    pub renamed: &'a [(String, String)],
     /// Named variables that exist in both images and that the patch refers to.
     pub statics: &'a [SharedStatic],
     /// Functions that the patch brings in and that no old code calls.

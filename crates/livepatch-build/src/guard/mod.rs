@@ -88,8 +88,10 @@ fn findings(
     new: (&Image<'_>, &Side),
 ) -> Result<Vec<Finding>, GuardError> {
     let damaged = |source| old.0.damaged(source);
+    let redirected = input.functions.iter().map(|f| (&f.symbol, &f.new_symbol));
+    let renamed = input.renamed.iter().map(|(old, new)| (old, new));
     let renamed: vtable::Renamed<'_> =
-        input.functions.iter().map(|f| (strip_suffix(&f.symbol), strip_suffix(&f.new_symbol))).collect();
+        renamed.chain(redirected).map(|(old, new)| (strip_suffix(old), strip_suffix(new))).collect();
     let mut findings = check::functions(old, new, input.functions).map_err(damaged)?;
     findings.extend(check::layouts(old, new).map_err(damaged)?);
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));

@@ -9,6 +9,7 @@ pub mod copies;
 pub mod coroutine;
 pub mod distributed_slice;
 pub mod initialiser;
+pub mod lost;
 pub mod no_debug_info;
 pub mod no_room;
 pub mod not_rust;
@@ -61,6 +62,7 @@ pub static ALL: &[&Rule] = &[
     &unsupported::RULE,
     &copies::RULE,
     &built_otherwise::RULE,
+    &lost::RULE,
     &value_kept::RULE,
 ];
 

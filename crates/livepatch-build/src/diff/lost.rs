@@ -1,0 +1,79 @@
+//! Functions of the running program that go on to be called although the new build has nothing to replace them by.
+//!
+//! An old function whose meaning changed is redirected to its new code. Where the new build has no code of its own for it, or
+//! where it cannot be told which of several functions continues it, there is nothing to redirect it to; that is harmless only
+//! as long as nothing but replaced code calls it.
+
+use super::compare::{Ref, is_call, reference};
+use super::program::{At, Program};
+use super::rename::base;
+use super::{Changed, Diff};
+use crate::emit::name_of;
+use crate::objects::Kind;
+use std::collections::{HashMap, HashSet};
+
+impl Diff<'_> {
+    /// Old functions of another meaning in the new build, which code that stays can still reach, and that nothing replaces.
+    pub(crate) fn lost(&self) -> Vec<At> {
+        let continued: HashSet<At> = self
+            .partners
+            .values()
+            .chain(self.twins.values())
+            .copied()
+            .chain(self.changed.iter().map(|c| c.old))
+            .collect();
+        let bases: HashSet<String> = self.new.all().filter_map(|(at, _)| base_of(&self.new, at)).collect();
+        let candidates: HashSet<At> = self
+            .old
+            .all()
+            .filter(|(at, section)| section.kind == Kind::Text && self.old.addr(*at).is_some())
+            .map(|(at, _)| at)
+            .filter(|at| !continued.contains(at) && !self.unsettled.iter().any(|set| set.old.contains(at)))
+            .filter(|at| self.is_other(*at, &bases))
+            .collect();
+        let replaced: HashSet<At> = self.changed.iter().map(|Changed { old, .. }| *old).collect();
+        let users = users(&self.old, &candidates);
+        let mut lost: Vec<At> = candidates
+            .into_iter()
+            .filter(|at| {
+                let stays = |(user, calls): &(At, bool)| !calls || !replaced.contains(user);
+                users.get(at).is_some_and(|users| users.iter().any(stays))
+            })
+            .collect();
+        lost.sort_unstable();
+        lost
+    }
+
+    /// Whether the new program has the function's item with another meaning.
+    fn is_other(&self, at: At, bases: &HashSet<String>) -> bool {
+        let symbol = name_of(&self.old, at);
+        match &self.meaning {
+            Some(meaning) => meaning.is_changed(symbol) && meaning.lives_on(symbol),
+            None => base_of(&self.old, at).is_some_and(|base| bases.contains(&base)),
+        }
+    }
+}
+
+fn base_of(program: &Program<'_>, at: At) -> Option<String> {
+    (program.section(at).kind == Kind::Text).then(|| base(name_of(program, at)))?
+}
+
+/// Who refers to each of these functions, and whether by a direct call.
+fn users(program: &Program<'_>, functions: &HashSet<At>) -> HashMap<At, Vec<(At, bool)>> {
+    let mut users: HashMap<At, Vec<(At, bool)>> = HashMap::new();
+    if functions.is_empty() {
+        return users;
+    }
+    for (user, section) in program.all().filter(|(at, _)| program.addr(*at).is_some()) {
+        for reloc in &section.relocs {
+            if let Ref::Named { at: Some(at), .. } = reference(program, user.unit, reloc)
+                && functions.contains(&at)
+                && user != at
+            {
+                let calls = section.kind == Kind::Text && is_call(section.bytes, reloc);
+                users.entry(at).or_default().push((user, calls));
+            }
+        }
+    }
+    users
+}

@@ -1,0 +1,149 @@
+//! Symbols that changed although what they name did not.
+//!
+//! The compiler hashes into a symbol how many `impl` blocks stand before that of a method in its module. A block that is
+//! added, removed or moved so renames the methods of all blocks behind it, their closures and what is nested in them. What is
+//! there under one symbol in the old program only, and under another in the new one only, and is the same by all else that is
+//! known of it, is read under the old name in the new program ([`Program::set_aliases`]).
+//!
+//! | of the program ([`of_programs`]) | of raw code ([`by_order`]) |
+//! |---|---|
+//! | functions by the path and the type of debug information, generic arguments included; variables by their path | by the path of the symbol, and the order in which they stand |
+//! | a wrong pair would redirect a function to another one, so what is not unique is left alone | a wrong pair shows itself by other code, and then both count as changed |
+
+use super::names::{is_mangled, normalise};
+use super::pair::ByName;
+use super::program::{At, Program};
+use crate::build::Build;
+use crate::guard::{FunctionInfo, GuardError, demangle, trees};
+use crate::objects::Kind;
+use std::collections::{BTreeMap, HashMap};
+
+/// New names and the old ones that stand for them.
+pub(super) type Aliases<'a> = HashMap<&'a str, &'a str>;
+
+/// What a symbol says but for the hash: names of one source path have it in common.
+pub(crate) fn base(symbol: &str) -> Option<String> {
+    let symbol = normalise(symbol);
+    if let Some(path) = symbol.strip_prefix("_ZN") {
+        let hash = path.len().checked_sub("17h0123456789abcdefE".len())?;
+        return path.get(hash..)?.starts_with("17h").then(|| path[..hash].to_owned());
+    }
+    is_mangled(symbol).then(|| demangle(symbol))
+}
+
+/// Names that only one of the programs has, by what they have in common, if both have some.
+fn groups<'a>(old: &ByName<'a>, new: &ByName<'a>) -> Vec<[Vec<(&'a str, At)>; 2]> {
+    let mut groups: BTreeMap<String, [Vec<(&'a str, At)>; 2]> = BTreeMap::new();
+    for (side, (these, others)) in [(old, new), (new, old)].into_iter().enumerate() {
+        for (name, ats) in these.iter().filter(|(name, _)| !others.contains_key(*name)) {
+            if let (Some(base), Some(at)) = (base(name), ats.first()) {
+                groups.entry(base).or_default()[side].push((name, *at));
+            }
+        }
+    }
+    groups.into_values().filter(|[old, new]| !old.is_empty() && !new.is_empty()).collect()
+}
+
+/// Pairs names of raw code.
+pub(super) fn by_order<'a>(old: &ByName<'a>, new: &ByName<'a>) -> Aliases<'a> {
+    let mut aliases = Aliases::new();
+    for [mut old, mut new] in groups(old, new) {
+        old.sort_by_key(|(_, at)| *at);
+        new.sort_by_key(|(_, at)| *at);
+        if old.len() == new.len() {
+            aliases.extend(new.iter().zip(&old).map(|((new, _), (old, _))| (*new, *old)));
+        }
+    }
+    aliases
+}
+
+/// Pairs names of two linked programs.
+///
+/// # Errors
+/// Debug information that cannot be read.
+pub(super) fn of_programs<'a>(
+    (old, old_names, old_build): (&Program<'a>, &ByName<'a>, &Build),
+    (new, new_names, new_build): (&Program<'a>, &ByName<'a>, &Build),
+) -> Result<Aliases<'a>, GuardError> {
+    let groups = groups(old_names, new_names);
+    if groups.is_empty() {
+        return Ok(Aliases::new());
+    }
+    let side = |side: usize| groups.iter().flat_map(move |group| group[side].iter().copied());
+    let was = describe(old, side(0), old_build)?;
+    let is = describe(new, side(1), new_build)?;
+    let mut aliases = Aliases::new();
+    for [olds, news] in &groups {
+        for (new_name, new_at) in news {
+            let own = is.get(new_at);
+            let is_same = |old_at: &At| {
+                let kinds = (old.section(*old_at).kind, new.section(*new_at).kind);
+                match (was.get(old_at), own) {
+                    (Some(was), Some(is)) => was == is && kinds == (Kind::Text, Kind::Text),
+                    (None, None) => kinds.0 == kinds.1 && kinds.0 != Kind::Text,
+                    _ => false,
+                }
+            };
+            let fitting: Vec<_> = olds.iter().filter(|(_, at)| is_same(at)).collect();
+            let rivals = news.iter().filter(|(_, at)| is.get(at) == own).count();
+            if let ([(old_name, _)], 1) = (&*fitting, rivals) {
+                aliases.insert(*new_name, *old_name);
+            }
+        }
+    }
+    tracing::debug!(?aliases, "renamed");
+    Ok(aliases)
+}
+
+/// A function but for where its `impl` block stands among others: path, receiver.
+type Identity = (String, Option<String>);
+
+fn describe<'a>(
+    program: &Program<'a>,
+    names: impl Iterator<Item = (&'a str, At)>,
+    build: &Build,
+) -> Result<HashMap<At, Identity>, GuardError> {
+    let code = names.filter(|(_, at)| program.section(*at).kind == Kind::Text);
+    let placed: Vec<_> = code.filter_map(|(_, at)| Some((at, program.addr(at)?))).collect();
+    let queries: Vec<_> =
+        placed.iter().map(|(at, addr)| (crate::emit::name_of(program, *at), *addr)).collect();
+    let infos = trees(&build.image, &queries)?;
+    let known = placed.iter().zip(infos).filter_map(|((at, _), info)| Some((*at, identity(&info?))));
+    Ok(known.collect())
+}
+
+fn identity(info: &FunctionInfo) -> Identity {
+    (without_numbers(&info.path), info.receiver.as_deref().map(without_numbers))
+}
+
+/// A path without the numbers of `impl` blocks in it.
+fn without_numbers(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find("{impl#") {
+        out.push_str(&rest[..at]);
+        out.push_str("{impl}");
+        rest = rest[at..].find('}').map_or("", |end| &rest[at + end + 1..]);
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_symbols_of_one_path_have_in_common() {
+        let one = base("_ZN3app3ops5Scale3run17h0123456789abcdefE.llvm.77").unwrap();
+        assert_eq!(base("_ZN3app3ops5Scale3run17hfedcba9876543210E").as_ref(), Some(&one));
+        assert_ne!(base("_ZN3app3ops5Scale4name17hfedcba9876543210E").as_ref(), Some(&one));
+        assert_eq!(base("_RNvMs_Cs1234_3appNtB4_5Scale3run"), base("_RNvMs0_Cs1234_3appNtB5_5Scale3run"));
+        assert_eq!(base("main"), None);
+    }
+
+    #[test]
+    fn numbers_of_blocks_do_not_count() {
+        assert_eq!(without_numbers("app::{impl#3}::run::{closure#1}"), "app::{impl}::run::{closure#1}");
+        assert_eq!(without_numbers("app::run<u8>"), "app::run<u8>");
+    }
+}
