@@ -80,9 +80,17 @@ impl View {
     pub(crate) fn seize(&self, deadline: Instant) -> Result<Option<Seized>, ApplyError> {
         let limit = deadline.max(Instant::now() + Duration::from_secs(1));
         let mut seized = unless_held(deadline, || Seized::seize_all(&self.process, limit))?;
-        let maps = self.process.maps()?;
-        seized.prepare_work(&maps);
-        let current = live::find_all(&self.process, &maps)?;
+        let (current, alone) = std::thread::scope(|scope| -> Result<_, ApplyError> {
+            let look = || self.process.address_space_sharers().is_ok_and(|found| found.is_empty());
+            let look = std::thread::Builder::new().spawn_scoped(scope, look);
+            let maps = self.process.maps()?;
+            seized.prepare_work(&maps);
+            let current = live::find_all(&self.process, &maps)?;
+            Ok((current, look.is_ok_and(|look| look.join().unwrap_or(false))))
+        })?;
+        if alone {
+            seized.note_unshared();
+        }
         Ok((current == self.registries).then_some(seized))
     }
 }

@@ -23,7 +23,7 @@ use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
 use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::unwind::Tables;
-use livepatch_process::{Event, Process, Seized, Tid};
+use livepatch_process::{Asleep, Event, Pause, Process, Seized, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ const FIRST_STOP: Duration = Duration::from_millis(250);
 const UNDO: Duration = Duration::from_secs(5);
 
 /// What a transition is about.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
     /// The process.
     pub process: &'a Process,
@@ -75,17 +75,20 @@ struct Drain<'a> {
     /// Threads asked to stop, and when they were last seen not to have.
     asked: BTreeMap<Tid, Instant>,
     parked: BTreeMap<Tid, Instant>,
-    /// Threads that were stopped while there was no breakpoint.
+    /// Threads that were stopped, or in a system call, while there was no breakpoint.
     calm: BTreeSet<Tid>,
     /// Threads whose stack is to be walked while they are held.
     deep: BTreeSet<Tid>,
     /// Threads that slept when there was no breakpoint yet: outside, or unprovable without a stop.
     slept: BTreeMap<Tid, Slept>,
+    /// Threads that were found outside in a sleep, with that sleep.
+    resting: BTreeMap<Tid, Asleep>,
     /// Threads that block SIGTRAP by their own will; while there are breakpoints they do not. With the mask that they were left with.
     unblocked: BTreeMap<Tid, u64>,
     /// Whether there are breakpoints at all.
     armed: bool,
     net_seen: Instant,
+    pause: Pause,
     last_event: Instant,
     progress: Progress,
 }
@@ -103,7 +106,7 @@ enum Attempt {
 /// # Errors
 /// [`Failed::Busy`] at the deadline, or an error; the breakpoints and the net are gone then.
 pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
-    while let Some(stuck) = sharers(&seized) {
+    while let Some(stuck) = sharers(&mut seized) {
         if Instant::now() >= job.deadline {
             let busy = NotQuiescent { seized, inside: Vec::new(), stuck: Some(stuck) };
             return Err(Failed::Busy(Box::new(busy)));
@@ -111,9 +114,13 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
         seized.pump(Instant::now() + BREATH)?;
     }
     let landing = job.entries.landing();
-    let serialise = match net::install(&mut seized, landing, job.deadline) {
-        Ok(serialise) => serialise,
+    let mut drain = Drain::new(seized, job, Serialise::Stops);
+    drain.look_ahead();
+    let Drain { seized, job, serialise, .. } = &mut drain;
+    match net::install(seized, landing, job.deadline) {
+        Ok(how) => *serialise = how,
         Err(error) => {
+            let mut seized = drain.seized;
             let removed =
                 net::remove(&mut seized, landing, &BTreeSet::new(), &mut Vec::new(), Instant::now() + UNDO);
             return Err(match removed {
@@ -121,11 +128,10 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
                 Err(_) => Failed::Error(error),
             });
         }
-    };
+    }
     seized.set_breakpoints(job.entries.addresses());
     seized.hold_forked(true);
     seized.hold_own_traps(true);
-    let mut drain = Drain::new(seized, job, serialise);
     let outcome = drain.prepare().and_then(|()| drain.run());
     match outcome {
         Ok(Attempt::Drained) => Ok(Drained(drain)),
@@ -162,9 +168,11 @@ impl<'a> Drain<'a> {
             calm: BTreeSet::new(),
             deep: BTreeSet::new(),
             slept: BTreeMap::new(),
+            resting: BTreeMap::new(),
             unblocked: BTreeMap::new(),
             armed: true,
             net_seen: now,
+            pause: Pause::default(),
             last_event: now,
             progress: Progress::default(),
         }
@@ -248,6 +256,7 @@ impl<'a> Drain<'a> {
         (self.last_event, self.net_seen) = (now, now);
         self.deep.clear();
         self.calm.clear();
+        self.resting.clear();
         self.asked.clear();
         self.roster = Roster::new();
         self.add_strangers(now);
@@ -302,6 +311,7 @@ impl<'a> Drain<'a> {
         let events = self.seized.poll(awaited)?;
         if !events.is_empty() {
             self.last_event = polled;
+            self.pause = Pause::default();
         }
         for &event in &events {
             self.on_event(event)?;
@@ -374,12 +384,12 @@ impl<'a> Drain<'a> {
     }
 
     /// Waits a little, awake if a thread waits for its look or events come one after the other.
-    fn wait(&self, now: Instant) {
+    fn wait(&mut self, now: Instant) {
         if self.roster.next().is_some_and(|(when, _)| when <= now) && self.asked.len() < WINDOW {
             return;
         }
         if !self.asked.is_empty() || now.duration_since(self.last_event) < AWAKE {
-            std::thread::yield_now();
+            self.pause.take(now + NAP);
         } else {
             let next = self.roster.next().map_or(NAP, |(when, _)| when.saturating_duration_since(now));
             std::thread::sleep(next.min(NAP));
@@ -435,6 +445,11 @@ impl<'a> Drain<'a> {
         {
             tracing::debug!(%error, "a SIGTRAP of the program's own meets no action");
         }
+        let process = self.job.process;
+        let resting = std::mem::take(&mut self.resting).into_iter();
+        let rests =
+            resting.filter(|(tid, asleep)| asleep.syscall.is_some() && process.slept_since(*tid, asleep));
+        self.calm.extend(rests.map(|(tid, _)| tid));
         let (landing, limit) = (self.job.entries.landing(), Instant::now() + UNDO);
         let mut events = Vec::new();
         if let Err(error) = net::remove(&mut self.seized, landing, &self.calm, &mut events, limit) {

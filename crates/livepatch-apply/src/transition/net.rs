@@ -6,7 +6,7 @@
 use crate::error::ApplyError;
 use crate::landing::{Landing, Site};
 use crate::safepoint;
-use livepatch_process::{Event, RemoteError, Seized, StoppedThread, Tid};
+use livepatch_process::{Event, Pause, RemoteError, Seized, StoppedThread, Tid};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -132,7 +132,7 @@ pub fn serialise(
 /// # Errors
 /// [`ApplyError::Busy`] if some thread could not be looked at in time; the net has to stay.
 ///
-/// `known` are threads that were stopped after the last breakpoint was gone.
+/// `known` are threads that were stopped or in a system call after the last breakpoint was gone.
 fn calm(
     seized: &mut Seized,
     landing: Landing,
@@ -160,6 +160,7 @@ fn visit(
     done: &mut dyn FnMut(&StoppedThread<'_>) -> bool,
 ) -> Result<(), ApplyError> {
     let mut asked: BTreeSet<Tid> = BTreeSet::new();
+    let mut pause = Pause::default();
     loop {
         tids.retain(|tid| seized.traces(*tid));
         asked.retain(|tid| tids.contains(tid));
@@ -197,8 +198,9 @@ fn visit(
                 source: None,
             });
         }
-        if idle {
-            std::thread::yield_now();
+        match idle {
+            true => pause.take(deadline),
+            false => pause = Pause::default(),
         }
     }
 }
