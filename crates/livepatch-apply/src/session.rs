@@ -13,7 +13,7 @@ use crate::symbolise::Symboliser;
 use crate::target::{Module, Modules};
 use crate::transition::drain::{self, Job};
 use crate::transition::entries::{Entries, read_code};
-use crate::transition::net::{self, Serialise};
+use crate::transition::net::{self, Serialiser};
 use crate::transition::{Failed, NotQuiescent, snapshot};
 use crate::unwind::{Tables, modules};
 use livepatch_patch::{BuildId, Redirect, RunAddr};
@@ -500,7 +500,8 @@ fn finish(seized: &mut Seized, entries: &Entries<'_>, deadline: Instant) -> Resu
     let limit = deadline.max(Instant::now() + UNDO_LIMIT);
     seized.set_breakpoints(entries.addresses());
     let mut events = Vec::new();
-    let world = entries.finish(|| net::serialise(seized, Serialise::Stops, limit, &mut events))?;
+    let mut serialiser = Serialiser::start();
+    let world = entries.finish(|| net::serialise(seized, &mut serialiser, limit, &mut events))?;
     net::remove(seized, entries.landing(), &BTreeSet::new(), &mut events, limit)?;
     seized.set_breakpoints(BTreeSet::new());
     Ok(world)

@@ -423,6 +423,25 @@ pub(crate) fn prefer_this_thread() {
     tracing::trace!(set, exact, "priority of the tracing thread");
 }
 
+/// Binds the calling thread to one processor, and returns when it runs there. False if it may not.
+pub(crate) fn bind_to_processor(processor: usize) -> bool {
+    const BITS: usize = u64::BITS as usize;
+    let mut set = vec![0_u64; processor / BITS + 1];
+    set[processor / BITS] = 1 << (processor % BITS);
+    let (len, set) = (size_of_val(&set[..]), set.as_ptr());
+    // SAFETY: reads as many bytes as the length says, all of which `set` has; 0 stands for the calling thread.
+    unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, len, set) == 0 }
+}
+
+/// The processor that the calling thread runs on at this moment.
+pub(crate) fn current_processor() -> Option<usize> {
+    let mut processor: libc::c_uint = 0;
+    let none = ptr::null_mut::<c_void>();
+    // SAFETY: writes one number, and nothing through the null pointers.
+    let got = unsafe { libc::syscall(libc::SYS_getcpu, &raw mut processor, none, none) };
+    (got == 0).then_some(processor as usize)
+}
+
 /// Lets this process open up to so many files, or as many as it may. Returns how many it can open now.
 pub(crate) fn raise_descriptor_limit(wanted: u64) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

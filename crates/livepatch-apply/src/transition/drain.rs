@@ -17,7 +17,7 @@ mod roster;
 
 use self::roster::Roster;
 use super::entries::{Entries, SwitchError};
-use super::net::{self, Serialise};
+use super::net::{self, Serialiser};
 use super::standing::{Slept, Standing};
 use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
 use crate::error::ApplyError;
@@ -70,7 +70,7 @@ pub struct Drained<'a>(Drain<'a>);
 struct Drain<'a> {
     seized: Seized,
     job: Job<'a>,
-    serialise: Serialise,
+    serialiser: Serialiser,
     roster: Roster,
     /// Threads asked to stop, and when they were last seen not to have.
     asked: BTreeMap<Tid, Instant>,
@@ -106,6 +106,7 @@ enum Attempt {
 /// # Errors
 /// [`Failed::Busy`] at the deadline, or an error; the breakpoints and the net are gone then.
 pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
+    let serialiser = Serialiser::start();
     while let Some(stuck) = sharers(&mut seized) {
         if Instant::now() >= job.deadline {
             let busy = NotQuiescent { seized, inside: Vec::new(), stuck: Some(stuck) };
@@ -114,20 +115,17 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
         seized.pump(Instant::now() + BREATH)?;
     }
     let landing = job.entries.landing();
-    let mut drain = Drain::new(seized, job, Serialise::Stops);
+    let mut drain = Drain::new(seized, job, serialiser);
     drain.look_ahead();
-    let Drain { seized, job, serialise, .. } = &mut drain;
-    match net::install(seized, landing, job.deadline) {
-        Ok(how) => *serialise = how,
-        Err(error) => {
-            let mut seized = drain.seized;
-            let removed =
-                net::remove(&mut seized, landing, &BTreeSet::new(), &mut Vec::new(), Instant::now() + UNDO);
-            return Err(match removed {
-                Ok(()) => Failed::Unable(Box::new(seized), error),
-                Err(_) => Failed::Error(error),
-            });
-        }
+    let Drain { seized, job, serialiser, .. } = &mut drain;
+    if let Err(error) = net::install(seized, landing, serialiser, job.deadline) {
+        let mut seized = drain.seized;
+        let removed =
+            net::remove(&mut seized, landing, &BTreeSet::new(), &mut Vec::new(), Instant::now() + UNDO);
+        return Err(match removed {
+            Ok(()) => Failed::Unable(Box::new(seized), error),
+            Err(_) => Failed::Error(error),
+        });
     }
     seized.set_breakpoints(job.entries.addresses());
     seized.hold_forked(true);
@@ -146,7 +144,7 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
 /// # Errors
 /// As [`drain()`].
 pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed> {
-    let mut drain = Drain::new(seized, job, Serialise::Stops);
+    let mut drain = Drain::new(seized, job, Serialiser::default());
     drain.armed = false;
     match drain.attempt(LONGEST_GRACE) {
         Ok(Attempt::Drained) => Ok((drain.seized, drain.progress)),
@@ -156,12 +154,12 @@ pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed
 }
 
 impl<'a> Drain<'a> {
-    fn new(seized: Seized, job: Job<'a>, serialise: Serialise) -> Self {
+    fn new(seized: Seized, job: Job<'a>, serialiser: Serialiser) -> Self {
         let now = Instant::now();
         Self {
             seized,
             job,
-            serialise,
+            serialiser,
             roster: Roster::new(),
             asked: BTreeMap::new(),
             parked: BTreeMap::new(),
@@ -472,7 +470,7 @@ impl Drained<'_> {
         let Self(mut drain) = self;
         let mut events = Vec::new();
         let limit = Instant::now() + UNDO;
-        let (seized, how) = (&mut drain.seized, drain.serialise);
+        let (seized, how) = (&mut drain.seized, &mut drain.serialiser);
         let switched = drain.job.entries.switch(|| net::serialise(seized, how, limit, &mut events));
         match switched {
             Ok(()) => {}
