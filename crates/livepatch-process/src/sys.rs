@@ -450,13 +450,12 @@ pub(crate) fn raise_descriptor_limit(wanted: u64) -> u64 {
         return 0;
     }
     let raised = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), ..limit };
-    // SAFETY: reads one rlimit.
-    if raised.rlim_cur > limit.rlim_cur
-        && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0
-    {
-        return raised.rlim_cur;
+    if raised.rlim_cur <= limit.rlim_cur {
+        return limit.rlim_cur;
     }
-    limit.rlim_cur
+    // SAFETY: reads one rlimit.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0;
+    if set { raised.rlim_cur } else { limit.rlim_cur }
 }
 
 /// Whether the process has ended: a pidfd becomes readable when the last thread is gone.
