@@ -4,6 +4,7 @@ use crate::elf::{Image, Peek, long, quad};
 use livepatch_patch::{LinkAddr, RunAddr};
 use livepatch_process::ProcessError;
 use object::elf;
+use std::ops::Range;
 
 const SYM_SIZE: u64 = 24;
 const MAX_NAME: usize = 4096;
@@ -115,8 +116,8 @@ impl<'a> DynamicSymbols<'a> {
 
     /// The definition that a reference without a version binds to in this module.
     pub fn find(&self, name: &str) -> Result<Option<Definition>, ProcessError> {
-        let (first, last) = match &self.hash {
-            Hash::SysV { count } => (1, *count),
+        let wanted: Vec<u64> = match &self.hash {
+            Hash::SysV { count } => return self.find_among(1..*count, name),
             Hash::Gnu { buckets, offset, chains } => {
                 let hash = gnu_hash_of(name);
                 let count = buckets.len() / 4;
@@ -127,14 +128,27 @@ impl<'a> DynamicSymbols<'a> {
                 if first < *offset {
                     return Ok(None);
                 }
-                (first, chain_end(self.memory, *chains, *offset, first)?)
+                let chain = chain(self.memory, *chains, *offset, first)?;
+                (first..)
+                    .zip(chain)
+                    .filter(|(_, found)| (found ^ hash) >> 1 == 0)
+                    .map(|(index, _)| index)
+                    .collect()
             }
         };
-        let symbols = self.memory.bytes(
-            self.table.offset((first * SYM_SIZE) as i64),
-            (last.saturating_sub(first) * SYM_SIZE) as usize,
-        )?;
-        for (index, symbol) in (first..).zip(symbols.chunks_exact(SYM_SIZE as usize)) {
+        for index in wanted {
+            if let Some(definition) = self.find_among(index..index + 1, name)? {
+                return Ok(Some(definition));
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_among(&self, indices: Range<u64>, name: &str) -> Result<Option<Definition>, ProcessError> {
+        let size = indices.end.saturating_sub(indices.start) * SYM_SIZE;
+        let symbols =
+            self.memory.bytes(self.table.offset((indices.start * SYM_SIZE) as i64), size as usize)?;
+        for (index, symbol) in indices.zip(symbols.chunks_exact(SYM_SIZE as usize)) {
             if self.name(symbol) == Some(name.as_bytes())
                 && let Some(definition) = self.definition(symbol)
                 && self.is_default_version(index)?
@@ -151,7 +165,10 @@ impl<'a> DynamicSymbols<'a> {
             Hash::SysV { count } => *count,
             Hash::Gnu { buckets, offset, chains } => {
                 let highest = buckets.chunks_exact(4).map(|b| u64::from(long(b, 0))).max().unwrap_or(0);
-                if highest < *offset { *offset } else { chain_end(self.memory, *chains, *offset, highest)? }
+                match highest < *offset {
+                    true => *offset,
+                    false => highest + chain(self.memory, *chains, *offset, highest)?.len() as u64,
+                }
             }
         };
         let bytes = self.memory.bytes(self.table, (count.min(MAX_SYMBOLS) * SYM_SIZE) as usize)?;
@@ -184,16 +201,23 @@ fn gnu_hash(memory: &dyn Peek, at: RunAddr) -> Result<Hash, ProcessError> {
     })
 }
 
-/// Index behind the last symbol of the chain that starts at symbol `first` (low bit of a hash: end of chain).
-fn chain_end(memory: &dyn Peek, chains: RunAddr, offset: u64, first: u64) -> Result<u64, ProcessError> {
-    let mut index = first;
+/// The hash values of the chain that starts at symbol `first`. Their low bit is not part of them: it marks the end of the chain.
+fn chain(memory: &dyn Peek, chains: RunAddr, offset: u64, first: u64) -> Result<Vec<u32>, ProcessError> {
+    /// What follows the table need not be mapped: a block that is read lies in one page.
+    const BLOCK: u64 = 64;
+    let mut hashes = Vec::new();
+    let mut at = chains.offset((first - offset) as i64 * 4);
     loop {
-        let mut hash = [0; 4];
-        memory.peek(chains.offset((index - offset) as i64 * 4), &mut hash)?;
-        index += 1;
-        if hash[0] & 1 != 0 || index - first > MAX_SYMBOLS {
-            return Ok(index);
+        let mut block = [0; BLOCK as usize];
+        let len = (BLOCK - at.0 % BLOCK) as usize;
+        memory.peek(at, &mut block[..len])?;
+        for word in block[..len].chunks_exact(4) {
+            hashes.push(long(word, 0));
+            if word[0] & 1 != 0 || hashes.len() as u64 > MAX_SYMBOLS {
+                return Ok(hashes);
+            }
         }
+        at = at.offset(len as i64);
     }
 }
 

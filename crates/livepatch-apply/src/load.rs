@@ -281,11 +281,12 @@ impl Loader<'_> {
             (rodata, mapping.rodata, Protection::Read, &linked.rodata),
             (data, mapping.data, Protection::ReadWrite, &linked.data),
         ];
-        for (at, size, protection, _) in parts.iter().filter(|part| part.1 > 0) {
-            safepoint::on_any_thread(seized, self.deadline, |thread| {
+        safepoint::on_any_thread(seized, self.deadline, |thread| {
+            let mut used = parts.iter().filter(|part| part.1 > 0);
+            used.try_for_each(|(at, size, protection, _)| {
                 Ok(thread.protect(*at, *size, *protection, self.deadline)?)
-            })?;
-        }
+            })
+        })?;
         self.check_protection(mapping)?;
         for (at, size, _, bytes) in parts.iter().filter(|part| part.1 > 0) {
             // Pages that stay zero need not become resident.

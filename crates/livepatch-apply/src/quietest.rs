@@ -5,7 +5,7 @@
 //! functions by stop signals", and the kernel's sources), and a program may take that for an error. Threads in such
 //! calls come last.
 
-use livepatch_process::{Process, Seized, Tid};
+use livepatch_process::{Asleep, Process, Seized, Tid};
 use std::collections::VecDeque;
 
 /// Calls that the kernel starts again after a stop, with what is left of their time.
@@ -61,6 +61,11 @@ pub(crate) struct Quietest {
     first: Vec<(u64, Tid)>,
     second: VecDeque<Tid>,
     last: VecDeque<Tid>,
+}
+
+/// Whether a sleeping thread notices nothing when it is stopped.
+pub(crate) fn notices_nothing(asleep: &Asleep) -> bool {
+    asleep.syscall.is_some_and(|call| RESTARTED.contains(&call))
 }
 
 impl Quietest {

@@ -13,7 +13,7 @@ use crate::symbolise::Symboliser;
 use crate::target::{Module, Modules};
 use crate::transition::drain::{self, Job};
 use crate::transition::entries::{Entries, read_code};
-use crate::transition::net::{self, Serialise};
+use crate::transition::net::{self, Serialiser};
 use crate::transition::{Failed, NotQuiescent, snapshot};
 use crate::unwind::{Tables, modules};
 use livepatch_patch::{BuildId, Redirect, RunAddr};
@@ -80,9 +80,17 @@ impl View {
     pub(crate) fn seize(&self, deadline: Instant) -> Result<Option<Seized>, ApplyError> {
         let limit = deadline.max(Instant::now() + Duration::from_secs(1));
         let mut seized = unless_held(deadline, || Seized::seize_all(&self.process, limit))?;
-        let maps = self.process.maps()?;
-        seized.prepare_work(&maps);
-        let current = live::find_all(&self.process, &maps)?;
+        let (current, alone) = std::thread::scope(|scope| -> Result<_, ApplyError> {
+            let look = || self.process.address_space_sharers().is_ok_and(|found| found.is_empty());
+            let look = std::thread::Builder::new().spawn_scoped(scope, look);
+            let maps = self.process.maps()?;
+            seized.prepare_work(&maps);
+            let current = live::find_all(&self.process, &maps)?;
+            Ok((current, look.is_ok_and(|look| look.join().unwrap_or(false))))
+        })?;
+        if alone {
+            seized.note_unshared();
+        }
         Ok((current == self.registries).then_some(seized))
     }
 }
@@ -492,7 +500,8 @@ fn finish(seized: &mut Seized, entries: &Entries<'_>, deadline: Instant) -> Resu
     let limit = deadline.max(Instant::now() + UNDO_LIMIT);
     seized.set_breakpoints(entries.addresses());
     let mut events = Vec::new();
-    let world = entries.finish(|| net::serialise(seized, Serialise::Stops, limit, &mut events))?;
+    let mut serialiser = Serialiser::start();
+    let world = entries.finish(|| net::serialise(seized, &mut serialiser, limit, &mut events))?;
     net::remove(seized, entries.landing(), &BTreeSet::new(), &mut events, limit)?;
     seized.set_breakpoints(BTreeSet::new());
     Ok(world)

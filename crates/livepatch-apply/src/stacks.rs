@@ -17,6 +17,8 @@ pub struct ThreadStack {
 
 /// Stack pages of each thread that are read ahead with one system call.
 const READ_AHEAD: u64 = 4;
+/// Stack pages of a sleeping thread that are read at once.
+const FIRST_PAGES: usize = 3;
 /// Stack pages that are copied of a thread that is not held for the walk.
 const COPIED: usize = 12;
 
@@ -39,7 +41,7 @@ pub fn of_all(stopped: &Stopped, tables: &Tables) -> Result<Vec<ThreadStack>, Pr
 pub fn of_sleeper(process: &Process, tid: Tid, asleep: &Asleep, tables: &Tables) -> Walk {
     let mut registers = [None; dwarf::COUNT];
     (registers[dwarf::RIP], registers[dwarf::RSP]) = (Some(asleep.ip.0), Some(asleep.sp.0));
-    let mut cache = PageCache::of_stack(process, tid, asleep.sp, COPIED);
+    let mut cache = PageCache::of_stack(process, tid, asleep.sp, FIRST_PAGES).and_further();
     unwind::walk(tables, &mut cache, Registers(registers))
 }
 

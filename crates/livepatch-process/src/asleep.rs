@@ -6,13 +6,14 @@
 //! how often it got one (proc(5), `Documentation/scheduler/sched-stats.rst` of the kernel). So the counters are read first
 //! and once more at the end.
 
+use crate::counters::Counters;
+use crate::tasks::read_line;
 use crate::{Process, Tid};
 use livepatch_patch::RunAddr;
 use std::fs::File;
-use std::io::Read;
 
 /// A thread off the processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Asleep {
     /// Its stack pointer in user mode.
     pub sp: RunAddr,
@@ -22,6 +23,7 @@ pub struct Asleep {
     /// debugger.
     pub syscall: Option<u64>,
     runs: Runs,
+    counters: Counters,
 }
 
 /// How often and how long a thread has run.
@@ -41,33 +43,41 @@ impl Asleep {
 impl Process {
     /// Where a thread will go on; `None` if it runs or wants to, is gone, or the kernel does not tell.
     pub fn asleep(&self, tid: Tid) -> Option<Asleep> {
-        let runs = self.runs(tid)?;
-        self.read_line(tid, "syscall", |text| parse_syscall(text, runs))
+        let counters = self.counters(tid)?;
+        let runs = runs(&counters)?;
+        let (sp, ip, syscall) = self.in_user_mode(tid)?;
+        Some(Asleep { sp, ip, syscall, runs, counters: Counters::keep(counters) })
     }
 
     /// Whether the thread has not run since it was looked at, so that what was read of its stack meanwhile is its stack.
     pub fn slept_since(&self, tid: Tid, asleep: &Asleep) -> bool {
-        self.runs(tid) == Some(asleep.runs)
+        let now = match asleep.counters.file() {
+            Some(file) => runs(file),
+            None => self.counters(tid).and_then(|file| runs(&file)),
+        };
+        now == Some(asleep.runs)
     }
 
     /// Whether a thread is off the processor and in a system call.
     pub fn in_system_call(&self, tid: Tid) -> bool {
-        let nothing = Runs { time: 0, times: 0 };
-        let asleep = self.read_line(tid, "syscall", |text| parse_syscall(text, nothing));
-        asleep.is_some_and(|asleep| asleep.syscall.is_some())
+        self.in_user_mode(tid).is_some_and(|(_, _, syscall)| syscall.is_some())
     }
 
-    fn runs(&self, tid: Tid) -> Option<Runs> {
-        self.read_line(tid, "schedstat", parse_schedstat)
+    fn counters(&self, tid: Tid) -> Option<File> {
+        self.inner.tasks.file(tid, "schedstat").ok()
     }
 
-    /// Reads a file that the kernel prints at once, with as few system calls as possible.
-    fn read_line<T>(&self, tid: Tid, name: &str, parse: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+    fn in_user_mode(&self, tid: Tid) -> Option<Place> {
         let mut buffer = [0; 512];
-        let mut file = File::open(format!("/proc/{}/task/{tid}/{name}", self.pid())).ok()?;
-        let len = file.read(&mut buffer).ok()?;
-        parse(&buffer[..len])
+        parse_syscall(read_line(&self.inner.tasks.file(tid, "syscall").ok()?, &mut buffer)?)
     }
+}
+
+/// Stack pointer, instruction pointer, and the number of the system call.
+type Place = (RunAddr, RunAddr, Option<u64>);
+
+fn runs(counters: &File) -> Option<Runs> {
+    parse_schedstat(read_line(counters, &mut [0; 128])?)
 }
 
 fn parse_schedstat(text: &[u8]) -> Option<Runs> {
@@ -80,7 +90,7 @@ fn parse_schedstat(text: &[u8]) -> Option<Runs> {
 
 /// `running`, or the number of the system call with six arguments (−1 outside one, without arguments), stack pointer and
 /// instruction pointer.
-fn parse_syscall(text: &[u8], runs: Runs) -> Option<Asleep> {
+fn parse_syscall(text: &[u8]) -> Option<Place> {
     let fields: Vec<&str> = std::str::from_utf8(text).ok()?.split_ascii_whitespace().collect();
     let number: i64 = fields.first()?.parse().ok()?;
     let [.., sp, ip] = fields[..] else { return None };
@@ -88,7 +98,7 @@ fn parse_syscall(text: &[u8], runs: Runs) -> Option<Asleep> {
         return None;
     }
     let address = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok().map(RunAddr);
-    Some(Asleep { sp: address(sp)?, ip: address(ip)?, syscall: u64::try_from(number).ok(), runs })
+    Some((address(sp)?, address(ip)?, u64::try_from(number).ok()))
 }
 
 #[cfg(test)]
@@ -101,11 +111,11 @@ mod tests {
         assert_eq!(runs, Runs { time: 123, times: 6 });
         assert_eq!(parse_schedstat(b"0 0 0\n"), None);
         assert_eq!(parse_schedstat(b""), None);
-        let waits = parse_syscall(b"232 0x3 0x7f 0x1 0x2 0x0 0x8 0x7ffe10 0x7f55aa\n", runs).unwrap();
-        assert_eq!((waits.sp, waits.ip, waits.syscall), (RunAddr(0x7ffe10), RunAddr(0x7f55aa), Some(232)));
-        let faults = parse_syscall(b"-1 0x7ffe10 0x7f55aa\n", runs).unwrap();
-        assert_eq!((faults.ip, faults.syscall), (RunAddr(0x7f55aa), None));
-        assert_eq!(parse_syscall(b"running\n", runs), None);
-        assert_eq!(parse_syscall(b"-1 0x7ffe10\n", runs), None);
+        let waits = parse_syscall(b"232 0x3 0x7f 0x1 0x2 0x0 0x8 0x7ffe10 0x7f55aa\n").unwrap();
+        assert_eq!(waits, (RunAddr(0x7ffe10), RunAddr(0x7f55aa), Some(232)));
+        let faults = parse_syscall(b"-1 0x7ffe10 0x7f55aa\n").unwrap();
+        assert_eq!((faults.1, faults.2), (RunAddr(0x7f55aa), None));
+        assert_eq!(parse_syscall(b"running\n"), None);
+        assert_eq!(parse_syscall(b"-1 0x7ffe10\n"), None);
     }
 }

@@ -157,16 +157,6 @@ impl StoppedThread<'_> {
         let regs = self.regs()?;
         Ok(is_remote_work(self.process(), site, regs.ip(), regs.sp()))
     }
-
-    /// Makes sure that a system call can be executed on this thread at this moment.
-    ///
-    /// # Errors
-    /// As [`Self::remote_syscall`]; [`RemoteError::Unfit`] is about this thread, and another one may do.
-    pub fn check_fit(&mut self) -> Result<(), RemoteError> {
-        let gadgets = self.gadgets()?;
-        let saved = self.save()?;
-        self.frame_on_stack(&gadgets, &saved).map(drop)
-    }
 }
 
 fn is_remote_work(process: &Process, site: &CallSite, ip: RunAddr, sp: RunAddr) -> bool {

@@ -59,9 +59,7 @@ pub(crate) enum Stop {
 
 impl StoppedThread<'_> {
     pub(crate) fn save(&mut self) -> Result<Saved, RemoteError> {
-        let stopped =
-            self.tracees.threads.get(&self.tid).is_some_and(|thread| thread.state == State::Stopped);
-        if !stopped {
+        if !self.is_stopped() {
             return Err(self.unfit("it is not stopped any more".into()));
         }
         let regs = self.regs()?;
@@ -139,8 +137,9 @@ impl StoppedThread<'_> {
         self.tracees.await_one(tid, deadline, stopped)?;
         loop {
             let phase = deadline.min(Instant::now() + RECHECK);
-            self.tracees.pump(phase, stopped)?;
-            self.tracees.recheck()?;
+            if !self.tracees.pump(phase, stopped)? {
+                self.tracees.recheck()?;
+            }
             match self.tracees.threads.get(&tid).map(|thread| thread.state) {
                 Some(State::Raw(Wait::Exec)) => return Err(ProcessError::Lost { pid, how: Loss::Exec }),
                 Some(State::Raw(wait)) => return Ok(Some(wait)),
@@ -240,9 +239,6 @@ impl StoppedThread<'_> {
     /// After a system call: if a seccomp filter answered it with SIGSYS, takes the signal away and returns it. It is pending
     /// then, in front of all others, and would be delivered to the program.
     pub(crate) fn take_seccomp_signal(&mut self) -> Result<Option<SignalInfo>, RemoteError> {
-        if !self.process().thread_status(self.tid)?.seccomp {
-            return Ok(None);
-        }
         let pending =
             sys::pending_signals(self.tid).map_err(|errno| self.error("read the signals of", errno))?;
         if !pending.iter().any(|info| info.signal() == libc::SIGSYS && info.is_from_kernel()) {

@@ -26,6 +26,7 @@ impl Tracees {
     pub fn add_process(&mut self, child: Tid) {
         let own = self.process.pid();
         let shares = sys::same_address_space(Pid(own.0), Pid(child.0));
+        self.unshared &= shares == Ok(false);
         // A child that is gone again answers ECHILD when it is waited for.
         if self.hold_forked && shares == Ok(false) {
             self.forked.insert(child, Forked { stopped: false });

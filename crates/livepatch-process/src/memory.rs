@@ -121,7 +121,7 @@ fn addr_beyond_user(addr: RunAddr) -> bool {
 
 /// Pages of a process, each read once: for walking stacks, where neighbouring words are read one after the other.
 ///
-/// Only valid while every thread that writes to these pages is stopped; drop it before any of them resumes.
+/// Only valid while no thread writes to these pages; drop it before any that may is resumed.
 #[derive(Debug)]
 pub struct PageCache<'p> {
     process: &'p Process,
@@ -147,6 +147,12 @@ impl<'p> PageCache<'p> {
         let got = sys::process_vm_readv(tid, &mut pieces).unwrap_or(0) / PAGE_SIZE as usize;
         buffers.truncate(got);
         Self { process, pages: buffers.into_iter().collect(), sealed: true }
+    }
+
+    /// Reads further pages when they are asked for, of a stack that stays as it is.
+    #[must_use]
+    pub fn and_further(self) -> Self {
+        Self { sealed: false, ..self }
     }
 
     /// Reads many pages ahead with few system calls (the tops of all stacks, say). If one of them cannot be read, all are left

@@ -3,6 +3,7 @@
 use crate::error::{ProcessError, Tracer};
 use crate::maps::{self, Mapping};
 use crate::procfs::{self, Status, ThreadState};
+use crate::tasks::Tasks;
 use crate::{Pid, Tid, sys, tracer};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
@@ -26,6 +27,8 @@ pub struct Process {
 pub(crate) struct Inner {
     pub pid: Pid,
     pub mem: File,
+    maps: File,
+    pub tasks: Tasks,
     pidfd: OwnedFd,
     own_uid: u32,
 }
@@ -67,12 +70,14 @@ impl Process {
             .write(true)
             .open(dir.join("mem"))
             .map_err(|error| denied("open the memory", error))?;
+        let maps = File::open(dir.join("maps")).map_err(|error| denied("open the memory map", error))?;
+        let tasks = Tasks::open(pid).map_err(|error| denied("open the list of threads", error))?;
         // Everything above was opened by id. That the first process of that id still lives shows that all of it
         // belongs to that one.
         if sys::pidfd_ended(pidfd.as_fd()) {
             return Err(ProcessError::NoSuchProcess { pid });
         }
-        Ok(Self { inner: Arc::new(Inner { pid, mem, pidfd, own_uid: status.euid }) })
+        Ok(Self { inner: Arc::new(Inner { pid, mem, maps, tasks, pidfd, own_uid: status.euid }) })
     }
 
     /// Its id.
@@ -112,11 +117,8 @@ impl Process {
     /// The mapping that holds an address, if there is one: for a process with many mappings faster than [`Self::maps`] where the
     /// kernel can be asked for it (Linux 6.11).
     pub fn mapping_at(&self, addr: RunAddr) -> Result<Option<Mapping>, ProcessError> {
-        let asked = self.read_live("maps", |path| {
-            let file = File::open(path)?;
-            Ok(sys::query_map(file.as_fd(), addr))
-        })?;
-        match asked {
+        // The descriptor stays with the address space that it was opened on.
+        match sys::query_map(self.inner.maps.as_fd(), addr) {
             Ok((answer, name)) => Ok(Some(Mapping::queried(&answer, &name))),
             Err(Errno::ENOENT) => Ok(None),
             Err(_) => Ok(self.maps()?.into_iter().find(|mapping| mapping.contains(addr))),
@@ -150,7 +152,7 @@ impl Process {
     /// Facts about the first thread that is still alive.
     pub fn status(&self) -> Result<Status, ProcessError> {
         let tid = self.live_thread()?;
-        procfs::status(self.pid(), tid).map_err(|error| self.io_error("read the status", error))
+        self.inner.tasks.status(tid).map_err(|error| self.io_error("read the status", error))
     }
 
     /// All threads that have not exited. While the process runs it is a snapshot that may be out of date.
@@ -169,12 +171,17 @@ impl Process {
 
     /// What the thread does, or `None` if it is gone.
     pub fn thread_state(&self, tid: Tid) -> Option<ThreadState> {
-        procfs::thread_state(self.pid(), tid)
+        self.inner.tasks.state(tid)
     }
 
     /// Facts about one thread.
     pub fn thread_status(&self, tid: Tid) -> Result<Status, ProcessError> {
-        procfs::status(self.pid(), tid).map_err(|error| self.io_error("read a thread's status", error))
+        self.inner.tasks.status(tid).map_err(|error| self.io_error("read a thread's status", error))
+    }
+
+    /// Those of the signals 1 to 31 that a thread blocks, bit `n - 1` for signal `n`; `None` if it is gone.
+    pub fn blocked_signals(&self, tid: Tid) -> Option<u64> {
+        self.inner.tasks.blocked_signals(tid)
     }
 
     /// The thread's name (`comm`), invalid UTF-8 replaced; `None` if the thread is gone.
@@ -184,7 +191,11 @@ impl Process {
 
     /// A thread that has not exited, the first one if possible.
     pub(crate) fn live_thread(&self) -> Result<Tid, ProcessError> {
-        any_live_thread(self.pid())
+        let leader = self.pid().leader();
+        match self.thread_state(leader) {
+            Some(state) if !state.has_exited() => Ok(leader),
+            _ => any_live_thread(self.pid()),
+        }
     }
 
     /// Reads a `/proc` entry of a live thread: the first thread's entries are empty once it has exited.

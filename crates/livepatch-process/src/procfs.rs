@@ -5,7 +5,9 @@
 
 use crate::{Pid, Tid};
 use std::fmt;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -137,7 +139,7 @@ fn stat_fields(stat: &[u8]) -> Option<&[u8]> {
     stat.get(name_end + 2..)
 }
 
-fn parse_stat_state(stat: &[u8]) -> Option<ThreadState> {
+pub(crate) fn parse_stat_state(stat: &[u8]) -> Option<ThreadState> {
     stat_fields(stat)?.first().map(|&letter| ThreadState::from_letter(letter))
 }
 
@@ -147,6 +149,11 @@ pub(crate) fn is_kernel_thread(pid: Pid) -> bool {
     const KERNEL_THREAD: u32 = 0x0020_0000;
     let stat = read_page(task_dir(pid, pid.leader()).join("stat")).unwrap_or_default();
     parse_stat_flags(&stat).is_some_and(|flags| flags & KERNEL_THREAD != 0)
+}
+
+/// Those of the signals 1 to 31 that the thread blocks.
+pub(crate) fn parse_stat_blocked(stat: &[u8]) -> Option<u64> {
+    stat_number(stat, 32)
 }
 
 fn parse_stat_flags(stat: &[u8]) -> Option<u32> {
@@ -189,27 +196,34 @@ pub(crate) fn wait_channel(pid: Pid, tid: Tid) -> Option<String> {
     (!name.is_empty() && name != "0").then_some(name)
 }
 
-/// Reads a file that fits a page without asking for its size first: the kernel says 0 for every file here, and a buffer that grows
-/// from there costs several system calls a file.
 fn read_page(path: PathBuf) -> io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(4096);
-    let mut file = std::fs::File::open(path)?;
-    let mut page = [0; 4096];
+    read_small(&File::open(path)?)
+}
+
+/// Reads a file from its start, most often with one system call. The kernel prints such a file as a whole and says 0 for its size:
+/// what leaves room in the buffer has come to its end.
+pub(crate) fn read_small(file: &File) -> io::Result<Vec<u8>> {
+    let mut text = vec![0; 4096];
+    let mut len = 0;
     loop {
-        match file.read(&mut page)? {
-            0 => return Ok(text),
-            len => text.extend_from_slice(&page[..len]),
+        len += file.read_at(&mut text[len..], len as u64)?;
+        if len < text.len() {
+            text.truncate(len);
+            return Ok(text);
         }
+        text.resize(len * 2, 0);
     }
 }
 
 pub(crate) fn status(pid: Pid, tid: Tid) -> io::Result<Status> {
-    let text = read_page(task_dir(pid, tid).join("status"))?;
-    parse_status(&text)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected format of /proc/PID/status"))
+    parse_status(&read_page(task_dir(pid, tid).join("status"))?).ok_or_else(unexpected_status)
 }
 
-fn parse_status(text: &[u8]) -> Option<Status> {
+pub(crate) fn unexpected_status() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "unexpected format of /proc/PID/status")
+}
+
+pub(crate) fn parse_status(text: &[u8]) -> Option<Status> {
     let field = |name: &str| {
         text.split(|&byte| byte == b'\n').find_map(|line| {
             let value = line.strip_prefix(name.as_bytes())?.strip_prefix(b":")?;
@@ -286,6 +300,17 @@ mod tests {
             parse_stat_started(b"12 (a) R 1) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 77 0"),
             Some(77)
         );
+    }
+
+    #[test]
+    fn blocked_signals_in_both_files() {
+        let stat =
+            b"12 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 77 20 21 22 23 24 25 26 27 28 16 30";
+        assert_eq!(parse_stat_blocked(stat), Some(16));
+        let pid = Pid(std::process::id() as i32);
+        let stat = read_page(task_dir(pid, pid.leader()).join("stat")).unwrap();
+        let status = status(pid, pid.leader()).unwrap();
+        assert_eq!(parse_stat_blocked(&stat), Some(status.blocked & 0x7fff_ffff));
     }
 
     #[test]

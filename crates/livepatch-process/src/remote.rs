@@ -18,6 +18,7 @@
 
 use crate::drive::{HALT_LIMIT, Saved, Stop, Until};
 use crate::error::RemoteError;
+use crate::ready::Ready;
 use crate::sigframe::SignalFrame;
 use crate::trace::State;
 use crate::wayback::SYSCALL_SIZE;
@@ -57,11 +58,11 @@ impl StoppedThread<'_> {
         deadline: Instant,
     ) -> Result<Result<u64, Errno>, RemoteError> {
         let what = format!("system call {number}");
-        let gadgets = self.gadgets()?;
-        self.check_syscall_at(number, args, gadgets.syscall.offset(SYSCALL_SIZE))?;
-        let saved = self.save()?;
+        let mut ready = self.take_ready()?;
+        let status = ready.status.take().map_or_else(|| self.process().thread_status(self.tid), Ok)?;
+        self.check_syscall_at(&status, number, args, ready.gadgets.syscall.offset(SYSCALL_SIZE))?;
+        let Ready { gadgets, saved, stack, .. } = &ready;
         let started = Instant::now();
-        let stack = self.frame_on_stack(&gadgets, &saved)?;
         stack.write(self.process())?;
         let mut regs = saved.regs;
         regs.set_ip(gadgets.syscall);
@@ -73,9 +74,11 @@ impl StoppedThread<'_> {
             Err(RemoteError::Process(error)) if error.is_lost() => return Err(error.into()),
             result => result,
         };
-        self.put_back(&saved, &what)?;
+        self.put_back(saved, &what)?;
         stack.unmark(self.process())?;
-        match result? {
+        let result = result?;
+        self.ready = Some(ready);
+        match result {
             Some(rax) if (-4095..0).contains(&(rax as i64)) => Ok(Err(Errno::from_raw(-(rax as i64) as i32))),
             Some(rax) => Ok(Ok(rax)),
             None => Err(RemoteError::Slow { tid: self.tid, number, waited: started.elapsed() }),
@@ -119,6 +122,7 @@ impl StoppedThread<'_> {
     /// After every error but [`RemoteError::Stuck`] and a lost process the thread has its registers, vector state and signal mask
     /// back. After a timeout or a fault what the function did until then remains.
     pub fn remote_call(&mut self, call: &RemoteCall<'_>, deadline: Instant) -> Result<u64, RemoteError> {
+        self.ready = None;
         self.check_call(call)?;
         let mut saved = self.save()?;
         let frame = SignalFrame::below(call.site.range().end, &saved)
@@ -162,8 +166,9 @@ impl StoppedThread<'_> {
             return Err(self.unfit(format!("the call site at {} is damaged", call.site.entry())));
         }
         let (number, args) = NOTHING;
-        self.check_syscall_at(number, args, call.site.sigreturn_end())?;
-        self.check_way_back(call.site.sigreturn_end())
+        let status = self.process().thread_status(self.tid)?;
+        self.check_syscall_at(&status, number, args, call.site.sigreturn_end())?;
+        self.check_way_back(&status, call.site.sigreturn_end())
     }
 
     /// From the entry to the stop behind the `rt_sigreturn` that was not made; `None` if the deadline passed.

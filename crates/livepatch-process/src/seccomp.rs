@@ -7,7 +7,7 @@
 //! to, and one with more is refused.
 
 use crate::error::RemoteError;
-use crate::{StoppedThread, procfs, sys};
+use crate::{Status, StoppedThread, procfs, sys};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use nix::libc::{self, sock_filter};
@@ -130,17 +130,17 @@ impl StoppedThread<'_> {
     /// # Errors
     /// [`RemoteError::Forbidden`] if a filter would not let it pass, or cannot be read.
     pub fn check_syscall(&self, number: libc::c_long, args: [u64; 6]) -> Result<(), RemoteError> {
-        self.check_syscall_at(number, args, self.regs()?.ip())
+        self.check_syscall_at(&self.status_for_filters()?, number, args, self.regs()?.ip())
     }
 
-    /// The same for a `syscall` instruction that ends at this address.
+    /// The same for a `syscall` instruction that ends at this address, by the thread's status.
     pub(crate) fn check_syscall_at(
         &self,
+        status: &Status,
         number: libc::c_long,
         args: [u64; 6],
         at: RunAddr,
     ) -> Result<(), RemoteError> {
-        let status = self.process().thread_status(self.tid)?;
         if !status.seccomp {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 //! `CLONE_THREAD`. They execute the same text and are in no thread list.
 
 use crate::error::ProcessError;
-use crate::{Pid, Process, sys};
+use crate::{Pid, Process, Seized, sys};
 use nix::errno::Errno;
 
 impl Process {
@@ -36,5 +36,26 @@ impl Process {
             }
         }
         Ok(sharers)
+    }
+}
+
+impl Seized {
+    /// Notes that a look of [`Process::address_space_sharers`] that began after all threads were attached found none: on a machine with
+    /// many processes the look takes long, and it may be made while something else is done.
+    pub fn note_unshared(&mut self) {
+        self.tracees.unshared = true;
+    }
+
+    /// The other processes in the same memory. What was [noted](Self::note_unshared) counts for the first question if no thread has
+    /// made a process since that shares the memory: each that is made is told to the tracer.
+    ///
+    /// # Errors
+    /// As [`Process::address_space_sharers`], or the process is gone.
+    pub fn sharers(&mut self) -> Result<Vec<Pid>, ProcessError> {
+        while self.tracees.collect_one()? {}
+        match std::mem::take(&mut self.tracees.unshared) {
+            true => Ok(Vec::new()),
+            false => self.process().address_space_sharers(),
+        }
     }
 }

@@ -411,12 +411,51 @@ pub(crate) fn own_euid() -> u32 {
     unsafe { libc::syscall(libc::SYS_geteuid) as u32 }
 }
 
-/// Gives the calling thread the highest priority among ordinary ones, if that is permitted.
+/// Gives the calling thread the highest priority among ordinary ones, if that is permitted, and lets its sleeps end when they should.
 pub(crate) fn prefer_this_thread() {
     const HIGHEST: c_int = -20;
+    /// Nanoseconds by which the kernel may prolong a sleep; 50 µs if nothing is said.
+    const SLACK: c_long = 1;
+    // SAFETY: takes numbers only, and is about the calling thread.
+    let exact = unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, SLACK, 0, 0, 0) } == 0;
     // SAFETY: takes numbers only; 0 stands for the calling thread, which has a priority of its own on Linux.
     let set = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, HIGHEST) } == 0;
-    tracing::trace!(set, "priority of the tracing thread");
+    tracing::trace!(set, exact, "priority of the tracing thread");
+}
+
+/// Binds the calling thread to one processor, and returns when it runs there. False if it may not.
+pub(crate) fn bind_to_processor(processor: usize) -> bool {
+    const BITS: usize = u64::BITS as usize;
+    let mut set = vec![0_u64; processor / BITS + 1];
+    set[processor / BITS] = 1 << (processor % BITS);
+    let (len, set) = (size_of_val(&set[..]), set.as_ptr());
+    // SAFETY: reads as many bytes as the length says, all of which `set` has; 0 stands for the calling thread.
+    unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, len, set) == 0 }
+}
+
+/// The processor that the calling thread runs on at this moment.
+pub(crate) fn current_processor() -> Option<usize> {
+    let mut processor: libc::c_uint = 0;
+    let none = ptr::null_mut::<c_void>();
+    // SAFETY: writes one number, and nothing through the null pointers.
+    let got = unsafe { libc::syscall(libc::SYS_getcpu, &raw mut processor, none, none) };
+    (got == 0).then_some(processor as usize)
+}
+
+/// Lets this process open up to so many files, or as many as it may. Returns how many it can open now.
+pub(crate) fn raise_descriptor_limit(wanted: u64) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 0;
+    }
+    let raised = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), ..limit };
+    if raised.rlim_cur <= limit.rlim_cur {
+        return limit.rlim_cur;
+    }
+    // SAFETY: reads one rlimit.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0;
+    if set { raised.rlim_cur } else { limit.rlim_cur }
 }
 
 /// Whether the process has ended: a pidfd becomes readable when the last thread is gone.

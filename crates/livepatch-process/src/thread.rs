@@ -2,8 +2,9 @@
 
 use crate::drive::FAULTS;
 use crate::error::ProcessError;
+use crate::ready::Ready;
 use crate::sys;
-use crate::trace::{State, Tracees};
+use crate::trace::Tracees;
 use crate::{Process, Regs, Tid, XState};
 use nix::errno::Errno;
 use std::time::{Duration, Instant};
@@ -15,11 +16,13 @@ pub struct StoppedThread<'t> {
     pub(crate) tid: Tid,
     /// Since when it has been stopped for this work, after which it is to run again; `None` if somebody else decides that.
     since: Option<Instant>,
+    /// What was found out for remote work.
+    pub(crate) ready: Option<Ready>,
 }
 
 impl<'t> StoppedThread<'t> {
     pub(crate) fn new(tracees: &'t mut Tracees, tid: Tid, since: Option<Instant>) -> Self {
-        Self { tracees, tid, since }
+        Self { tracees, tid, since, ready: None }
     }
 
     /// Its id.
@@ -39,6 +42,7 @@ impl<'t> StoppedThread<'t> {
 
     /// Sets the general registers, exactly.
     pub fn set_regs(&mut self, regs: &Regs) -> Result<(), ProcessError> {
+        self.ready = None;
         sys::set_regs(self.tid, regs).map_err(|errno| self.error("set the registers of", errno))
     }
 
@@ -49,6 +53,7 @@ impl<'t> StoppedThread<'t> {
 
     /// Sets floating-point and vector state.
     pub fn set_xstate(&mut self, state: &XState) -> Result<(), ProcessError> {
+        self.ready = None;
         sys::set_xstate(self.tid, state).map_err(|errno| self.error("set the vector registers of", errno))
     }
 
@@ -59,6 +64,7 @@ impl<'t> StoppedThread<'t> {
 
     /// Sets the blocked signals.
     pub fn set_signal_mask(&mut self, mask: u64) -> Result<(), ProcessError> {
+        self.ready = None;
         sys::set_sigmask(self.tid, mask).map_err(|errno| self.error("set the signal mask of", errno))
     }
 
@@ -99,9 +105,7 @@ impl<'t> StoppedThread<'t> {
 
 impl Drop for StoppedThread<'_> {
     fn drop(&mut self) {
-        let stopped =
-            self.tracees.threads.get(&self.tid).is_some_and(|thread| thread.state == State::Stopped);
-        if self.since.is_some() && stopped {
+        if self.since.is_some() && self.is_stopped() {
             self.end_of_stop();
             // If the thread is beyond reach now, the next request about the process says so.
             let _ = self.tracees.resume(self.tid);

@@ -89,6 +89,8 @@ pub(crate) struct Tracees {
     pub worker: Option<Tid>,
     /// Longest time that one thread was held to do something with it.
     pub longest_stop: Duration,
+    /// No other process was in the same memory at some time after all threads were attached, and none has come since.
+    pub unshared: bool,
     /// The process is a child of this one, so its end is for its owner here to collect.
     own_child: bool,
     /// ptrace requests work only from the thread that attached.
@@ -114,6 +116,7 @@ impl Tracees {
             asked_for_any: Instant::now(),
             worker: None,
             longest_stop: Duration::ZERO,
+            unshared: false,
             own_child,
             _not_send: PhantomData,
         }
@@ -260,9 +263,10 @@ impl Tracees {
     ) -> Result<(), ProcessError> {
         const ALONE: Duration = Duration::from_micros(500);
         let limit = deadline.min(Instant::now() + ALONE);
+        let mut pause = Pause::default();
         while !done(self) && Instant::now() < limit {
             if !self.collect(tid)? {
-                std::thread::yield_now();
+                pause.take(limit);
             }
         }
         Ok(())

@@ -11,7 +11,7 @@
 use crate::drive::Saved;
 use crate::error::{ProcessError, RemoteError};
 use crate::sigframe::{LINK_AT, SignalFrame};
-use crate::{Mapping, PAGE_SIZE, Process, Seized, StoppedThread};
+use crate::{Mapping, PAGE_SIZE, Process, Seized, Status, StoppedThread};
 use livepatch_patch::RunAddr;
 use nix::libc;
 
@@ -120,6 +120,7 @@ impl Search {
 }
 
 /// A frame on the thread's own stack, with what leads there.
+#[derive(Debug)]
 pub(crate) struct OnStack {
     /// Stack pointer for the system call.
     pub sp: RunAddr,
@@ -165,17 +166,22 @@ impl StoppedThread<'_> {
     ///
     /// # Errors
     /// [`RemoteError::Forbidden`] by a seccomp filter, [`RemoteError::Unfit`] for a shadow stack.
-    pub(crate) fn check_way_back(&self, sigreturn_end: RunAddr) -> Result<(), RemoteError> {
-        self.check_syscall_at(libc::SYS_rt_sigreturn, [0; 6], sigreturn_end)?;
-        match self.process().thread_status(self.tid)?.shadow_stack {
+    pub(crate) fn check_way_back(&self, status: &Status, sigreturn_end: RunAddr) -> Result<(), RemoteError> {
+        self.check_syscall_at(status, libc::SYS_rt_sigreturn, [0; 6], sigreturn_end)?;
+        match status.shadow_stack {
             true => Err(self.unfit("it has a shadow stack, which no made-up return may leave".into())),
             false => Ok(()),
         }
     }
 
     /// Lays out the frame below the thread's red zone.
-    pub(crate) fn frame_on_stack(&self, gadgets: &Gadgets, saved: &Saved) -> Result<OnStack, RemoteError> {
-        self.check_way_back(gadgets.sigreturn_end())?;
+    pub(crate) fn frame_on_stack(
+        &self,
+        gadgets: &Gadgets,
+        saved: &Saved,
+        status: &Status,
+    ) -> Result<OnStack, RemoteError> {
+        self.check_way_back(status, gadgets.sigreturn_end())?;
         let regs = &saved.regs;
         let frame = SignalFrame::below(regs.sp().offset(-RED_ZONE), saved)
             .ok_or_else(|| self.unfit("its vector state has a form that is not known".into()))?;

@@ -63,6 +63,13 @@ impl Seized {
         self.tracees.worker.filter(|tid| self.tracees.threads.contains_key(tid))
     }
 
+    /// Names the thread to be chosen first for such work, if none was chosen yet.
+    pub fn suggest_worker(&mut self, tid: Tid) {
+        if self.worker().is_none() {
+            self.tracees.worker = Some(tid);
+        }
+    }
+
     /// The longest time that a thread was held to do something with it alone ([`Seized::interrupt_one`]), from the request on.
     pub fn longest_stop(&self) -> Duration {
         self.tracees.longest_stop
@@ -156,8 +163,9 @@ impl Seized {
         tracees.await_one(tid, deadline, stopped)?;
         loop {
             let phase = deadline.min(Instant::now() + RECHECK);
-            tracees.pump(phase, stopped)?;
-            tracees.recheck()?;
+            if !tracees.pump(phase, stopped)? {
+                tracees.recheck()?;
+            }
             match tracees.threads.get_mut(&tid) {
                 None => return Err(InterruptError::NoThread { tid }),
                 Some(thread) if thread.state == State::Stopped => break,

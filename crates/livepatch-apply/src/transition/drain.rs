@@ -17,13 +17,13 @@ mod roster;
 
 use self::roster::Roster;
 use super::entries::{Entries, SwitchError};
-use super::net::{self, Serialise};
+use super::net::{self, Serialiser};
 use super::standing::{Slept, Standing};
 use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
 use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::unwind::Tables;
-use livepatch_process::{Event, Process, Seized, Tid};
+use livepatch_process::{Asleep, Event, Pause, Process, Seized, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ const FIRST_STOP: Duration = Duration::from_millis(250);
 const UNDO: Duration = Duration::from_secs(5);
 
 /// What a transition is about.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
     /// The process.
     pub process: &'a Process,
@@ -70,22 +70,25 @@ pub struct Drained<'a>(Drain<'a>);
 struct Drain<'a> {
     seized: Seized,
     job: Job<'a>,
-    serialise: Serialise,
+    serialiser: Serialiser,
     roster: Roster,
     /// Threads asked to stop, and when they were last seen not to have.
     asked: BTreeMap<Tid, Instant>,
     parked: BTreeMap<Tid, Instant>,
-    /// Threads that were stopped while there was no breakpoint.
+    /// Threads that were stopped, or in a system call, while there was no breakpoint.
     calm: BTreeSet<Tid>,
     /// Threads whose stack is to be walked while they are held.
     deep: BTreeSet<Tid>,
     /// Threads that slept when there was no breakpoint yet: outside, or unprovable without a stop.
     slept: BTreeMap<Tid, Slept>,
+    /// Threads that were found outside in a sleep, with that sleep.
+    resting: BTreeMap<Tid, Asleep>,
     /// Threads that block SIGTRAP by their own will; while there are breakpoints they do not. With the mask that they were left with.
     unblocked: BTreeMap<Tid, u64>,
     /// Whether there are breakpoints at all.
     armed: bool,
     net_seen: Instant,
+    pause: Pause,
     last_event: Instant,
     progress: Progress,
 }
@@ -103,7 +106,8 @@ enum Attempt {
 /// # Errors
 /// [`Failed::Busy`] at the deadline, or an error; the breakpoints and the net are gone then.
 pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
-    while let Some(stuck) = sharers(&seized) {
+    let serialiser = Serialiser::start();
+    while let Some(stuck) = sharers(&mut seized) {
         if Instant::now() >= job.deadline {
             let busy = NotQuiescent { seized, inside: Vec::new(), stuck: Some(stuck) };
             return Err(Failed::Busy(Box::new(busy)));
@@ -111,21 +115,21 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
         seized.pump(Instant::now() + BREATH)?;
     }
     let landing = job.entries.landing();
-    let serialise = match net::install(&mut seized, landing, job.deadline) {
-        Ok(serialise) => serialise,
-        Err(error) => {
-            let removed =
-                net::remove(&mut seized, landing, &BTreeSet::new(), &mut Vec::new(), Instant::now() + UNDO);
-            return Err(match removed {
-                Ok(()) => Failed::Unable(Box::new(seized), error),
-                Err(_) => Failed::Error(error),
-            });
-        }
-    };
+    let mut drain = Drain::new(seized, job, serialiser);
+    drain.look_ahead();
+    let Drain { seized, job, serialiser, .. } = &mut drain;
+    if let Err(error) = net::install(seized, landing, serialiser, job.deadline) {
+        let mut seized = drain.seized;
+        let removed =
+            net::remove(&mut seized, landing, &BTreeSet::new(), &mut Vec::new(), Instant::now() + UNDO);
+        return Err(match removed {
+            Ok(()) => Failed::Unable(Box::new(seized), error),
+            Err(_) => Failed::Error(error),
+        });
+    }
     seized.set_breakpoints(job.entries.addresses());
     seized.hold_forked(true);
     seized.hold_own_traps(true);
-    let mut drain = Drain::new(seized, job, serialise);
     let outcome = drain.prepare().and_then(|()| drain.run());
     match outcome {
         Ok(Attempt::Drained) => Ok(Drained(drain)),
@@ -140,7 +144,7 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
 /// # Errors
 /// As [`drain()`].
 pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed> {
-    let mut drain = Drain::new(seized, job, Serialise::Stops);
+    let mut drain = Drain::new(seized, job, Serialiser::default());
     drain.armed = false;
     match drain.attempt(LONGEST_GRACE) {
         Ok(Attempt::Drained) => Ok((drain.seized, drain.progress)),
@@ -150,21 +154,23 @@ pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed
 }
 
 impl<'a> Drain<'a> {
-    fn new(seized: Seized, job: Job<'a>, serialise: Serialise) -> Self {
+    fn new(seized: Seized, job: Job<'a>, serialiser: Serialiser) -> Self {
         let now = Instant::now();
         Self {
             seized,
             job,
-            serialise,
+            serialiser,
             roster: Roster::new(),
             asked: BTreeMap::new(),
             parked: BTreeMap::new(),
             calm: BTreeSet::new(),
             deep: BTreeSet::new(),
             slept: BTreeMap::new(),
+            resting: BTreeMap::new(),
             unblocked: BTreeMap::new(),
             armed: true,
             net_seen: now,
+            pause: Pause::default(),
             last_event: now,
             progress: Progress::default(),
         }
@@ -248,6 +254,7 @@ impl<'a> Drain<'a> {
         (self.last_event, self.net_seen) = (now, now);
         self.deep.clear();
         self.calm.clear();
+        self.resting.clear();
         self.asked.clear();
         self.roster = Roster::new();
         self.add_strangers(now);
@@ -302,6 +309,7 @@ impl<'a> Drain<'a> {
         let events = self.seized.poll(awaited)?;
         if !events.is_empty() {
             self.last_event = polled;
+            self.pause = Pause::default();
         }
         for &event in &events {
             self.on_event(event)?;
@@ -374,12 +382,12 @@ impl<'a> Drain<'a> {
     }
 
     /// Waits a little, awake if a thread waits for its look or events come one after the other.
-    fn wait(&self, now: Instant) {
+    fn wait(&mut self, now: Instant) {
         if self.roster.next().is_some_and(|(when, _)| when <= now) && self.asked.len() < WINDOW {
             return;
         }
         if !self.asked.is_empty() || now.duration_since(self.last_event) < AWAKE {
-            std::thread::yield_now();
+            self.pause.take(now + NAP);
         } else {
             let next = self.roster.next().map_or(NAP, |(when, _)| when.saturating_duration_since(now));
             std::thread::sleep(next.min(NAP));
@@ -435,6 +443,11 @@ impl<'a> Drain<'a> {
         {
             tracing::debug!(%error, "a SIGTRAP of the program's own meets no action");
         }
+        let process = self.job.process;
+        let resting = std::mem::take(&mut self.resting).into_iter();
+        let rests =
+            resting.filter(|(tid, asleep)| asleep.syscall.is_some() && process.slept_since(*tid, asleep));
+        self.calm.extend(rests.map(|(tid, _)| tid));
         let (landing, limit) = (self.job.entries.landing(), Instant::now() + UNDO);
         let mut events = Vec::new();
         if let Err(error) = net::remove(&mut self.seized, landing, &self.calm, &mut events, limit) {
@@ -457,7 +470,7 @@ impl Drained<'_> {
         let Self(mut drain) = self;
         let mut events = Vec::new();
         let limit = Instant::now() + UNDO;
-        let (seized, how) = (&mut drain.seized, drain.serialise);
+        let (seized, how) = (&mut drain.seized, &mut drain.serialiser);
         let switched = drain.job.entries.switch(|| net::serialise(seized, how, limit, &mut events));
         match switched {
             Ok(()) => {}

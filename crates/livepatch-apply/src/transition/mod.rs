@@ -111,8 +111,8 @@ pub struct NotSwitched {
 /// Processes that run in the same memory without being threads of the process, as text. The parent of a `vfork` child shows
 /// besides as a thread that does not stop, so that one born after this look is noticed. A kernel without `kcmp` leaves only
 /// that.
-fn sharers(seized: &Seized) -> Option<String> {
-    let found = match seized.process().address_space_sharers() {
+fn sharers(seized: &mut Seized) -> Option<String> {
+    let found = match seized.sharers() {
         Ok(found) => found,
         Err(error) => {
             tracing::debug!(%error, "cannot look for processes in the same memory");

@@ -6,9 +6,9 @@
 use crate::error::ApplyError;
 use crate::landing::{Landing, Site};
 use crate::safepoint;
-use livepatch_process::{Event, RemoteError, Seized, StoppedThread, Tid};
+use livepatch_process::{Event, Pause, RemoteError, Seized, StoppedThread, Tid, Visitors};
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// `SIGTRAP` of `<signal.h>` on x86-64.
 pub const SIGTRAP: u64 = 5;
@@ -26,13 +26,40 @@ const REGISTER_PRIVATE_EXPEDITED_SYNC_CORE: u64 = 1 << 6;
 /// Threads that are on their way to a stop at the same time, at most. They run or want to, so they come one by one.
 const AT_ONCE: usize = 64;
 
-/// How all cores are made to fetch changed code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serialise {
-    /// `membarrier` in the target.
-    Membarrier,
-    /// Every running thread is stopped once.
-    Stops,
+/// How long the tool's threads may take to come to their processors, and to run there once. It is a matter of microseconds, but for
+/// a processor that a real-time thread holds.
+const VISIT_LIMIT: Duration = Duration::from_millis(20);
+
+/// How all cores are made to fetch changed code: by visits of the tool, else by `membarrier` in the target, else by a stop of every
+/// running thread.
+#[derive(Debug, Default)]
+pub struct Serialiser {
+    visitors: Option<Visitors>,
+    membarrier: bool,
+}
+
+impl Serialiser {
+    /// Sends the tool's threads to their processors.
+    pub fn start() -> Self {
+        Self { visitors: Visitors::start(), membarrier: false }
+    }
+
+    /// Makes sure that there is a way before anybody waits for it. Without visits, the process is registered for `membarrier`: the
+    /// first time in its life that waits until all cores have been in the kernel (milliseconds).
+    fn prepare(&mut self, seized: &mut Seized, deadline: Instant) -> Result<(), ApplyError> {
+        self.visitors = self.visitors.take().filter(|visitors| visitors.are_there(VISIT_LIMIT));
+        if self.visitors.is_none() {
+            self.register(seized, deadline)?;
+        }
+        Ok(())
+    }
+
+    fn register(&mut self, seized: &mut Seized, deadline: Instant) -> Result<(), ApplyError> {
+        self.membarrier = safepoint::on_any_thread(seized, deadline, |thread| {
+            membarrier(thread, REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, deadline)
+        })?;
+        Ok(())
+    }
 }
 
 fn action(thread: &mut StoppedThread<'_>, new: u64, old: u64, deadline: Instant) -> Result<(), ApplyError> {
@@ -68,22 +95,23 @@ pub fn announce(
     Ok(landing.write_sites(&seized.process().clone(), sites)?)
 }
 
-/// Puts the net in place, and finds out how to serialise cores.
+/// Puts the net in place, and makes sure that cores can be serialised.
 ///
 /// # Errors
 /// [`ApplyError::Refused`] if a seccomp filter forbids it.
-pub fn install(seized: &mut Seized, landing: Landing, deadline: Instant) -> Result<Serialise, ApplyError> {
+pub fn install(
+    seized: &mut Seized,
+    landing: Landing,
+    serialiser: &mut Serialiser,
+    deadline: Instant,
+) -> Result<(), ApplyError> {
     let process = seized.process().clone();
     landing.write_action(&process)?;
     safepoint::on_any_thread(seized, deadline, |thread| {
         action(thread, landing.new_action().0, landing.last_action().0, deadline)
     })?;
     landing.keep_last_action(&process)?;
-    // The first time in the life of the process this waits until all cores have been in the kernel (milliseconds).
-    let registered = safepoint::on_any_thread(seized, deadline, |thread| {
-        membarrier(thread, REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, deadline)
-    })?;
-    Ok(if registered { Serialise::Membarrier } else { Serialise::Stops })
+    serialiser.prepare(seized, deadline)
 }
 
 /// Puts the net in place again after the kernel took it away: it does so when a thread comes to a breakpoint with SIGTRAP blocked.
@@ -108,11 +136,18 @@ pub fn is_installed(seized: &Seized) -> Result<bool, ApplyError> {
 /// No thread could be used for it.
 pub fn serialise(
     seized: &mut Seized,
-    how: Serialise,
+    how: &mut Serialiser,
     deadline: Instant,
     others: &mut Vec<Event>,
 ) -> Result<(), ApplyError> {
-    if how == Serialise::Membarrier {
+    if let Some(visitors) = &mut how.visitors {
+        if visitors.visit(VISIT_LIMIT) {
+            return Ok(());
+        }
+        let registered = how.register(seized, deadline);
+        tracing::debug!(?registered, "not every processor could be visited");
+    }
+    if how.membarrier {
         let done = safepoint::on_any_thread(seized, deadline, |thread| {
             membarrier(thread, PRIVATE_EXPEDITED_SYNC_CORE, deadline)
         })?;
@@ -132,7 +167,7 @@ pub fn serialise(
 /// # Errors
 /// [`ApplyError::Busy`] if some thread could not be looked at in time; the net has to stay.
 ///
-/// `known` are threads that were stopped after the last breakpoint was gone.
+/// `known` are threads that were stopped or in a system call after the last breakpoint was gone.
 fn calm(
     seized: &mut Seized,
     landing: Landing,
@@ -160,6 +195,7 @@ fn visit(
     done: &mut dyn FnMut(&StoppedThread<'_>) -> bool,
 ) -> Result<(), ApplyError> {
     let mut asked: BTreeSet<Tid> = BTreeSet::new();
+    let mut pause = Pause::default();
     loop {
         tids.retain(|tid| seized.traces(*tid));
         asked.retain(|tid| tids.contains(tid));
@@ -197,8 +233,9 @@ fn visit(
                 source: None,
             });
         }
-        if idle {
-            std::thread::yield_now();
+        match idle {
+            true => pause.take(deadline),
+            false => pause = Pause::default(),
         }
     }
 }

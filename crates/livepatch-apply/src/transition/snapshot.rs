@@ -62,12 +62,12 @@ enum Attempt {
 }
 
 fn attempt(
-    seized: Seized,
+    mut seized: Seized,
     tables: &Tables,
     guard: &Guard,
     progress: &mut Progress,
 ) -> Result<Attempt, Failed> {
-    if let Some(text) = sharers(&seized) {
+    if let Some(text) = sharers(&mut seized) {
         return Ok(Attempt::Stuck(seized, text));
     }
     let stopped = match seized.interrupt_all(Instant::now() + STOP_LIMIT) {

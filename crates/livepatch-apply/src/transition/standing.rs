@@ -70,24 +70,24 @@ impl Seen {
     }
 }
 
-/// Judges a sleeping thread without stopping it. `None` if that is not possible at this moment.
+/// Judges a sleeping thread without stopping it, by the sleep that is returned. `None` if that is not possible at this moment.
 pub(super) fn of_sleeper(
     process: &Process,
     tid: Tid,
     tables: &Tables,
     guard: &Guard,
-) -> Option<Result<(), (Inside, Asleep)>> {
+) -> Option<(Asleep, Result<(), Inside>)> {
     let asleep = process.asleep(tid)?;
     let walk = stacks::of_sleeper(process, tid, &asleep, tables);
     // Without all registers, an unproven stack may be provable.
     if walk.end.is_err() || !process.slept_since(tid, &asleep) {
         return None;
     }
-    Some(guard.judge(tid, walk).map_err(|inside| (inside, asleep)))
+    Some((asleep, guard.judge(tid, walk)))
 }
 
 /// A sleep, and what it is known to mean as long as it lasts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Slept {
     pub asleep: Asleep,
     /// Outside by a proven stack; otherwise its stack cannot be proven without all registers.

@@ -1,13 +1,14 @@
 //! Looking at single threads, and dealing with those that come to a breakpoint.
 
-use super::{AWAKE, Drain, WINDOW};
+use super::{AWAKE, Drain, Job, WINDOW};
 use crate::error::ApplyError;
 use crate::guard::Inside;
+use crate::quietest::notices_nothing;
 use crate::stacks;
 use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, ProcessError, Status, StoppedThread, Tid};
+use livepatch_process::{Asleep, ProcessError, StoppedThread, Tid};
 use std::time::{Duration, Instant};
 
 /// How long threads that want to run may take to stop, all together, so that their signal mask can be set.
@@ -31,14 +32,17 @@ impl Drain<'_> {
             return Ok(());
         }
         let slept = self.slept.remove(&tid).filter(|slept| process.slept_since(tid, &slept.asleep));
-        let judged = match slept {
-            Some(Slept { outside: true, .. }) => Some(Ok(())),
-            Some(Slept { outside: false, .. }) => None,
-            None => standing::of_sleeper(process, tid, self.job.tables, self.job.guard),
+        let (judged, slept) = match slept {
+            Some(Slept { outside: true, asleep }) => (Some((asleep, Ok(()))), None),
+            Some(slept) => (None, Some(slept)),
+            None => (standing::of_sleeper(process, tid, self.job.tables, self.job.guard), None),
         };
         match judged {
-            Some(Ok(())) => self.roster.outside(tid),
-            Some(Err((inside, asleep))) => self.inside(inside, Some(asleep), now),
+            Some((asleep, Ok(()))) => {
+                self.roster.outside(tid);
+                self.resting.insert(tid, asleep);
+            }
+            Some((asleep, Err(inside))) => self.inside(inside, Some(asleep), now),
             None if self.asked.len() < WINDOW => {
                 self.asked.insert(tid, Instant::now());
                 self.seized.request_stop(tid)?;
@@ -134,16 +138,26 @@ impl Drain<'_> {
         Ok(())
     }
 
+    /// Long before the first breakpoint: of the threads that sleep outside, only whether they slept on is to be asked later. The one
+    /// that ran the fewest times is used for what the process has to do itself.
+    pub(super) fn look_ahead(&mut self) {
+        let Job { process, tables, guard, .. } = self.job;
+        for tid in self.seized.threads() {
+            self.slept.extend(standing::slept(process, tid, tables, guard).map(|slept| (tid, slept)));
+        }
+        let quiet = self.slept.iter().filter(|(_, slept)| notices_nothing(&slept.asleep));
+        if let Some((tid, _)) = quiet.min_by_key(|(_, slept)| slept.asleep.times()) {
+            self.seized.suggest_worker(*tid);
+        }
+    }
+
     /// Before the first breakpoint, when nobody waits yet. A thread that blocks SIGTRAP would lose the net for all at a breakpoint.
-    /// Of those that sleep outside, only whether they slept on is to be asked later.
     pub(super) fn prepare(&mut self) -> Result<(), ApplyError> {
         let mut late = Vec::new();
         for tid in self.seized.threads() {
             if !self.prepare_one(tid, Instant::now() + AWAKE * 30)? {
                 late.push(tid);
             }
-            let slept = standing::slept(self.job.process, tid, self.job.tables, self.job.guard);
-            self.slept.extend(slept.map(|slept| (tid, slept)));
         }
         // There may be more threads that want to run than processors. One that cannot stop at all does not come to a breakpoint.
         let limit = self.job.deadline.min(Instant::now() + PATIENCE);
@@ -152,8 +166,7 @@ impl Drain<'_> {
 
     /// Makes a thread take SIGTRAP; false if it blocks it and could not be stopped in time.
     fn prepare_one(&mut self, tid: Tid, limit: Instant) -> Result<bool, ApplyError> {
-        let blocked = |status: Status| status.blocked & SIGTRAP_BIT != 0;
-        if !self.job.process.thread_status(tid).is_ok_and(blocked) {
+        if self.job.process.blocked_signals(tid).is_none_or(|blocked| blocked & SIGTRAP_BIT == 0) {
             return Ok(true);
         }
         let Ok(mut thread) = self.seized.interrupt_one(tid, limit) else { return Ok(false) };
