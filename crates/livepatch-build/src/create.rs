@@ -265,8 +265,7 @@ fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result
         emitted.replaced.iter().filter_map(|r| describe::changed_function(diff, r)).collect();
     let statics = describe::shared_statics(diff, emitted);
     let (new_functions, new_statics) = describe::brought(diff, emitted);
-    let renamed: Vec<_> =
-        diff.new.renamed().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
+    let renamed: Vec<_> = diff.new.renamed().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
     Ok(guard::check(&guard::GuardInput {
         renamed: &renamed,
         old_image: &old.image,

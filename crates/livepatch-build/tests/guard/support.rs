@@ -73,6 +73,7 @@ impl Pair {
         new_statics: &[NewStatic],
     ) -> GuardReport {
         check(&GuardInput {
+            renamed: &[],
             old_image: &self.old,
             new_image: &self.new,
             functions,
