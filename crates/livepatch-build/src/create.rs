@@ -139,6 +139,7 @@ pub fn create(
     }
     diff.meaning = Meaning::between((old, &old_image), (new, &new_image))?;
     repartition::set_aside(&mut diff, (old, new), source)?;
+    diff.renew_call_sites();
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
     report.findings.extend(lost(&diff));

@@ -3,6 +3,7 @@
 use super::{CreateError, CreateOptions, FunctionReport, Ignored, origin, reason_text};
 use crate::build::Build;
 use crate::diff::Diff;
+use crate::diff::call_sites::{description, is_call_site};
 use crate::diff::program::{At, Program};
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::findings::{Finding, Place, rules};
@@ -225,7 +226,12 @@ fn new_items(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<Ne
             path: guard::demangle(symbol),
             symbol: item.symbol,
             kind: item.kind,
-            type_digest: info.map(|info| info.type_digest),
+            type_digest: info.map(|info| match is_call_site(symbol) {
+                true => {
+                    Digest::of(format!("{} {}", info.type_digest, description(&diff.new, item.at)).as_bytes())
+                }
+                false => info.type_digest,
+            }),
         }
     };
     emitted.brought.iter().map(item).collect()

@@ -116,11 +116,18 @@ impl<'p, 'a> Comparer<'p, 'a> {
             return Verdict::Different(0);
         }
         let bytes = first_difference(old, new);
-        let mut verdict = match bytes {
+        let verdict = match bytes {
             None => Verdict::Same,
             Some(_) if self.is_location(old_at, new_at) => Verdict::LineOnly,
             Some(at) => return Verdict::Different(at),
         };
+        verdict.max(self.compare_references(old_at, new_at))
+    }
+
+    /// Compares what two sections of as many relocations refer to, and their unwind entries.
+    pub(super) fn compare_references(&mut self, old_at: At, new_at: At) -> Verdict {
+        let (old, new) = (self.old.section(old_at), self.new.section(new_at));
+        let mut verdict = Verdict::Same;
         for (old_reloc, new_reloc) in old.relocs.iter().zip(&new.relocs) {
             match self.compare_reloc((old_at, old_reloc), (new_at, new_reloc)) {
                 Verdict::Different(_) => return Verdict::Different(new_reloc.offset),

@@ -13,20 +13,22 @@
 //! code that it calls, which `repartition.rs` looks after.
 
 use super::by_source::{is_of_library, is_of_others};
+use super::call_sites::is_call_site;
 use super::compare::{Comparer, Verdict};
 use super::names::{is_mangled, normalise};
 use super::pair::{ByName, by_name, pair};
 use super::program::{At, Program};
 use super::rename;
 use super::repartition::{Infos, Judge};
+use super::shift::{self, Shift};
 use super::uses::Uses;
 use super::{Diff, DiffError};
 use crate::build::Build;
 use crate::emit::name_of;
 use crate::findings::Place;
-use crate::guard::{FunctionInfo, FunctionRef};
+use crate::guard::{FunctionInfo, FunctionRef, demangle};
 use crate::image::Image;
-use crate::objects::{self, Inputs, LoadError, Unit, changed_inputs};
+use crate::objects::{self, Inputs, Kind, LoadError, Unit, changed_inputs};
 use crate::source::{Side, SourceDiff};
 use crate::units;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -36,6 +38,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 pub struct Meaning {
     /// Names, those of the old build where both have it.
     changed: HashSet<String>,
+    /// Names of which only numbers in the code moved, which may be lines.
+    shifted: HashMap<String, Shift>,
     /// What the new build has in addition, see [`rename::base`].
     added: HashSet<String>,
     /// New names of what the old build has under another one.
@@ -77,18 +81,34 @@ impl Meaning {
         let owned = aliases.iter().map(|(new, old)| ((*new).to_owned(), (*old).to_owned())).collect();
         is.set_aliases(aliases);
         let new_names = by_name(&is, |_| true);
-        let changed = changed((&was, &old_names), (&is, &new_names));
-        tracing::debug!(?changed, "raw code compared");
+        let Differences { changed, shifted } = differences((&was, &old_names), (&is, &new_names));
+        tracing::debug!(?changed, ?shifted, "raw code compared");
         // Code that is compiled together with ours calls such functions by names that raw code of ours does not show.
         let by_name = |name: &String| !is_mangled(name) || name.contains("___rust");
         if is_compiled_together(new.0) && changed.iter().any(|name| by_name(name) && name != "main") {
             return Ok(None);
         }
-        let old = Graph::new(&was, &old_names, &changed);
-        let new = Graph::new(&is, &new_names, &changed);
+        let (mut old, mut new) = (Graph::new(&was, &old_names), Graph::new(&is, &new_names));
+        old.lead_to(&changed);
+        new.lead_to(&changed);
         let added = new_names.keys().filter(|name| !old_names.contains_key(*name));
         let added = added.filter_map(|name| rename::base(name)).collect();
-        Ok(Some(Self { changed, added, aliases: owned, old, new }))
+        Ok(Some(Self { changed, shifted, added, aliases: owned, old, new }))
+    }
+
+    /// Takes functions for unchanged that differ in line numbers only.
+    pub(super) fn forget_lines(&mut self, infos: &Infos, source: &SourceDiff) {
+        let old = shift::places(infos.old.values(), |symbol| self.key(symbol));
+        let new = shift::places(infos.new.values(), |symbol| self.key(symbol));
+        let of_lines = |(name, by): &(&String, &Shift)| shift::is_of_lines(**by, name, (&old, &new), source);
+        let lines: Vec<String> = self.shifted.iter().filter(of_lines).map(|(name, _)| name.clone()).collect();
+        if lines.is_empty() {
+            return;
+        }
+        tracing::debug!(?lines, "differ in line numbers only");
+        self.changed.retain(|name| !lines.contains(name));
+        self.old.lead_to(&self.changed);
+        self.new.lead_to(&self.changed);
     }
 
     /// The name that this symbol of either build goes by.
@@ -162,6 +182,10 @@ impl Judge for ByMeaning<'_, '_> {
     }
 
     fn is_changed_variable(&self, symbol: &str) -> bool {
+        if is_call_site(symbol) {
+            // It holds its line, so it differs wherever something moved.
+            return self.source.tainted().mentions_path(&demangle(symbol), self.crates);
+        }
         self.meaning.is_changed(symbol) || !self.meaning.knows(symbol, Side::New)
     }
 }
@@ -185,20 +209,28 @@ fn is_nameless(inlined: &FunctionRef) -> bool {
 }
 
 impl Graph {
-    fn new<'a>(program: &Program<'a>, names: &ByName<'a>, changed: &HashSet<String>) -> Self {
+    fn new<'a>(program: &Program<'a>, names: &ByName<'a>) -> Self {
         let mut of_sections: HashMap<At, Uses<'a>> = HashMap::new();
         let mut nodes = HashMap::new();
-        let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
         for (name, sections) in names {
             let mut all = Uses::default();
             for at in sections {
                 all.join(of_sections.entry(*at).or_insert_with(|| Uses::of(program, *at)));
             }
-            all.names().for_each(|used| users.entry(used).or_default().push(name));
             let owned =
                 |uses: HashMap<&str, usize>| uses.into_iter().map(|(n, c)| (n.to_owned(), c)).collect();
             let node = Node { calls: owned(all.calls), others: owned(all.others), indirect: all.indirect };
             nodes.insert((*name).to_owned(), node);
+        }
+        Self { nodes, leading: HashSet::new() }
+    }
+
+    /// Finds the names from which one of these can be reached.
+    fn lead_to(&mut self, changed: &HashSet<String>) {
+        let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
+        for (name, node) in &self.nodes {
+            let used = node.calls.iter().chain(&node.others);
+            used.for_each(|(used, _)| users.entry(used).or_default().push(name));
         }
         let mut leading = HashSet::new();
         let mut work: Vec<&str> = changed.iter().map(String::as_str).collect();
@@ -207,7 +239,7 @@ impl Graph {
                 work.extend(users.get(name).into_iter().flatten());
             }
         }
-        Self { nodes, leading }
+        self.leading = leading;
     }
 
     /// Whether a reference to something that changed may have been inlined and computed away in code that was made of
@@ -344,29 +376,43 @@ fn parse(objects: &[(String, Vec<u8>)]) -> Result<Vec<Unit<'_>>, DiffError> {
     Ok(units)
 }
 
-/// Names whose raw code differs, or is there on one side only.
-fn changed<'a>(
+/// How the raw code of two builds differs.
+struct Differences {
+    /// Names whose raw code differs, or is there on one side only.
+    changed: HashSet<String>,
+    /// Those of which only numbers moved.
+    shifted: HashMap<String, Shift>,
+}
+
+fn differences<'a>(
     (old, old_names): (&Program<'a>, &ByName<'a>),
     (new, new_names): (&Program<'a>, &ByName<'a>),
-) -> HashSet<String> {
+) -> Differences {
     let pairs = pair(old_names, new_names, old, new);
     let mut comparer =
         Comparer::new(old, new, pairs.ambiguous_names, pairs.partners.clone(), pairs.continued);
-    let mut changed = HashSet::new();
-    let mut note = |program: &Program<'_>, at: At| {
+    let names = |program: &Program<'a>, at: At| -> Vec<String> {
         let unit = program.unit(at);
-        let names =
-            program.section(at).symbols.iter().map(|ix| program.key(unit.symbol(*ix).name).to_owned());
-        changed.extend(names);
+        program.section(at).symbols.iter().map(|ix| program.key(unit.symbol(*ix).name).to_owned()).collect()
     };
     let sets = pairs
         .sets
         .iter()
         .flat_map(|set| set.old.iter().flat_map(|old| set.new.iter().map(move |new| (*old, *new))));
+    let (mut changed, mut shifted) = (HashSet::new(), HashMap::new());
     for (old_at, new_at) in pairs.pairs.into_iter().chain(sets) {
-        if let Verdict::Different(_) = comparer.compare(old_at, new_at) {
-            note(old, old_at);
-            note(new, new_at);
+        let Verdict::Different(_) = comparer.compare(old_at, new_at) else { continue };
+        let (was, is) = (old.section(old_at), new.section(new_at));
+        let shift = Shift::between(was, is)
+            .filter(|_| was.kind == Kind::Text && comparer.compare_references(old_at, new_at).is_equal());
+        for name in names(old, old_at).into_iter().chain(names(new, new_at)) {
+            // Several sections of one name have to agree.
+            match shift {
+                Some(shift) if !changed.contains(&name) => drop(shifted.insert(name.clone(), shift)),
+                _ if shifted.get(&name).copied() == shift => {}
+                _ => drop(shifted.remove(&name)),
+            }
+            changed.insert(name);
         }
     }
     let only = |these: &ByName<'a>, others: &ByName<'a>| -> Vec<String> {
@@ -374,5 +420,5 @@ fn changed<'a>(
     };
     changed.extend(only(old_names, new_names));
     changed.extend(only(new_names, old_names));
-    changed
+    Differences { changed, shifted }
 }

@@ -8,6 +8,7 @@
 //! compiler put it.
 
 mod by_source;
+pub(crate) mod call_sites;
 pub mod compare;
 mod lost;
 mod meaning;
@@ -16,6 +17,7 @@ mod pair;
 pub mod program;
 pub(crate) mod rename;
 pub mod repartition;
+mod shift;
 pub(crate) mod traces;
 mod uses;
 

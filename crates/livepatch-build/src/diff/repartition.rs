@@ -73,6 +73,9 @@ pub fn set_aside(
         return Ok(());
     }
     let infos = Infos::read(diff, old_build, new_build)?;
+    if let Some(meaning) = &mut diff.meaning {
+        meaning.forget_lines(&infos, source);
+    }
     let crates = changed_crates(old_build, new_build);
     let meaning = diff.meaning.as_ref().filter(|_| !source.hides());
     let judge: Box<dyn Judge> = match meaning {

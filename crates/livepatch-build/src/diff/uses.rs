@@ -66,11 +66,6 @@ impl<'a> Uses<'a> {
         Uses { calls: renamed(&self.calls), others: renamed(&self.others), indirect: self.indirect }
     }
 
-    /// All names.
-    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
-        self.calls.keys().chain(self.others.keys()).copied()
-    }
-
     /// Both together: for several sections of one name.
     pub(super) fn join(&mut self, other: &Self) {
         for (into, from) in [(&mut self.calls, &other.calls), (&mut self.others, &other.others)] {
