@@ -2,9 +2,9 @@
 
 use super::{CreateError, CreateOptions, FunctionReport, Ignored, origin, reason_text};
 use crate::build::Build;
-use crate::diff::Diff;
 use crate::diff::call_sites::{description, is_call_site};
 use crate::diff::program::{At, Program};
+use crate::diff::{Diff, Meaning};
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::findings::{Finding, Place, rules};
 use crate::guard::{self, ChangedFunction, GuardReport, NewFunction, NewStatic, SharedStatic, StaticPlace};
@@ -128,7 +128,7 @@ pub(super) fn meta(
     functions.sort_by_key(|(_, function)| function.old);
     let replaced: Vec<_> = functions.iter().map(|(replaced, _)| *replaced).collect();
     let origins = origin::origins(builds, diff, &replaced, judged);
-    let reasons = reasons(builds, &functions, judged)?;
+    let reasons = reasons(builds, diff.meaning.as_ref(), &functions, judged)?;
     let mut redirects = Vec::new();
     for (((replaced, function), reason), origin) in functions.iter().zip(reasons).zip(origins) {
         let path = path_of(&diff.new, replaced.new);
@@ -165,10 +165,11 @@ pub(super) fn meta(
     })
 }
 
-/// Why each function is in the patch: the source knows best; where it is not known, the function of the program that the
-/// first changed instruction came from is named.
+/// Why each function is in the patch: raw code knows best, then the source; where neither tells, the function of the program
+/// that the first changed instruction came from is named.
 fn reasons(
     builds: &Builds<'_>,
+    meaning: Option<&Meaning>,
     functions: &[(&Replaced, ChangedFunction)],
     judged: &GuardReport,
 ) -> Result<Vec<Reason>, CreateError> {
@@ -179,6 +180,17 @@ fn reasons(
     let stacks = guard::inlined_at(&builds.new.image, &places)?;
     let reason = |((_, function), stack): (&(&Replaced, ChangedFunction), Vec<guard::FunctionRef>)| {
         let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
+        if let Some(meaning) = meaning {
+            if meaning.is_changed(&function.new_symbol) {
+                return Reason::Changed;
+            }
+            let changed = |inlined: &&guard::FunctionRef| {
+                inlined.symbol.as_deref().is_some_and(|symbol| meaning.is_changed(symbol))
+            };
+            if let Some(inlined) = info.and_then(|info| info.inlined.iter().find(changed)) {
+                return Reason::Inlines(inlined.path.clone());
+            }
+        }
         if let (Some(info), Some((items, tainted))) = (info, builds.source.items()) {
             let changed = |place: &Option<Place>| {
                 place.as_ref().is_some_and(|p| tainted.is_in_changed_item(items, &p.file, p.line, Side::New))
