@@ -1,17 +1,17 @@
 //! `apply` and `check`.
 
+mod leave;
 mod record;
 
 use crate::bind::{self, Bound};
 use crate::error::{ApplyError, Mismatch};
 use crate::guard::Guard;
-use crate::jump;
 use crate::landing::Landing;
 use crate::load::{self, Loader};
 use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
 use crate::registry::{EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, State};
-use crate::report::{ApplyReport, Clock, Holds, Policy, Stages};
+use crate::report::{ApplyReport, Clock, Holds, Stages};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
 use crate::session::{Switch, UNDO_LIMIT, View, Why, patch_reports, repair, until_settled};
@@ -39,7 +39,7 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
     let patch = Patch::from_bytes(patch_bytes).map_err(damaged)?;
     let id = Patch::id_of(patch_bytes).map_err(damaged)?;
     let selected = patch.select(id, &options.selection)?;
-    let left = left_running(&selected.patch, options)?;
+    let left = leave::chosen(&selected.patch, options)?;
     let started = Instant::now();
     let deadline = started + options.deadline;
     let job = Job {
@@ -53,23 +53,6 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
         deadline,
     };
     job.run()
-}
-
-/// The functions whose calls under way may go on (indices of redirects).
-fn left_running(patch: &Patch, options: &ApplyOptions) -> Result<BTreeSet<usize>, ApplyError> {
-    let left = patch.functions_named(&options.leave_running)?;
-    let redirects = &patch.meta.redirects;
-    for redirect in left.iter().map(|at| &redirects[*at]) {
-        let tied = redirect.origin.iter().flat_map(|origin| &origin.tied).next();
-        if let Some(other) = tied.and_then(|at| redirects.get(*at as usize)) {
-            return Err(ApplyError::refused(format!(
-                "calls of `{}` cannot be left running: its old code may have been compiled for the old code of `{}`, which \
-                 changes, too",
-                redirect.path, other.path
-            )));
-        }
-    }
-    Ok(left)
 }
 
 /// Everything that [`apply`] checks before its first write, and whether the process is quiescent at this moment.
@@ -147,8 +130,8 @@ impl Job<'_> {
         let bound = bind::bind(&view.process, module, &scope, self.patch, state)?;
         load::trial_link(&view.process, module, self.patch, &plan, &bound.bindings)?;
         load::unwinder(&view.process, &view.modules, module, &scope)?;
-        self.check_entries(module, &code)?;
         let prepared = Prepared { view: &view, module, found, code, plan, scope };
+        self.check_entries(&prepared)?;
         let tables = view.tables()?;
         let rules = Rules::new(&view.process, &view.modules)?;
         let mut stages = Stages { prepare_ms: clock.lap(), ..Stages::default() };
@@ -160,31 +143,6 @@ impl Job<'_> {
             return self.snapshot(&prepared, &tables, seized, so_far).map(Some);
         }
         self.carry_out(&prepared, &tables, &rules, bound, seized, so_far).map(Some)
-    }
-
-    /// How calls of a function that are under way are treated.
-    fn policy_for(&self, function: usize) -> Policy {
-        if self.left.contains(&function) { Policy::Immediate } else { self.options.policy }
-    }
-
-    /// Old calls that go on must not branch into what the jumps overwrite.
-    fn check_entries(&self, module: &Module, code: &[Vec<u8>]) -> Result<(), ApplyError> {
-        for (at, (redirect, code)) in self.patch.meta.redirects.iter().zip(code).enumerate() {
-            if self.policy_for(at) != Policy::Immediate {
-                continue;
-            }
-            if jump::branches_into_entry(redirect.old.at(module.image.bias), code) {
-                let how = match self.options.policy {
-                    Policy::Immediate => "use the quiescent policy",
-                    Policy::Quiescent | Policy::Snapshot => "its calls cannot be left running",
-                };
-                return Err(ApplyError::refused(format!(
-                    "`{}` may branch back into its first instructions, which the jump overwrites; {how}",
-                    redirect.path
-                )));
-            }
-        }
-        Ok(())
     }
 
     fn guard(&self, prepared: &Prepared<'_>, state: &State) -> Guard {
@@ -232,7 +190,7 @@ impl Job<'_> {
 
     fn explain(&self, prepared: &Prepared<'_>, why: Why) -> ApplyError {
         let patch = Some((prepared.module, self.patch.meta.redirects.as_slice()));
-        why.into_error(prepared.view, self.started.elapsed(), patch)
+        self.advise(prepared, why.into_error(prepared.view, self.started.elapsed(), patch))
     }
 
     fn carry_out(

@@ -135,6 +135,18 @@ pub struct ThreadInside {
     pub reason: String,
     /// Its stack, innermost frame first.
     pub backtrace: Vec<String>,
+    /// If it is inside a function of the patch: whether calls of that could be left running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leave_running: Option<LeaveRunning>,
+}
+
+/// Whether calls of a function can be left running ([`crate::ApplyOptions::leave_running`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeaveRunning {
+    /// Path of the function as the option takes it.
+    pub path: String,
+    /// Why that would be refused.
+    pub objection: Option<String>,
 }
 
 fn advice(by: &Tracer, waited_ms: u64) -> String {
@@ -239,6 +251,7 @@ impl From<RemoteError> for ApplyError {
                     function: None,
                     reason: error.to_string(),
                     backtrace: Vec::new(),
+                    leave_running: None,
                 };
                 Self::Busy { waited_ms: waited.as_millis() as u64, inside: vec![inside] }
             }

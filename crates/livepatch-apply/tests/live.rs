@@ -4,8 +4,8 @@ mod support;
 
 use livepatch_apply::registry::PatchState;
 use livepatch_apply::{
-    ApplyError, ApplyOptions, Mismatch, Policy, RollbackOptions, SelectError, Selector, apply, check,
-    rollback, status,
+    ApplyError, ApplyOptions, LeaveRunning, Mismatch, Policy, RollbackOptions, SelectError, Selector, apply,
+    check, rollback, status,
 };
 use livepatch_patch::item::ItemName;
 use livepatch_patch::{
@@ -231,6 +231,8 @@ fn a_thread_inside_for_ever_is_named() {
         let Err(ApplyError::Busy { inside, .. }) = attempt else { panic!("{attempt:?}") };
         assert_eq!((inside.len(), inside[0].name.as_str()), (1, "holder"));
         assert_eq!(inside[0].function.as_deref(), Some("server::hold"));
+        let way_out = LeaveRunning { path: "server::hold".into(), objection: None };
+        assert_eq!(inside[0].leave_running, Some(way_out));
         assert!(inside[0].backtrace.iter().any(|frame| frame == "server::hold"), "{:?}", inside[0].backtrace);
         assert!(inside[0].backtrace.iter().any(|frame| frame.contains("park")), "{:?}", inside[0].backtrace);
     }
@@ -272,8 +274,12 @@ fn calls_that_never_end_can_be_left_running() {
         let item = ItemName::new(&redirect.path, Default::default());
         redirect.origin = Some(Origin { holds: vec![item.clone()], item, tied: vec![1 - at as u32] });
     }
-    let refused = apply(target.pid(), &tied.finish(), &hold);
+    let tied = tied.finish();
+    let refused = apply(target.pid(), &tied, &hold);
     assert!(matches!(refused, Err(ApplyError::Refused { .. })), "{refused:?}");
+    let Err(ApplyError::Busy { inside, .. }) = check(target.pid(), &tied, &short) else { panic!("not busy") };
+    let objection = inside[0].leave_running.as_ref().and_then(|function| function.objection.as_ref());
+    assert!(objection.is_some_and(|why| why.contains("server::value")), "{inside:?}");
     check(target.pid(), &patch, &hold).unwrap();
     assert_eq!(target.ask("value"), "1");
     apply(target.pid(), &patch, &hold).unwrap();

@@ -29,8 +29,7 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("waiting for process {} to leave the changed code", args.pid));
     let options = args.switch.apply_options(&args.part);
-    let report = livepatch_apply::apply(args.pid, &file.data, &options)
-        .map_err(|error| failed(error, &file.patch, options.policy))?;
+    let report = livepatch_apply::apply(args.pid, &file.data, &options).map_err(failed)?;
     Outcome::done(&report, text(&report))
 }
 
