@@ -96,7 +96,8 @@ struct SoFar {
 impl Job<'_> {
     fn run(&self) -> Result<ApplyReport, ApplyError> {
         let mut repaired = None;
-        until_settled(self.deadline, || on_tracer_thread(|| self.attempt(&mut repaired))?)
+        let report = until_settled(self.deadline, || on_tracer_thread(|| self.attempt(&mut repaired))?);
+        report.map_err(|error| error.within(self.started, self.options.deadline))
     }
 
     /// The report; `None` if the state of the process changed meanwhile.
