@@ -1,12 +1,14 @@
 //! `apply` and `check`.
 
 mod leave;
+mod libraries;
 mod record;
 
 use crate::bind::{self, Bound};
 use crate::error::{ApplyError, Mismatch};
 use crate::guard::Guard;
 use crate::landing::Landing;
+use crate::library::Library;
 use crate::load::{self, Loader};
 use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
@@ -86,22 +88,31 @@ struct Prepared<'a> {
     scope: Scope<'a>,
 }
 
+/// What attempts have done that were followed by another.
+#[derive(Default)]
+struct Past {
+    repaired: Option<String>,
+    /// Libraries that were loaded for the patch.
+    libraries: Option<Vec<Library>>,
+}
+
 /// What the report says of the way to where the work is.
 struct SoFar {
     repaired: Option<String>,
+    libraries: Vec<String>,
     stages: Stages,
     clock: Clock,
 }
 
 impl Job<'_> {
     fn run(&self) -> Result<ApplyReport, ApplyError> {
-        let mut repaired = None;
-        let report = until_settled(self.deadline, || on_tracer_thread(|| self.attempt(&mut repaired))?);
+        let mut past = Past::default();
+        let report = until_settled(self.deadline, || on_tracer_thread(|| self.attempt(&mut past))?);
         report.map_err(|error| error.within(self.started, self.options.deadline))
     }
 
     /// The report; `None` if the state of the process changed meanwhile.
-    fn attempt(&self, repaired: &mut Option<String>) -> Result<Option<ApplyReport>, ApplyError> {
+    fn attempt(&self, past: &mut Past) -> Result<Option<ApplyReport>, ApplyError> {
         let mut clock = Clock::start();
         let view = View::open(self.pid, self.deadline)?;
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
@@ -116,18 +127,19 @@ impl Job<'_> {
             let Some(seized) = view.seize(self.deadline)? else { return Ok(None) };
             let (seized, what) = repair(&view, seized, found, self.deadline)?;
             seized.leave()?;
-            *repaired = Some(what);
+            past.repaired = Some(what);
             return Ok(None);
         }
         let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(state) = state.filter(|s| s.active().is_some_and(|i| s.patches[i].id == self.id)) {
-            let so_far = SoFar { repaired: repaired.take(), stages: Stages::default(), clock };
+            let so_far = SoFar::new(past, Stages::default(), clock);
             let mut report = self.report(state, Holds::default(), so_far);
             report.already_applied = true;
             return Ok(Some(report));
         }
         let plan = plan(self.patch)?;
-        let scope = Scope::of(&view.process, &view.modules, module)?;
+        let brought = past.libraries.as_deref().unwrap_or_default();
+        let scope = Scope::of(&view.process, &view.modules, module)?.with(&view.modules, brought)?;
         let bound = bind::bind(&view.process, module, &scope, self.patch, state)?;
         load::trial_link(&view.process, module, self.patch, &plan, &bound.bindings)?;
         load::unwinder(&view.process, &view.modules, module, &scope)?;
@@ -136,10 +148,16 @@ impl Job<'_> {
         let tables = view.tables()?;
         let rules = Rules::new(&view.process, &view.modules)?;
         let mut stages = Stages { prepare_ms: clock.lap(), ..Stages::default() };
+        let libraries = self.libraries_to_bring(&prepared, &bound, past)?;
         let Some(mut seized) = view.seize(self.deadline)? else { return Ok(None) };
         safepoint::check_filters(&mut seized, self.deadline)?;
         stages.attach_ms = clock.lap();
-        let so_far = SoFar { repaired: repaired.take(), stages, clock };
+        if !libraries.is_empty() && !self.options.dry_run {
+            past.libraries = Some(self.bring(&prepared, &tables, &rules, seized, libraries)?);
+            return Ok(None);
+        }
+        let mut so_far = SoFar::new(past, stages, clock);
+        so_far.libraries.extend(libraries.iter().cloned());
         if self.options.dry_run {
             return self.snapshot(&prepared, &tables, seized, so_far).map(Some);
         }
@@ -205,16 +223,7 @@ impl Job<'_> {
     ) -> Result<ApplyReport, ApplyError> {
         let mut state = prepared.state();
         let location = self.location(prepared, &mut seized, &state)?;
-        let loader = Loader {
-            process: &prepared.view.process,
-            modules: &prepared.view.modules,
-            module: prepared.module,
-            scope: &prepared.scope,
-            rules,
-            tables,
-            location,
-            deadline: self.deadline,
-        };
+        let loader = self.loader(prepared, tables, rules, location);
         let known = state.find(&self.id);
         let index = match known {
             Some(index) => {
@@ -255,6 +264,25 @@ impl Job<'_> {
                 }
                 Err(self.explain(prepared, failed.why))
             }
+        }
+    }
+
+    fn loader<'p>(
+        &self,
+        prepared: &'p Prepared<'_>,
+        tables: &'p Tables,
+        rules: &'p Rules,
+        location: Location,
+    ) -> Loader<'p> {
+        Loader {
+            process: &prepared.view.process,
+            modules: &prepared.view.modules,
+            module: prepared.module,
+            scope: &prepared.scope,
+            rules,
+            tables,
+            location,
+            deadline: self.deadline,
         }
     }
 
@@ -366,8 +394,16 @@ impl Job<'_> {
             dry_run: false,
             replaced: Vec::new(),
             repaired: so_far.repaired,
+            libraries: so_far.libraries,
             mapped_bytes: 0,
         }
+    }
+}
+
+impl SoFar {
+    fn new(past: &mut Past, stages: Stages, clock: Clock) -> Self {
+        let libraries = past.libraries.iter().flatten().map(|library| library.name.clone()).collect();
+        Self { repaired: past.repaired.take(), libraries, stages, clock }
     }
 }
 

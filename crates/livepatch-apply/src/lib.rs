@@ -8,7 +8,7 @@
 //! |---|---|
 //! | find the module and check its code | [`target`], [`elf`] |
 //! | find everything that the patch refers to | [`bind`], [`scope`], [`dynsym`] |
-//! | map, link, register | [`load`], [`carrier`], [`safepoint`] |
+//! | map, link, register | [`load`], [`carrier`], [`library`], [`safepoint`] |
 //! | prove every stack | [`unwind`], [`stacks`], [`guard`] |
 //! | reach quiescence, write the jumps | [`transition`], [`landing`], [`jump`], [`branches`] |
 //! | record | [`registry`] |
@@ -30,6 +30,7 @@ pub mod error;
 pub mod guard;
 pub mod jump;
 pub mod landing;
+pub mod library;
 pub mod load;
 mod options;
 mod quietest;

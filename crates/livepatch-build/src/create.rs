@@ -6,6 +6,7 @@
 
 mod describe;
 mod knowledge;
+mod libraries;
 mod origin;
 mod trial;
 
@@ -158,6 +159,7 @@ pub fn create(
     report.findings.extend(judged.findings);
     report.findings.extend(lost_variables(&diff, &emitted));
     report.findings.extend(kept_values(&diff));
+    report.findings.extend(libraries::findings(&meta.libraries));
     report.functions = describe::functions(&meta, &emitted);
     if report.findings.iter().any(|finding| finding.severity == Severity::Refusal) {
         return Ok(Outcome::Refused(report));

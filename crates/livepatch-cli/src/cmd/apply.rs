@@ -50,6 +50,10 @@ pub(crate) fn text(report: &ApplyReport) -> String {
     if !report.replaced.is_empty() {
         lines.push(format!("replaces {}", report.replaced.join(", ")));
     }
+    if !report.libraries.is_empty() {
+        let verb = if report.dry_run { "needs" } else { "brought" };
+        lines.push(format!("{verb} {}", report.libraries.join(", ")));
+    }
     let applied = report.patches.iter().filter(|patch| patch.state == PatchState::Applied);
     lines.extend(applied.map(patch_text));
     lines.join("\n")

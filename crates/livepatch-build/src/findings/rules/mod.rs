@@ -9,6 +9,8 @@ pub mod copies;
 pub mod coroutine;
 pub mod distributed_slice;
 pub mod initialiser;
+pub mod library;
+pub mod library_path;
 pub mod no_debug_info;
 pub mod no_room;
 pub mod not_rust;
@@ -61,7 +63,9 @@ pub static ALL: &[&Rule] = &[
     &unsupported::RULE,
     &copies::RULE,
     &built_otherwise::RULE,
+    &library_path::RULE,
     &value_kept::RULE,
+    &library::RULE,
 ];
 
 /// The rule with this code.
