@@ -148,6 +148,10 @@ pub fn create(
     let emitted = match emit::emit(&mut diff) {
         Ok(emitted) => emitted,
         Err(EmitError::Diff(error)) => return Err(error.into()),
+        Err(EmitError::MixedThreadLocals { function }) => {
+            report.findings.push(Finding::new(&rules::mixed_thread_locals::RULE, function));
+            return Ok(Outcome::Refused(report));
+        }
         Err(EmitError::Unsupported { function, what }) => {
             report.findings.push(Finding::new(&rules::unsupported::RULE, function).change(what, None, None));
             return Ok(Outcome::Refused(report));

@@ -11,6 +11,7 @@ pub mod distributed_slice;
 pub mod initialiser;
 pub mod library;
 pub mod library_path;
+pub mod mixed_thread_locals;
 pub mod no_debug_info;
 pub mod no_room;
 pub mod not_rust;
@@ -64,6 +65,7 @@ pub static ALL: &[&Rule] = &[
     &copies::RULE,
     &built_otherwise::RULE,
     &library_path::RULE,
+    &mixed_thread_locals::RULE,
     &value_kept::RULE,
     &library::RULE,
 ];
