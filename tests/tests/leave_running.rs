@@ -102,3 +102,97 @@ fn an_accept_loop_goes_on_in_old_code_and_calls_new() -> Result<(), Failed> {
     assert_eq!(program.round()?, old);
     program.finish()
 }
+
+/// A loop of the usual kind: it does one of several things, so the compiler makes a jump table.
+const DISPATCH: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+type Loop = (Sender<u8>, Receiver<u64>);
+
+static WORK: Mutex<Option<Loop>> = Mutex::new(None);
+
+#[inline(never)]
+fn answer() -> u64 {
+    black_box(20) //-
+    black_box(21) //+
+}
+
+#[inline(never)]
+fn serve(jobs: &Receiver<u8>, results: &Sender<u64>) {
+    for job in jobs {
+        let result = match job {
+            0 => black_box(10), //-
+            0 => black_box(11), //+
+            1 => answer(),
+            2 => black_box(1) << black_box(5),
+            3 => black_box(7) * black_box(9),
+            4 => black_box(100) - black_box(1),
+            5 => u64::from(black_box(255_u8).count_ones()),
+            _ => return,
+        };
+        if results.send(result).is_err() {
+            return;
+        }
+    }
+}
+
+fn start() -> Loop {
+    let (job, jobs) = channel();
+    let (result, results) = channel();
+    std::thread::Builder::new().name("server".into()).spawn(move || serve(&jobs, &result)).ok();
+    (job, results)
+}
+
+fn ask((job, results): &Loop) -> String {
+    let one = |number| {
+        job.send(number).ok();
+        results.recv().unwrap_or_default().to_string()
+    };
+    (0..6).map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn step() {
+    let mut work = WORK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    println!("running {}", ask(work.get_or_insert_with(start)));
+    println!("fresh {}", ask(&start()));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_loop_with_a_jump_table_is_left_running_as_advised() -> Result<(), Failed> {
+    let fixture = Fixture::inline("dispatch", DISPATCH)?;
+    let project = Project::new(&fixture, Profile::Release)?;
+    let mut program = Program::start(command(&project.ship()?))?;
+    let old = ["running 10 20 32 63 99 8", "fresh 10 20 32 63 99 8"];
+    let new = ["running 10 21 32 63 99 8", "fresh 11 21 32 63 99 8"];
+    assert_eq!(program.round()?, old);
+    project.write(Side::New)?;
+    let created = project.create("fix")?;
+    created.ran.expect(exit::DONE, "create")?;
+    let file = &created.file;
+    let busy = run(&program, "apply", file, &["--timeout", "1"])?.expect(exit::BUSY, "apply")?;
+    let advice = busy.json["leave_running"].as_array().ok_or("no way out is named")?;
+    let left: Vec<_> = advice.iter().filter_map(|path| Some(["--leave-running", path.as_str()?])).collect();
+    assert_eq!(left, [["--leave-running", "dispatch::serve"]], "{}", busy.json);
+    for way in [left.as_flattened(), &["--policy", "immediate"]] {
+        run(&program, "check", file, way)?.expect(exit::DONE, "check")?;
+        assert_eq!(program.round()?, old);
+        run(&program, "apply", file, way)?.expect(exit::DONE, "apply")?;
+        for _ in 0..3 {
+            assert_eq!(program.round()?, new);
+        }
+        // The loop is in old code all the time, so that nothing waits for it here.
+        tools::livepatch(&["rollback", &program.pid().to_string(), "--policy", "immediate"])?
+            .expect(exit::DONE, "rollback")?;
+        assert_eq!(program.round()?, old);
+    }
+    program.finish()
+}

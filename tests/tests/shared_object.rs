@@ -66,15 +66,43 @@ fn in_host(host: impl FnOnce(&Path, &Path) -> Result<Command, Failed>) -> Result
     program.finish()
 }
 
+/// One base serves all thread-locals of a function; in a function of their own new ones are reached.
+#[test]
+fn new_thread_locals_have_functions_of_their_own() -> Result<(), Failed> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/mixed_thread_locals");
+    let project = Project::new(&Fixture::read(&folder)?, Profile::Release)?;
+    let mut program = Program::start(python(project.path(), &project.ship()?)?)?;
+    assert_eq!(program.round()?, ["535 1"]);
+    project.write(Side::New)?;
+    let refused = project.create("together")?.ran.expect(exit::REFUSED, "create")?;
+    assert_eq!(refused.json["findings"][0]["code"], "LP0031", "{}", refused.json);
+    let source = project.path().join("src/lib.rs");
+    let text = std::fs::read_to_string(&source)?.replace("LAST.replace(net)", "swap(net)");
+    let swap = "\n#[inline(never)]\nfn swap(net: u64) -> u64 {\n    LAST.replace(net)\n}\n";
+    std::fs::write(&source, text + swap)?;
+    let created = project.create("apart")?;
+    created.ran.expect(exit::DONE, "create")?;
+    let pid = program.pid().to_string();
+    tools::livepatch(&["apply".as_ref(), pid.as_ref(), created.file.as_os_str()])?
+        .expect(exit::DONE, "apply")?;
+    assert_eq!(program.round()?, ["535 2"]);
+    assert_eq!(program.round()?, ["985 3"], "the new thread-local keeps what it is given");
+    tools::livepatch(&["rollback", &pid])?.expect(exit::DONE, "rollback")?;
+    assert_eq!(program.round()?, ["535 4"]);
+    program.finish()
+}
+
 #[test]
 fn in_a_python_program() -> Result<(), Failed> {
-    in_host(|dir, library| {
-        let script = dir.join("host.py");
-        std::fs::write(&script, PYTHON_HOST)?;
-        let mut command = Command::new("python3");
-        command.arg(script).arg(library);
-        Ok(command)
-    })
+    in_host(python)
+}
+
+fn python(dir: &Path, library: &Path) -> Result<Command, Failed> {
+    let script = dir.join("host.py");
+    std::fs::write(&script, PYTHON_HOST)?;
+    let mut command = Command::new("python3");
+    command.arg(script).arg(library);
+    Ok(command)
 }
 
 #[test]

@@ -1,17 +1,19 @@
 //! `apply` and `check`.
 
+mod leave;
+mod libraries;
 mod record;
 
 use crate::bind::{self, Bound};
 use crate::error::{ApplyError, Mismatch};
 use crate::guard::Guard;
-use crate::jump;
 use crate::landing::Landing;
+use crate::library::Library;
 use crate::load::{self, Loader};
 use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
 use crate::registry::{EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, State};
-use crate::report::{ApplyReport, Clock, Holds, Policy, Stages};
+use crate::report::{ApplyReport, Clock, Holds, Stages};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
 use crate::session::{Switch, UNDO_LIMIT, View, Why, patch_reports, repair, until_settled};
@@ -39,7 +41,7 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
     let patch = Patch::from_bytes(patch_bytes).map_err(damaged)?;
     let id = Patch::id_of(patch_bytes).map_err(damaged)?;
     let selected = patch.select(id, &options.selection)?;
-    let left = left_running(&selected.patch, options)?;
+    let left = leave::chosen(&selected.patch, options)?;
     let started = Instant::now();
     let deadline = started + options.deadline;
     let job = Job {
@@ -53,23 +55,6 @@ pub fn apply(pid: i32, patch_bytes: &[u8], options: &ApplyOptions) -> Result<App
         deadline,
     };
     job.run()
-}
-
-/// The functions whose calls under way may go on (indices of redirects).
-fn left_running(patch: &Patch, options: &ApplyOptions) -> Result<BTreeSet<usize>, ApplyError> {
-    let left = patch.functions_named(&options.leave_running)?;
-    let redirects = &patch.meta.redirects;
-    for redirect in left.iter().map(|at| &redirects[*at]) {
-        let tied = redirect.origin.iter().flat_map(|origin| &origin.tied).next();
-        if let Some(other) = tied.and_then(|at| redirects.get(*at as usize)) {
-            return Err(ApplyError::refused(format!(
-                "calls of `{}` cannot be left running: its old code may have been compiled for the old code of `{}`, which \
-                 changes, too",
-                redirect.path, other.path
-            )));
-        }
-    }
-    Ok(left)
 }
 
 /// Everything that [`apply`] checks before its first write, and whether the process is quiescent at this moment.
@@ -103,21 +88,31 @@ struct Prepared<'a> {
     scope: Scope<'a>,
 }
 
+/// What attempts have done that were followed by another.
+#[derive(Default)]
+struct Past {
+    repaired: Option<String>,
+    /// Libraries that were loaded for the patch.
+    libraries: Option<Vec<Library>>,
+}
+
 /// What the report says of the way to where the work is.
 struct SoFar {
     repaired: Option<String>,
+    libraries: Vec<String>,
     stages: Stages,
     clock: Clock,
 }
 
 impl Job<'_> {
     fn run(&self) -> Result<ApplyReport, ApplyError> {
-        let mut repaired = None;
-        until_settled(self.deadline, || on_tracer_thread(|| self.attempt(&mut repaired))?)
+        let mut past = Past::default();
+        let report = until_settled(self.deadline, || on_tracer_thread(|| self.attempt(&mut past))?);
+        report.map_err(|error| error.within(self.started, self.options.deadline))
     }
 
     /// The report; `None` if the state of the process changed meanwhile.
-    fn attempt(&self, repaired: &mut Option<String>) -> Result<Option<ApplyReport>, ApplyError> {
+    fn attempt(&self, past: &mut Past) -> Result<Option<ApplyReport>, ApplyError> {
         let mut clock = Clock::start();
         let view = View::open(self.pid, self.deadline)?;
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
@@ -132,59 +127,41 @@ impl Job<'_> {
             let Some(seized) = view.seize(self.deadline)? else { return Ok(None) };
             let (seized, what) = repair(&view, seized, found, self.deadline)?;
             seized.leave()?;
-            *repaired = Some(what);
+            past.repaired = Some(what);
             return Ok(None);
         }
         let code = target::verify(&view.process, module, &self.patch.meta, state)?;
         if let Some(state) = state.filter(|s| s.active().is_some_and(|i| s.patches[i].id == self.id)) {
-            let so_far = SoFar { repaired: repaired.take(), stages: Stages::default(), clock };
+            let so_far = SoFar::new(past, Stages::default(), clock);
             let mut report = self.report(state, Holds::default(), so_far);
             report.already_applied = true;
             return Ok(Some(report));
         }
         let plan = plan(self.patch)?;
-        let scope = Scope::of(&view.process, &view.modules, module)?;
+        let brought = past.libraries.as_deref().unwrap_or_default();
+        let scope = Scope::of(&view.process, &view.modules, module)?.with(&view.modules, brought)?;
         let bound = bind::bind(&view.process, module, &scope, self.patch, state)?;
         load::trial_link(&view.process, module, self.patch, &plan, &bound.bindings)?;
         load::unwinder(&view.process, &view.modules, module, &scope)?;
-        self.check_entries(module, &code)?;
         let prepared = Prepared { view: &view, module, found, code, plan, scope };
+        self.check_entries(&prepared)?;
         let tables = view.tables()?;
         let rules = Rules::new(&view.process, &view.modules)?;
         let mut stages = Stages { prepare_ms: clock.lap(), ..Stages::default() };
+        let libraries = self.libraries_to_bring(&prepared, &bound, past)?;
         let Some(mut seized) = view.seize(self.deadline)? else { return Ok(None) };
         safepoint::check_filters(&mut seized, self.deadline)?;
         stages.attach_ms = clock.lap();
-        let so_far = SoFar { repaired: repaired.take(), stages, clock };
+        if !libraries.is_empty() && !self.options.dry_run {
+            past.libraries = Some(self.bring(&prepared, &tables, &rules, seized, libraries)?);
+            return Ok(None);
+        }
+        let mut so_far = SoFar::new(past, stages, clock);
+        so_far.libraries.extend(libraries.iter().cloned());
         if self.options.dry_run {
             return self.snapshot(&prepared, &tables, seized, so_far).map(Some);
         }
         self.carry_out(&prepared, &tables, &rules, bound, seized, so_far).map(Some)
-    }
-
-    /// How calls of a function that are under way are treated.
-    fn policy_for(&self, function: usize) -> Policy {
-        if self.left.contains(&function) { Policy::Immediate } else { self.options.policy }
-    }
-
-    /// Old calls that go on must not branch into what the jumps overwrite.
-    fn check_entries(&self, module: &Module, code: &[Vec<u8>]) -> Result<(), ApplyError> {
-        for (at, (redirect, code)) in self.patch.meta.redirects.iter().zip(code).enumerate() {
-            if self.policy_for(at) != Policy::Immediate {
-                continue;
-            }
-            if jump::branches_into_entry(redirect.old.at(module.image.bias), code) {
-                let how = match self.options.policy {
-                    Policy::Immediate => "use the quiescent policy",
-                    Policy::Quiescent | Policy::Snapshot => "its calls cannot be left running",
-                };
-                return Err(ApplyError::refused(format!(
-                    "`{}` may branch back into its first instructions, which the jump overwrites; {how}",
-                    redirect.path
-                )));
-            }
-        }
-        Ok(())
     }
 
     fn guard(&self, prepared: &Prepared<'_>, state: &State) -> Guard {
@@ -232,7 +209,7 @@ impl Job<'_> {
 
     fn explain(&self, prepared: &Prepared<'_>, why: Why) -> ApplyError {
         let patch = Some((prepared.module, self.patch.meta.redirects.as_slice()));
-        why.into_error(prepared.view, self.started.elapsed(), patch)
+        self.advise(prepared, why.into_error(prepared.view, self.started.elapsed(), patch))
     }
 
     fn carry_out(
@@ -246,16 +223,7 @@ impl Job<'_> {
     ) -> Result<ApplyReport, ApplyError> {
         let mut state = prepared.state();
         let location = self.location(prepared, &mut seized, &state)?;
-        let loader = Loader {
-            process: &prepared.view.process,
-            modules: &prepared.view.modules,
-            module: prepared.module,
-            scope: &prepared.scope,
-            rules,
-            tables,
-            location,
-            deadline: self.deadline,
-        };
+        let loader = self.loader(prepared, tables, rules, location);
         let known = state.find(&self.id);
         let index = match known {
             Some(index) => {
@@ -296,6 +264,25 @@ impl Job<'_> {
                 }
                 Err(self.explain(prepared, failed.why))
             }
+        }
+    }
+
+    fn loader<'p>(
+        &self,
+        prepared: &'p Prepared<'_>,
+        tables: &'p Tables,
+        rules: &'p Rules,
+        location: Location,
+    ) -> Loader<'p> {
+        Loader {
+            process: &prepared.view.process,
+            modules: &prepared.view.modules,
+            module: prepared.module,
+            scope: &prepared.scope,
+            rules,
+            tables,
+            location,
+            deadline: self.deadline,
         }
     }
 
@@ -407,8 +394,16 @@ impl Job<'_> {
             dry_run: false,
             replaced: Vec::new(),
             repaired: so_far.repaired,
+            libraries: so_far.libraries,
             mapped_bytes: 0,
         }
+    }
+}
+
+impl SoFar {
+    fn new(past: &mut Past, stages: Stages, clock: Clock) -> Self {
+        let libraries = past.libraries.iter().flatten().map(|library| library.name.clone()).collect();
+        Self { repaired: past.repaired.take(), libraries, stages, clock }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | image | load bias |
 //! | thread-local of the image | executable: module 1 and the ABI's fixed offset; shared object: its own relocated GOT |
 //! | import with a GOT slot | the pointer that the running loader put there |
-//! | import without one | dynamic symbols of the module's scope, in load order; indirect functions by `dlsym` |
+//! | import without one | dynamic symbols of the module's scope, in load order, then of libraries that the patch brings; indirect functions by `dlsym` |
 //! | static or thread-local that an earlier patch brought in | the registry, if name, size and type agree |
 
 use crate::elf::{Image, Peek, TlsHeader, quad};
@@ -23,8 +23,21 @@ use object::elf;
 pub struct Bound {
     /// One for each symbol of the patch.
     pub bindings: Vec<Binding>,
-    /// Symbols (by index) that only the target's own loader can resolve.
-    pub remote: Vec<(usize, String)>,
+    /// Symbols that only the target's own loader can resolve.
+    pub remote: Vec<Remote>,
+    /// Imports that nothing in the process provides. Their bindings lead nowhere.
+    pub missing: Vec<String>,
+}
+
+/// A symbol that the target's own loader is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Its index in the patch.
+    pub symbol: usize,
+    /// Its name.
+    pub name: String,
+    /// The loader's handle of the library that has it.
+    pub handle: u64,
 }
 
 /// Finds the place of every symbol.
@@ -39,16 +52,21 @@ pub fn bind(
     state: Option<&State>,
 ) -> Result<Bound, ApplyError> {
     let tls = ImageTls::find(process, module, patch)?;
-    let mut bound = Bound { bindings: Vec::with_capacity(patch.symbols.len()), remote: Vec::new() };
+    let bindings = Vec::with_capacity(patch.symbols.len());
+    let mut bound = Bound { bindings, remote: Vec::new(), missing: Vec::new() };
     for (index, symbol) in patch.symbols.iter().enumerate() {
         let binding = match symbol.place {
             Place::Section { .. } => Binding::Own,
             Place::Image { addr, .. } => Binding::At(addr.at(module.image.bias)),
             Place::ImageTls { offset } => Binding::Tls(tls.place(&symbol.name, offset)?),
             Place::Import { got } => match resolve_import(process, module, scope, symbol, got)? {
-                Resolved::At(address) => Binding::At(address),
-                Resolved::AskLoader => {
-                    bound.remote.push((index, symbol.name.clone()));
+                Some(Resolved::At(address)) => Binding::At(address),
+                Some(Resolved::AskLoader { handle }) => {
+                    bound.remote.push(Remote { symbol: index, name: symbol.name.clone(), handle });
+                    Binding::At(RunAddr(0))
+                }
+                None => {
+                    bound.missing.push(symbol.name.clone());
                     Binding::At(RunAddr(0))
                 }
             },
@@ -67,7 +85,7 @@ fn resolve_import(
     scope: &Scope<'_>,
     symbol: &Symbol,
     got: Option<livepatch_patch::LinkAddr>,
-) -> Result<Resolved, ApplyError> {
+) -> Result<Option<Resolved>, ApplyError> {
     if let Some(slot) = got
         && !is_lazy(process, &module.image, slot.0)?
     {
@@ -75,7 +93,7 @@ fn resolve_import(
         if module.image.segment(slot).is_none() {
             return Err(Mismatch::Outside { path: symbol.name.clone(), address: slot }.into());
         }
-        return Ok(Resolved::At(RunAddr(process.word(slot)?)));
+        return Ok(Some(Resolved::At(RunAddr(process.word(slot)?))));
     }
     scope.resolve(&symbol.name)
 }

@@ -4,6 +4,7 @@ use livepatch_patch::{BuildId, Digest, RunAddr, SelectError};
 use livepatch_process::{InterruptError, PerfMapError, ProcessError, RemoteError, Tracer};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// Why nothing was done. Unless a variant says otherwise the process runs as before.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +12,7 @@ pub enum ApplyError {
     /// Changed code was in use for the whole time (exit code 5).
     #[error("not quiescent within {waited_ms} ms: {}", summary(.inside))]
     Busy {
-        /// How long it was tried.
+        /// How long it was tried: the time limit, unless it was over sooner.
         waited_ms: u64,
         /// Who was in the way at the last attempt.
         inside: Vec<ThreadInside>,
@@ -135,6 +136,18 @@ pub struct ThreadInside {
     pub reason: String,
     /// Its stack, innermost frame first.
     pub backtrace: Vec<String>,
+    /// If it is inside a function of the patch: whether calls of that could be left running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leave_running: Option<LeaveRunning>,
+}
+
+/// Whether calls of a function can be left running ([`crate::ApplyOptions::leave_running`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeaveRunning {
+    /// Path of the function as the option takes it.
+    pub path: String,
+    /// Why that would be refused.
+    pub objection: Option<String>,
 }
 
 fn advice(by: &Tracer, waited_ms: u64) -> String {
@@ -145,7 +158,10 @@ fn advice(by: &Tracer, waited_ms: u64) -> String {
 }
 
 fn summary(inside: &[ThreadInside]) -> String {
-    let line = |t: &ThreadInside| format!("thread {} ({}) {}", t.tid, t.name, t.reason);
+    let line = |t: &ThreadInside| match t.name.as_str() {
+        "" => format!("thread {} {}", t.tid, t.reason),
+        name => format!("thread {} ({name}) {}", t.tid, t.reason),
+    };
     let mut lines: Vec<String> = inside.iter().take(3).map(line).collect();
     if inside.len() > 3 {
         lines.push(format!("and {} more", inside.len() - 3));
@@ -175,6 +191,15 @@ impl ApplyError {
             | Self::Environment { .. }
             | Self::NotUndone { .. } => json!({}),
         }
+    }
+
+    /// What was busy in one of the steps was so for the operation that began at a time and had a limit, not for as long as that
+    /// step lasted.
+    pub(crate) fn within(mut self, started: Instant, limit: Duration) -> Self {
+        if let Self::Busy { waited_ms, .. } = &mut self {
+            *waited_ms = started.elapsed().min(limit).as_millis() as u64;
+        }
+        self
     }
 
     /// An environment error with its cause.
@@ -232,17 +257,38 @@ impl From<RemoteError> for ApplyError {
             RemoteError::Forbidden { .. } => Self::Refused {
                 reason: format!("{error}; nothing was changed; restart the program with the call permitted"),
             },
-            RemoteError::Slow { tid, waited, .. } => {
+            RemoteError::Slow { tid, ref name, waited, .. } => {
                 let inside = ThreadInside {
                     tid: tid.0,
-                    name: String::new(),
+                    name: name.clone(),
                     function: None,
-                    reason: error.to_string(),
+                    reason: error.without_thread(),
                     backtrace: Vec::new(),
+                    leave_running: None,
                 };
                 Self::Busy { waited_ms: waited.as_millis() as u64, inside: vec![inside] }
             }
             other => Self::environment("a call inside the process failed", other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use livepatch_process::Tid;
+
+    #[test]
+    fn a_slow_call_is_told_as_the_operation_it_belongs_to() {
+        let waited = Duration::from_millis(6);
+        let slow = || RemoteError::Slow { tid: Tid(7), name: "worker".into(), number: 9, waited };
+        let limit = Duration::from_secs(3);
+        let long_ago = Instant::now() - Duration::from_secs(9);
+        let told = ApplyError::from(slow()).within(long_ago, limit).to_string();
+        let words = "thread 7 (worker) did not get through system call 9 in the 6 ms that were left for it";
+        assert_eq!(told, format!("not quiescent within 3000 ms: {words}"));
+        assert_eq!(slow().to_string(), words);
+        let sooner = ApplyError::from(slow()).within(Instant::now(), limit).to_string();
+        assert!(!sooner.contains("3000 ms"), "{sooner}");
     }
 }

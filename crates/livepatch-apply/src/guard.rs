@@ -1,8 +1,9 @@
 //! What no thread may be inside of at the switch.
 
+use crate::branches::entry_is_fresh;
 use crate::elf::Peek;
 use crate::error::ThreadInside;
-use crate::jump::{JUMP_SIZE, entry_is_fresh};
+use crate::jump::JUMP_SIZE;
 use crate::registry::State;
 use crate::report::Policy;
 use crate::stacks::ThreadStack;
@@ -21,7 +22,7 @@ pub struct Forbidden {
     pub range: Range<RunAddr>,
     /// What it is.
     pub name: String,
-    /// A thread at the very first instruction has not begun ([`crate::jump::entry_is_fresh`]).
+    /// A thread at the very first instruction has not begun ([`entry_is_fresh`]).
     pub fresh_entry: bool,
 }
 
@@ -124,6 +125,7 @@ impl Inside {
             function: self.function.clone(),
             reason,
             backtrace: self.walk.frames.iter().map(|frame| symbolise(frame.lookup())).collect(),
+            leave_running: None,
         }
     }
 }

@@ -8,9 +8,9 @@
 //! |---|---|
 //! | find the module and check its code | [`target`], [`elf`] |
 //! | find everything that the patch refers to | [`bind`], [`scope`], [`dynsym`] |
-//! | map, link, register | [`load`], [`carrier`], [`safepoint`] |
+//! | map, link, register | [`load`], [`carrier`], [`library`], [`safepoint`] |
 //! | prove every stack | [`unwind`], [`stacks`], [`guard`] |
-//! | reach quiescence, write the jumps | [`transition`], [`landing`], [`jump`] |
+//! | reach quiescence, write the jumps | [`transition`], [`landing`], [`jump`], [`branches`] |
 //! | record | [`registry`] |
 //! | names for debuggers and profilers | [`symbols`] |
 //!
@@ -22,6 +22,7 @@
 
 mod apply;
 pub mod bind;
+pub mod branches;
 pub mod carrier;
 pub mod dynsym;
 pub mod elf;
@@ -29,6 +30,7 @@ pub mod error;
 pub mod guard;
 pub mod jump;
 pub mod landing;
+pub mod library;
 pub mod load;
 mod options;
 mod quietest;
@@ -49,7 +51,7 @@ pub mod unwind;
 pub use livepatch_process::prefer_this_thread;
 
 pub use apply::{apply, check};
-pub use error::{ApplyError, Mismatch, ThreadInside};
+pub use error::{ApplyError, LeaveRunning, Mismatch, ThreadInside};
 pub use livepatch_patch::select::{Missing, Part, SelectError, Selection, Unknown};
 pub use options::ApplyOptions;
 pub use report::{ApplyReport, FunctionReport, Holds, PatchReport, Policy, RollbackReport, Status};

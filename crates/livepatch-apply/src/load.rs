@@ -4,7 +4,7 @@
 //! registered, and the TLS carrier is loaded. Each step is noted in the registry before it is done, so that a later run
 //! can take it back if this one is killed.
 
-use crate::bind::Bound;
+use crate::bind::{Bound, Remote};
 use crate::carrier;
 use crate::error::{ApplyError, Mismatch};
 use crate::registry::live::{self, map_near};
@@ -212,9 +212,9 @@ impl Loader<'_> {
         self.note(state, Some(Journal::Loading { mapping, eh_frame: None, step: FrameStep::None }))?;
         self.clear_site(seized)?;
         let mut bindings = bound.bindings;
-        for (symbol, name) in bound.remote {
-            let address = self.remote_symbol(seized, &name)?;
-            bindings[symbol] = Binding::At(address);
+        for remote in bound.remote {
+            let address = self.remote_symbol(seized, &remote)?;
+            bindings[remote.symbol] = Binding::At(address);
         }
         let carrier = match (needs_carrier(plan, &bindings), &plan.tls) {
             (true, Some(tls)) => {
@@ -243,7 +243,7 @@ impl Loader<'_> {
         Ok(self.location.commit(&mut &*self.process, state)?)
     }
 
-    fn site(&self) -> CallSite {
+    pub(crate) fn site(&self) -> CallSite {
         live::call_site(self.location)
     }
 
@@ -260,7 +260,7 @@ impl Loader<'_> {
     }
 
     /// Makes sure that no call of a killed run goes on.
-    fn clear_site(&self, seized: &mut Seized) -> Result<(), ApplyError> {
+    pub(crate) fn clear_site(&self, seized: &mut Seized) -> Result<(), ApplyError> {
         let site = self.site();
         match site.progress(self.process)? {
             CallProgress::Prepared | CallProgress::Begun => {
@@ -362,12 +362,13 @@ impl Loader<'_> {
         })
     }
 
-    fn remote_symbol(&self, seized: &mut Seized, name: &str) -> Result<RunAddr, ApplyError> {
+    fn remote_symbol(&self, seized: &mut Seized, remote: &Remote) -> Result<RunAddr, ApplyError> {
+        let Remote { name, handle, .. } = remote;
         let missing =
             || ApplyError::refused(format!("`{name}` needs the program's loader, which offers no `dlsym`"));
         let dlsym = self.scope.function("dlsym")?.ok_or_else(missing)?;
         let text = self.site().put_string(self.process, name.as_bytes())?;
-        match self.call(seized, "dlsym", dlsym, [0, text.0, 0, 0, 0, 0])? {
+        match self.call(seized, "dlsym", dlsym, [*handle, text.0, 0, 0, 0, 0])? {
             0 => Err(ApplyError::refused(format!(
                 "the patch needs `{name}`, which the program's loader does not find"
             ))),
@@ -419,16 +420,16 @@ impl Loader<'_> {
 }
 
 /// `RTLD_NOW` of `<dlfcn.h>`; without `RTLD_GLOBAL` the object stays private.
-const RTLD_NOW: u64 = 2;
+pub(crate) const RTLD_NOW: u64 = 2;
 /// System call numbers of x86-64.
 const SYS_CLOSE: i64 = 3;
 const SYS_MEMFD_CREATE: i64 = 319;
 /// What loaders do to load an object: `read`, `close`, `fstat`, `mmap`, `mprotect`, `munmap`, `pread64`, `openat`.
-const DLOPEN_CALLS: [i64; 8] = [0, SYS_CLOSE, 5, 9, 10, 11, 17, 257];
+pub(crate) const DLOPEN_CALLS: [i64; 8] = [0, SYS_CLOSE, 5, 9, 10, 11, 17, 257];
 /// `MFD_CLOEXEC` of `<linux/memfd.h>`.
 const MFD_CLOEXEC: u64 = 1;
 /// Time for one call, even if the deadline is near: a call that is broken off may leave a lock taken.
-const CALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+pub(crate) const CALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 fn memfd(loader: &Loader<'_>, seized: &mut Seized, contents: &[u8]) -> Result<u64, ApplyError> {
     let name = loader.site().put_string(loader.process, b"livepatch-tls")?;

@@ -173,6 +173,8 @@ pub struct ApplyReport {
     pub replaced: Vec<String>,
     /// What was repaired of a run that had been killed.
     pub repaired: Option<String>,
+    /// Libraries that the patch needed and the program did not, by soname: loaded for it, or, if only checked, to be loaded.
+    pub libraries: Vec<String>,
     /// Resident memory that the patch adds, in bytes (mapped parts).
     pub mapped_bytes: u64,
 }

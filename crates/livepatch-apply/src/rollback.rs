@@ -83,7 +83,8 @@ pub fn rollback(
             return Ok(None);
         }
         finish(&View::open_to_read(pid)?, &mut report, selector, started).map(Some)
-    })?;
+    })
+    .map_err(|error| error.within(started, options.deadline))?;
     Ok(report)
 }
 

@@ -360,6 +360,7 @@ fn describe(process: &Process, refused: Vec<(Tid, String)>) -> Vec<ThreadInside>
             function: None,
             reason: format!("cannot run the few calls that must run inside the process: {reason}"),
             backtrace: Vec::new(),
+            leave_running: None,
         })
         .collect()
 }

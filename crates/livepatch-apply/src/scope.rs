@@ -7,6 +7,7 @@
 use crate::dynsym::{DefinitionKind, DynamicSymbols};
 use crate::elf::Peek;
 use crate::error::ApplyError;
+use crate::library::Library;
 use crate::target::{Module, Modules};
 use livepatch_patch::RunAddr;
 use livepatch_process::{Process, ProcessError};
@@ -19,15 +20,22 @@ pub enum Resolved {
     /// To this address.
     At(RunAddr),
     /// To an indirect function: the loader knows which implementation it chose.
-    AskLoader,
+    AskLoader {
+        /// Its handle of the library.
+        handle: u64,
+    },
 }
 
 /// The modules that a name is looked up in, in order.
 #[derive(Debug)]
 pub struct Scope<'a> {
     process: &'a Process,
-    modules: Vec<&'a Module>,
+    /// Each with the handle by which the loader is asked for something in it.
+    modules: Vec<(&'a Module, u64)>,
 }
+
+/// `RTLD_DEFAULT` of `<dlfcn.h>`: whatever the program itself would find.
+const DEFAULT: u64 = 0;
 
 /// More objects than any process loads; a damaged list ends here.
 const MAX_OBJECTS: usize = 1 << 16;
@@ -47,32 +55,44 @@ impl<'a> Scope<'a> {
         // What stands before the first object that the executable needs was preloaded.
         let preloaded = loaded.iter().take_while(|m| m.executable || !wanted.contains(&key(m))).count();
         let in_scope = |(i, m): &(usize, &&Module)| *i < preloaded || wanted.contains(&key(m));
-        let modules = loaded.iter().enumerate().filter(in_scope).map(|(_, m)| *m).collect();
+        let modules = loaded.iter().enumerate().filter(in_scope).map(|(_, m)| (*m, DEFAULT)).collect();
         Ok(Self { process, modules })
     }
 
-    /// Looks a name up.
-    pub fn resolve(&self, name: &str) -> Result<Resolved, ApplyError> {
-        for module in &self.modules {
+    /// With libraries behind it that were loaded for a patch.
+    pub fn with(mut self, modules: &'a Modules, libraries: &[Library]) -> Result<Self, ProcessError> {
+        for library in libraries {
+            // glibc's and musl's handles are entries of the loader's list.
+            let dynamic = RunAddr(self.process.word(RunAddr(library.handle).offset(L_LD))?);
+            let found =
+                modules.list.iter().find(|m| m.image.dynamic.as_ref().is_some_and(|d| d.at == dynamic));
+            self.modules.extend(found.map(|module| (module, library.handle)));
+        }
+        Ok(self)
+    }
+
+    /// Looks a name up; `None` if nothing defines it.
+    pub fn resolve(&self, name: &str) -> Result<Option<Resolved>, ApplyError> {
+        for (module, handle) in &self.modules {
             let Some(symbols) = DynamicSymbols::open(self.process, &module.image)? else { continue };
             let Some(definition) = symbols.find(name)? else { continue };
             return match definition.kind {
-                DefinitionKind::Indirect => Ok(Resolved::AskLoader),
+                DefinitionKind::Indirect => Ok(Some(Resolved::AskLoader { handle: *handle })),
                 DefinitionKind::ThreadLocal => Err(ApplyError::refused(format!(
                     "the patch refers to `{name}`, a thread-local variable of {}",
                     module.name()
                 ))),
-                DefinitionKind::Function | DefinitionKind::Other => Ok(Resolved::At(definition.address)),
+                DefinitionKind::Function | DefinitionKind::Other => {
+                    Ok(Some(Resolved::At(definition.address)))
+                }
             };
         }
-        Err(ApplyError::refused(format!(
-            "the patch needs `{name}`, which no library loaded in this process provides"
-        )))
+        Ok(None)
     }
 
     /// The module that defines a function under this name, with its address.
     pub fn function(&self, name: &str) -> Result<Option<RunAddr>, ProcessError> {
-        for module in &self.modules {
+        for (module, _) in &self.modules {
             let Some(symbols) = DynamicSymbols::open(self.process, &module.image)? else { continue };
             if let Some(definition) = symbols.find(name)?
                 && definition.kind == DefinitionKind::Function

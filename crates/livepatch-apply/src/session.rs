@@ -386,6 +386,7 @@ impl Why {
                         function: None,
                         reason,
                         backtrace: Vec::new(),
+                        leave_running: None,
                     });
                 }
                 ApplyError::Busy { waited_ms: waited.as_millis() as u64, inside: threads }

@@ -4,8 +4,8 @@ mod support;
 
 use livepatch_apply::registry::PatchState;
 use livepatch_apply::{
-    ApplyError, ApplyOptions, Mismatch, Policy, RollbackOptions, SelectError, Selector, apply, check,
-    rollback, status,
+    ApplyError, ApplyOptions, LeaveRunning, Mismatch, Policy, RollbackOptions, SelectError, Selector, apply,
+    check, rollback, status,
 };
 use livepatch_patch::item::ItemName;
 use livepatch_patch::{
@@ -170,6 +170,48 @@ fn imports_are_found_without_a_slot() {
     target.end();
 }
 
+/// A patch whose `value` returns `ilogb(8.0)`, which is in libm, and says that it needs these libraries.
+fn logarithm(name: &str, libraries: &[&str]) -> Vec<u8> {
+    let mut patch = server().patch(name);
+    let ilogb = patch.symbol("ilogb", Place::Import { got: None });
+    patch.patch.meta.libraries = libraries.iter().map(|name| (*name).to_owned()).collect();
+    // movabs rax, 8.0; movq xmm0, rax; jmp ilogb
+    let code = [0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0x20, 0x40, 0x66, 0x48, 0x0f, 0x6e, 0xc0, 0xe9, 0, 0, 0, 0];
+    let reloc = Reloc { offset: 16, kind: RelocKind::Plt32, symbol: ilogb, addend: -4 };
+    patch.redirect(server(), "value", &code, vec![reloc]).finish()
+}
+
+#[test]
+fn a_library_that_the_program_has_not_loaded_is_brought_in() {
+    let mut target = server().run();
+    let has_libm = |target: &Running| maps(target).iter().any(|line| line.contains("libm.so.6"));
+    assert!(!has_libm(&target), "the program is not to need it");
+    let refused = |libraries: &[&str], word: &str| {
+        let error = apply(target.pid(), &logarithm("refused", libraries), &options()).unwrap_err();
+        assert!(matches!(&error, ApplyError::Refused { reason } if reason.contains(word)), "{error}");
+    };
+    refused(&[], "`ilogb`");
+    refused(&["libnobody-has-this.so.7"], "libnobody-has-this.so.7");
+    // one that is there but has no such function
+    refused(&["libdl.so.2"], "another version");
+    assert_eq!(target.ask("value"), "1");
+
+    let patch = logarithm("libm", &["libm.so.6"]);
+    let checked = check(target.pid(), &patch, &options()).unwrap();
+    assert_eq!((checked.libraries, has_libm(&target)), (vec!["libm.so.6".to_owned()], false));
+    let report = apply(target.pid(), &patch, &options()).unwrap();
+    assert_eq!((report.libraries, has_libm(&target)), (vec!["libm.so.6".to_owned()], true));
+    assert_eq!((target.ask("value"), target.ask("value in a thread")), ("3".into(), "3".into()));
+    roll_back(&target).unwrap();
+    assert_eq!((target.ask("value"), has_libm(&target)), ("1".into(), true));
+    let again = apply(target.pid(), &patch, &options()).unwrap();
+    assert_eq!((again.mapped_bytes, target.ask("value")), (0, "3".into()));
+    // a later patch finds it in the process
+    apply(target.pid(), &logarithm("libm again", &["libm.so.6"]), &options()).unwrap();
+    assert_eq!(target.ask("value"), "3");
+    target.end();
+}
+
 /// A patch whose `value` adds 2 to a thread-local of its own and returns what it then is.
 fn own_thread_local(name: &str, is_static: bool) -> Vec<u8> {
     let mut patch = server().patch(name);
@@ -231,6 +273,8 @@ fn a_thread_inside_for_ever_is_named() {
         let Err(ApplyError::Busy { inside, .. }) = attempt else { panic!("{attempt:?}") };
         assert_eq!((inside.len(), inside[0].name.as_str()), (1, "holder"));
         assert_eq!(inside[0].function.as_deref(), Some("server::hold"));
+        let way_out = LeaveRunning { path: "server::hold".into(), objection: None };
+        assert_eq!(inside[0].leave_running, Some(way_out));
         assert!(inside[0].backtrace.iter().any(|frame| frame == "server::hold"), "{:?}", inside[0].backtrace);
         assert!(inside[0].backtrace.iter().any(|frame| frame.contains("park")), "{:?}", inside[0].backtrace);
     }
@@ -272,8 +316,12 @@ fn calls_that_never_end_can_be_left_running() {
         let item = ItemName::new(&redirect.path, Default::default());
         redirect.origin = Some(Origin { holds: vec![item.clone()], item, tied: vec![1 - at as u32] });
     }
-    let refused = apply(target.pid(), &tied.finish(), &hold);
+    let tied = tied.finish();
+    let refused = apply(target.pid(), &tied, &hold);
     assert!(matches!(refused, Err(ApplyError::Refused { .. })), "{refused:?}");
+    let Err(ApplyError::Busy { inside, .. }) = check(target.pid(), &tied, &short) else { panic!("not busy") };
+    let objection = inside[0].leave_running.as_ref().and_then(|function| function.objection.as_ref());
+    assert!(objection.is_some_and(|why| why.contains("server::value")), "{inside:?}");
     check(target.pid(), &patch, &hold).unwrap();
     assert_eq!(target.ask("value"), "1");
     apply(target.pid(), &patch, &hold).unwrap();

@@ -6,6 +6,7 @@
 
 mod describe;
 mod knowledge;
+mod libraries;
 mod origin;
 mod trial;
 
@@ -149,6 +150,10 @@ pub fn create(
     let emitted = match emit::emit(&mut diff) {
         Ok(emitted) => emitted,
         Err(EmitError::Diff(error)) => return Err(error.into()),
+        Err(EmitError::MixedThreadLocals { function }) => {
+            report.findings.push(Finding::new(&rules::mixed_thread_locals::RULE, function));
+            return Ok(Outcome::Refused(report));
+        }
         Err(EmitError::Unsupported { function, what }) => {
             report.findings.push(Finding::new(&rules::unsupported::RULE, function).change(what, None, None));
             return Ok(Outcome::Refused(report));
@@ -160,6 +165,7 @@ pub fn create(
     report.findings.extend(judged.findings);
     report.findings.extend(lost_variables(&diff, &emitted));
     report.findings.extend(kept_values(&diff));
+    report.findings.extend(libraries::findings(&meta.libraries));
     report.functions = describe::functions(&meta, &emitted);
     if report.findings.iter().any(|finding| finding.severity == Severity::Refusal) {
         return Ok(Outcome::Refused(report));

@@ -48,6 +48,8 @@ pub struct Image {
     pub build_id: Option<BuildId>,
     /// Its `PT_TLS` segment.
     pub tls: Option<TlsSegment>,
+    /// Libraries that it asks the loader for, by soname.
+    pub needed: Vec<String>,
     segments: Vec<Segment>,
     symbols: HashMap<String, Vec<ImageSymbol>>,
     imports: HashMap<String, Option<LinkAddr>>,
@@ -84,6 +86,7 @@ impl Image {
             fixed: header.e_type(LE) == elf::ET_EXEC,
             build_id: None,
             tls: None,
+            needed: Vec::new(),
             segments: Vec::new(),
             symbols: HashMap::new(),
             imports: HashMap::new(),
@@ -117,6 +120,7 @@ impl Image {
             .map_err(text)?;
         image.read_symbols(bytes).map_err(text)?;
         image.read_imports(bytes).map_err(text)?;
+        image.read_needed(bytes).map_err(text)?;
         image.data = data;
         Ok(image)
     }
@@ -187,6 +191,17 @@ impl Image {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn read_needed(&mut self, bytes: &[u8]) -> object::Result<()> {
+        let sections = Elf::parse(bytes)?.sections(LE, bytes)?;
+        let Some((entries, strings)) = sections.dynamic(LE, bytes)? else { return Ok(()) };
+        let strings = sections.strings(LE, bytes, strings)?;
+        for entry in entries.iter().filter(|entry| entry.d_tag(LE) == elf::DT_NEEDED) {
+            let name = u32::try_from(entry.d_val(LE)).ok().and_then(|at| strings.get(at).ok());
+            self.needed.extend(name.and_then(|name| std::str::from_utf8(name).ok()).map(str::to_owned));
         }
         Ok(())
     }

@@ -93,6 +93,7 @@ fn describe(file: &PatchFile) -> Value {
         "sections": patch.sections.iter().map(|section| json!({
             "name": section.name, "kind": kind(section.kind), "size": section.size, "relocations": section.relocs.len(),
         })).collect::<Vec<_>>(),
+        "libraries": meta.libraries,
         "imports": imports(patch).collect::<Vec<_>>(),
     })
 }
@@ -155,6 +156,9 @@ fn text(file: &PatchFile) -> String {
             NewItemKind::ThreadLocal => "thread-local",
         };
         let _ = writeln!(text, "  {kind} {}", item.path);
+    }
+    if !meta.libraries.is_empty() {
+        let _ = writeln!(text, "\nneeds {}", meta.libraries.join(", "));
     }
     if let Some(reason) = &meta.indivisible {
         let _ = writeln!(text, "\ncan only be applied as a whole: {reason}");

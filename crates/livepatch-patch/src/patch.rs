@@ -51,6 +51,9 @@ pub struct Meta {
     /// Named constants of the image whose value is another in the patch.
     #[serde(default)]
     pub constants: Vec<Constant>,
+    /// Libraries, by soname, that the rebuilt image asks the loader for and the baseline does not. Imports may be of these.
+    #[serde(default)]
+    pub libraries: Vec<String>,
     /// Why no part of the patch can be applied by itself, if that is so whatever the part.
     #[serde(default)]
     pub indivisible: Option<String>,

@@ -202,6 +202,11 @@ pub enum InterruptError {
     Process(#[from] ProcessError),
 }
 
+/// Fit to follow the name of a thread.
+fn slow(number: nix::libc::c_long, waited: Duration) -> String {
+    format!("did not get through system call {number} in the {} ms that were left for it", waited.as_millis())
+}
+
 fn list(threads: &[StuckThread]) -> String {
     threads.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -224,10 +229,12 @@ pub enum RemoteError {
     },
     /// The thread did not get through the system call in time: it hardly runs, or something else holds it. The call may have
     /// been made.
-    #[error("thread {tid} did not get through system call {number} within {} ms", .waited.as_millis())]
+    #[error("thread {tid} ({name}) {}", slow(*number, *waited))]
     Slow {
         /// The thread.
         tid: Tid,
+        /// Its name.
+        name: String,
         /// The system call.
         number: nix::libc::c_long,
         /// How long it had.
@@ -285,4 +292,14 @@ pub enum RemoteError {
     /// The process was lost or the kernel refused something.
     #[error(transparent)]
     Process(#[from] ProcessError),
+}
+
+impl RemoteError {
+    /// What the thread did, without the thread: for lists that name it already.
+    pub fn without_thread(&self) -> String {
+        match self {
+            Self::Slow { number, waited, .. } => slow(*number, *waited),
+            other => other.to_string(),
+        }
+    }
 }

@@ -81,7 +81,10 @@ impl StoppedThread<'_> {
         match result {
             Some(rax) if (-4095..0).contains(&(rax as i64)) => Ok(Err(Errno::from_raw(-(rax as i64) as i32))),
             Some(rax) => Ok(Ok(rax)),
-            None => Err(RemoteError::Slow { tid: self.tid, number, waited: started.elapsed() }),
+            None => {
+                let name = self.process().thread_name(self.tid).unwrap_or_default();
+                Err(RemoteError::Slow { tid: self.tid, name, number, waited: started.elapsed() })
+            }
         }
     }
 

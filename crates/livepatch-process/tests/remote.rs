@@ -175,7 +175,10 @@ fn the_others_run_during_a_call_or_stand() {
     assert!(matches!(timeout, Err(RemoteError::Timeout { .. })), "{timeout:?}");
     assert_eq!(victim.word(&process, "ticks"), before);
     let pause = thread.remote_syscall(libc::SYS_pause, [0; 6], in_50_ms());
-    assert!(matches!(pause, Err(RemoteError::Slow { .. })), "{pause:?}");
+    let Err(slow @ RemoteError::Slow { .. }) = &pause else { panic!("{pause:?}") };
+    let named =
+        format!("thread {} ({}) did not get", leader(&victim), process.thread_name(leader(&victim)).unwrap());
+    assert!(slow.to_string().starts_with(&named), "{slow}");
     assert_eq!(thread.remote_syscall(libc::SYS_getpid, [0; 6], soon()).unwrap(), Ok(victim.pid().0 as u64));
     drop(thread);
     stopped.detach().unwrap();

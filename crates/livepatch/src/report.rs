@@ -117,6 +117,9 @@ pub struct Report {
     pub replaced: Vec<String>,
     /// What was repaired of a run that had been killed.
     pub repaired: Option<String>,
+    /// Libraries that the patch needed and the program did not, by soname: loaded for it, or, if only checked, to be loaded.
+    #[serde(default)]
+    pub libraries: Vec<String>,
     /// Resident memory that the patch adds, in bytes.
     pub mapped_bytes: u64,
     /// What surrounds it.

@@ -110,6 +110,7 @@ impl Program {
                     redirects: Vec::new(),
                     new_items: Vec::new(),
                     constants: Vec::new(),
+                    libraries: Vec::new(),
                     indivisible: None,
                 },
                 sections: Vec::new(),

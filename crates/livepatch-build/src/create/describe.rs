@@ -1,6 +1,6 @@
 //! What the patch says about itself, and what the guard has to know about it.
 
-use super::{CreateError, CreateOptions, FunctionReport, Ignored, origin, reason_text};
+use super::{CreateError, CreateOptions, FunctionReport, Ignored, libraries, origin, reason_text};
 use crate::build::Build;
 use crate::diff::call_sites::{description, is_call_site};
 use crate::diff::program::{At, Program};
@@ -161,6 +161,7 @@ pub(super) fn meta(
         redirects,
         new_items: new_items(diff, emitted, judged),
         constants: origin::constants(diff, emitted),
+        libraries: libraries::needed(diff, emitted),
         indivisible: origin::indivisible(builds),
     })
 }

@@ -31,6 +31,12 @@ pub enum EmitError {
     /// See there.
     #[error(transparent)]
     Diff(#[from] DiffError),
+    /// In a shared object: one base serves new thread-locals and those of the image.
+    #[error("{function} uses new and existing thread-locals of a shared object together")]
+    MixedThreadLocals {
+        /// The function.
+        function: String,
+    },
     /// Something that a patch cannot carry.
     #[error("{function}: {what}")]
     Unsupported {
@@ -250,8 +256,9 @@ impl<'a> Emitter<'_, 'a> {
             let call = is_call(&bytes, reloc);
             out.push(self.reloc(at, reloc, call)?);
         }
-        if self.diff.old.image.kind == ImageKind::SharedObject {
-            tls::check_local_dynamic(&out, &self.symbols).map_err(|what| self.unsupported(at, what))?;
+        if self.diff.old.image.kind == ImageKind::SharedObject && tls::mixes_modules(&out, &self.symbols) {
+            let function = crate::guard::demangle(name_of(&self.diff.new, at));
+            return Err(EmitError::MixedThreadLocals { function });
         }
         let section = &mut self.sections[id.0 as usize];
         section.bytes = bytes;

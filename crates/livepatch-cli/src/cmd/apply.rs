@@ -29,8 +29,7 @@ pub(crate) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("waiting for process {} to leave the changed code", args.pid));
     let options = args.switch.apply_options(&args.part);
-    let report = livepatch_apply::apply(args.pid, &file.data, &options)
-        .map_err(|error| failed(error, &file.patch, options.policy))?;
+    let report = livepatch_apply::apply(args.pid, &file.data, &options).map_err(failed)?;
     Outcome::done(&report, text(&report))
 }
 
@@ -50,6 +49,10 @@ pub(crate) fn text(report: &ApplyReport) -> String {
     });
     if !report.replaced.is_empty() {
         lines.push(format!("replaces {}", report.replaced.join(", ")));
+    }
+    if !report.libraries.is_empty() {
+        let verb = if report.dry_run { "needs" } else { "brought" };
+        lines.push(format!("{verb} {}", report.libraries.join(", ")));
     }
     let applied = report.patches.iter().filter(|patch| patch.state == PatchState::Applied);
     lines.extend(applied.map(patch_text));

@@ -27,7 +27,6 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("checking process {}", args.pid));
     let options = args.switch.apply_options(&args.part);
-    let report = livepatch_apply::check(args.pid, &file.data, &options)
-        .map_err(|error| failed(error, &file.patch, options.policy))?;
+    let report = livepatch_apply::check(args.pid, &file.data, &options).map_err(failed)?;
     Outcome::done(&report, super::apply::text(&report))
 }

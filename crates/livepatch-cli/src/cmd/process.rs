@@ -5,8 +5,7 @@ use crate::output::count;
 use livepatch_apply::error::ApplyError;
 use livepatch_apply::registry::PatchState;
 use livepatch_apply::{ApplyOptions, Holds, Part, PatchReport, Policy, RollbackOptions, Selection};
-use livepatch_patch::Patch;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -92,33 +91,36 @@ impl SwitchArgs {
     }
 }
 
-/// What a failed `apply` or `check` is for the user: a function of the patch that was never idle can be left running.
-pub(crate) fn failed(error: ApplyError, patch: &Patch, policy: Policy) -> Failure {
-    let stuck: BTreeSet<String> = match &error {
-        ApplyError::Busy { inside, .. } if policy != Policy::Immediate => {
-            inside.iter().filter_map(|thread| replaced(patch, thread.function.as_deref()?)).collect()
-        }
-        _ => BTreeSet::new(),
-    };
+/// What a failed `apply` or `check` is for the user: a function of the patch that was never idle may be left running.
+pub(crate) fn failed(error: ApplyError) -> Failure {
+    let ApplyError::Busy { inside, .. } = &error else { return error.into() };
+    let functions: BTreeMap<String, Option<String>> = inside
+        .iter()
+        .filter_map(|thread| thread.leave_running.as_ref())
+        .map(|function| (function.path.clone(), function.objection.clone()))
+        .collect();
     let mut failure = Failure::from(error);
-    if !stuck.is_empty() {
-        let options: Vec<_> = stuck.iter().map(|path| format!("--leave-running '{path}'")).collect();
-        failure = failure.help(format!(
-            "nothing changed; try again, with a longer --timeout; or, if calls under way never end and may go on in the old \
-             code, with {}",
-            options.join(" ")
-        ));
-        if let Some(extra) = failure.extra.as_object_mut() {
-            extra.insert("leave_running".into(), serde_json::json!(stuck));
+    if functions.is_empty() {
+        return failure;
+    }
+    let mut help = "nothing changed; try again, with a longer --timeout".to_owned();
+    let left: Vec<&String> =
+        functions.iter().filter(|(_, objection)| objection.is_none()).map(|(path, _)| path).collect();
+    if left.len() == functions.len() {
+        let options: Vec<_> = left.iter().map(|path| format!("--leave-running '{path}'")).collect();
+        help.push_str("; or, if calls under way never end and may go on in the old code, with ");
+        help.push_str(&options.join(" "));
+    }
+    for (path, objection) in &functions {
+        if let Some(objection) = objection {
+            // Writing to a string does not fail.
+            let _ = write!(help, "; calls of `{path}` cannot be left running: {objection}");
         }
     }
-    failure
-}
-
-/// The name by which a replaced function can be given as an option.
-fn replaced(patch: &Patch, path: &str) -> Option<String> {
-    let redirect = patch.meta.redirects.iter().find(|redirect| redirect.path == path)?;
-    Some(redirect.origin.as_ref().map_or_else(|| path.to_owned(), |origin| origin.item.full()))
+    if let Some(extra) = failure.extra.as_object_mut() {
+        extra.insert("leave_running".into(), serde_json::json!(left));
+    }
+    failure.help(help)
 }
 
 /// A time limit: more than nothing and at most a day.

@@ -59,6 +59,7 @@ pub(crate) fn sample() -> Patch {
                 type_digest: Some(Digest::of(b"u64")),
             }],
             constants: Vec::new(),
+            libraries: vec!["libm.so.6".into()],
             indivisible: None,
         },
         sections: vec![
@@ -98,6 +99,17 @@ fn round_trip() {
     let bytes = patch.to_bytes().unwrap();
     assert_eq!(Patch::from_bytes(&bytes).unwrap(), patch);
     assert_ne!(Patch::id_of(&bytes).unwrap(), Digest([0; 32]));
+}
+
+#[test]
+fn files_from_before_a_field_was_there_are_read() {
+    let mut patch = sample();
+    let json = serde_json::to_value(&patch.meta).unwrap();
+    let fields = ["libraries", "constants", "indivisible"];
+    let old = json.as_object().unwrap().iter().filter(|(key, _)| !fields.contains(&key.as_str()));
+    let old: serde_json::Map<_, _> = old.map(|(key, value)| (key.clone(), value.clone())).collect();
+    patch.meta.libraries.clear();
+    assert_eq!(serde_json::from_value::<Meta>(old.into()).unwrap(), patch.meta);
 }
 
 #[test]
@@ -180,6 +192,9 @@ fn broken_rules_are_named() {
         (|p| p.meta.redirects[0].room = 4, "no room"),
         (|p| p.meta.redirects.push(p.meta.redirects[0].clone()), "overlaps"),
         (|p| p.meta.new_items[0].symbol = SymbolId(0), "listed as new"),
+        (|p| p.meta.libraries[0] = "/tmp/libm.so.6".into(), "not a plain name"),
+        (|p| p.meta.libraries[0].clear(), "not a plain name"),
+        (|p| p.meta.libraries = vec!["libm.so.6".into(); 65], "64 libraries"),
     ];
     for (break_it, words) in cases {
         let mut patch = sample();

@@ -29,6 +29,14 @@ pub enum Invalid {
         /// The rule.
         what: &'static str,
     },
+    /// See the text.
+    #[error("library {library:?}: {what}")]
+    Library {
+        /// Its name.
+        library: String,
+        /// The rule.
+        what: &'static str,
+    },
     /// Too many of something.
     #[error("more than {0}")]
     TooMany(&'static str),
@@ -36,6 +44,9 @@ pub enum Invalid {
 
 const MAX_ITEMS: usize = 1 << 20;
 const MAX_SIZE: u64 = 1 << 30;
+const MAX_LIBRARIES: usize = 64;
+/// The longest name of a file (`NAME_MAX`).
+const MAX_NAME: usize = 255;
 /// Length of the jump that redirects a function.
 const JUMP: u64 = 5;
 
@@ -54,6 +65,7 @@ pub(super) fn check(patch: &Patch) -> Result<(), Invalid> {
         check_symbol(patch, symbol).map_err(|what| Invalid::Symbol { symbol: symbol.name.clone(), what })?;
     }
     check_redirects(patch)?;
+    check_libraries(&patch.meta.libraries)?;
     for item in &patch.meta.new_items {
         let fits = defined_in(patch, item.symbol).is_some_and(|kind| match item.kind {
             NewItemKind::Function => kind == SectionKind::Text,
@@ -134,6 +146,19 @@ fn defined_in(patch: &Patch, id: SymbolId) -> Option<SectionKind> {
             Some(patch.sections.get(section as usize)?.kind)
         }
         _ => None,
+    }
+}
+
+/// A library is what the loader finds under its name, not a file that a patch chooses.
+fn check_libraries(libraries: &[String]) -> Result<(), Invalid> {
+    if libraries.len() > MAX_LIBRARIES {
+        return Err(Invalid::TooMany("64 libraries"));
+    }
+    let is_plain =
+        |name: &String| !name.is_empty() && name.len() <= MAX_NAME && !name.contains(['/', '\0', '$']);
+    match libraries.iter().find(|name| !is_plain(name)) {
+        None => Ok(()),
+        Some(name) => Err(Invalid::Library { library: name.clone(), what: "not a plain name" }),
     }
 }
 

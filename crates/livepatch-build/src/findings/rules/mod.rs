@@ -10,6 +10,9 @@ pub mod coroutine;
 pub mod distributed_slice;
 pub mod initialiser;
 pub mod lost;
+pub mod library;
+pub mod library_path;
+pub mod mixed_thread_locals;
 pub mod no_debug_info;
 pub mod no_room;
 pub mod not_rust;
@@ -63,7 +66,10 @@ pub static ALL: &[&Rule] = &[
     &copies::RULE,
     &built_otherwise::RULE,
     &lost::RULE,
+    &library_path::RULE,
+    &mixed_thread_locals::RULE,
     &value_kept::RULE,
+    &library::RULE,
 ];
 
 /// The rule with this code.
