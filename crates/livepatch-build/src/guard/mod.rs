@@ -10,6 +10,7 @@
 //! | one pass over all units for variables by place, vtables and closures | `scan.rs`, `vtable.rs` |
 //! | walk the types that can be reached; reduce each to comparable facts | `graph.rs`, `types.rs` |
 //! | compare | `check/` |
+//! | tell what a change of the program cannot alter | `fixed.rs` |
 //! | allow changed closures that live in frames only | `escape.rs` |
 //!
 //! What it cannot see: the meaning of data. A field that keeps its name, type and place but is used otherwise passes. Nor
@@ -21,6 +22,7 @@ mod demangle;
 mod dwarf;
 mod elf;
 mod escape;
+mod fixed;
 mod function;
 mod graph;
 mod impl_scope;

@@ -95,3 +95,33 @@ fn a_new_drop_would_not_reach_old_objects() {
     let pair = Pair::varied(&flags, source, &[("$STEP", "1", "2"), ("$DROP", "", "")]);
     assert_safe(&pair.check(&["<app::S as app::T>::go"], &[]));
 }
+
+#[test]
+fn a_table_that_is_gone_matters_unless_it_is_the_standard_librarys() {
+    let source = "
+        use std::io::Write;
+        struct Sink;
+        impl Write for Sink {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> { Ok(bytes.len()) }
+            fn flush(&mut self) -> std::io::Result<()> { Ok(()) }
+        }
+        #[inline(never)] fn tracing() -> u32 { $TRACING }
+        #[inline(never)]
+        fn show(n: u32) -> u32 {
+            let mut out = $OUT;
+            if tracing() != 0 { let _ = write!(out, \"{n}\"); }
+            n
+        }
+        fn main() { println!(\"{}\", std::hint::black_box(show as fn(u32) -> u32)(3)); }";
+    for flags in [FAST, &["-O", "-Ccodegen-units=1", "-Csymbol-mangling-version=v0"]] {
+        let lost = |out| {
+            let pair =
+                Pair::varied(flags, source, &[("$TRACING", "std::process::id()", "0"), ("$OUT", out, out)]);
+            pair.check(&["app::show"], &[])
+        };
+        assert_safe(&lost("vec![1u8]"));
+        // What `Sink` does is the program's own matter.
+        let text = assert_found(&lost("Sink"), 8, "Adapter<app::Sink> as core::fmt::Write");
+        assert!(text.contains("the fixed build has no such table"), "{text}");
+    }
+}
