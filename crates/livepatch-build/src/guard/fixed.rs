@@ -31,6 +31,15 @@ pub(super) fn is_fixed(name: &str) -> bool {
     true
 }
 
+/// Whether the type of this name is declared by the library or built into the language, whatever it is made of.
+pub(super) fn is_library(name: &str) -> bool {
+    name.starts_with(['(', '[', '&', '*']) || CRATES.iter().any(|own| own_path(name, own))
+}
+
+fn own_path(name: &str, krate: &str) -> bool {
+    name.strip_prefix(krate).is_some_and(|rest| rest.starts_with("::"))
+}
+
 /// Whether a word that no `::` stands before is known: a crate, a word of the language, a number, an associated type.
 fn begins(word: &str, after: &str) -> bool {
     match after.strip_prefix("::") {

@@ -11,7 +11,7 @@
 //! | walk the types that can be reached; reduce each to comparable facts | `graph.rs`, `types.rs` |
 //! | compare | `check/` |
 //! | tell what a change of the program cannot alter | `fixed.rs` |
-//! | allow changed closures that live in frames only | `escape.rs` |
+//! | allow changed closures that live in frames only | `escape.rs`, `references.rs` |
 //!
 //! What it cannot see: the meaning of data. A field that keeps its name, type and place but is used otherwise passes. Nor
 //! can it see that a closure was replaced by another one of the same number and captures.
@@ -29,6 +29,7 @@ mod impl_scope;
 mod inline;
 mod input;
 mod names;
+mod references;
 mod report;
 mod scan;
 mod side;
@@ -93,7 +94,7 @@ fn findings(
     let renamed: vtable::Renamed<'_> =
         input.functions.iter().map(|f| (strip_suffix(&f.symbol), strip_suffix(&f.new_symbol))).collect();
     let mut findings = check::functions(old, new, input.functions).map_err(damaged)?;
-    findings.extend(check::layouts(old, new).map_err(damaged)?);
+    findings.extend(check::layouts(old, new, input.functions).map_err(damaged)?);
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
     findings.extend(check::statics(old.1, new.1, input.statics));
     findings.extend(check::vtables(&old.1.vtables, &new.1.vtables, &renamed));

@@ -52,6 +52,15 @@ pub(super) fn without_arguments(path: &str) -> String {
     segments.join("::")
 }
 
+/// Whether a path (or a type's name) stands inside of another one.
+pub(super) fn mentions(name: &str, path: &str) -> bool {
+    let goes_on = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':');
+    name.match_indices(path).any(|(at, _)| {
+        let (before, after) = (&name[..at], &name[at + path.len()..]);
+        !(before.ends_with(goes_on) || after.starts_with(goes_on)) && name.len() > path.len()
+    })
+}
+
 /// The scopes whose closures matter to a function: those that it is inside of, and its own.
 pub(super) fn closure_scopes(path: &str) -> Vec<String> {
     let parents = closure_parents(path).into_iter().map(|(parent, _)| parent);
@@ -100,6 +109,15 @@ mod tests {
     fn scopes_have_no_arguments() {
         assert_eq!(without_arguments("a::f<x::Y>"), "a::f");
         assert_eq!(closure_scopes("a::f::{closure#0}<x::Y>"), ["a::f", "a::f::{closure#0}"]);
+    }
+
+    #[test]
+    fn a_mentioned_path_is_whole() {
+        let map = "core::iter::Map<core::str::Split, app::f::{closure_env#0}>";
+        assert!(mentions(map, "app::f::{closure_env#0}"));
+        assert!(!mentions(map, map));
+        assert!(!mentions("core::option::Option<app::Orders>", "app::Order"));
+        assert!(!mentions("core::option::Option<my::app::Order>", "app::Order"));
     }
 
     #[test]
