@@ -42,7 +42,7 @@ pub use inline::inlined_at;
 pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SharedStatic, StaticPlace};
 pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, StaticInfo};
 
-use crate::findings::Finding;
+use crate::findings::{Finding, leading};
 use elf::ImageFile;
 use livepatch_patch::Digest;
 use side::{Image, Loaded, Query, Side, Variable, analyse};
@@ -100,7 +100,7 @@ fn findings(
     findings.extend(check::vtables(&old.1.vtables, &new.1.vtables, &renamed));
     findings.extend(check::shared_addresses(old.0, new, input.functions, &renamed));
     findings.sort_by(|a, b| (a.code, &a.item).cmp(&(b.code, &b.item)));
-    Ok(findings)
+    Ok(leading(findings))
 }
 
 fn function_infos(query: &Query<'_>, side: &Side) -> Vec<FunctionInfo> {

@@ -1,6 +1,7 @@
 //! Closures: their captures, and their numbers.
 
 use super::support::{FAST, Pair, Symbol, assert_found, assert_safe, codes};
+use livepatch_build::guard::ChangedFunction;
 
 #[test]
 fn captures_may_change_where_the_closure_never_leaves_the_frame() {
@@ -155,4 +156,28 @@ fn a_closure_that_may_be_another_one_is_refused() {
         let pair = Pair::varied(flags, source, &[("$HOOKS", old, more)]);
         assert_safe(&pair.check(&[closure], &[]));
     }
+}
+
+#[test]
+fn a_renumbered_closure_is_the_finding_also_where_its_old_code_has_another_name() {
+    let source = "
+        type Hook = Box<dyn Fn(u32) -> u32>;
+        #[inline(never)] fn twice(x: u32) -> u32 { x * 2 }
+        #[inline(never)]
+        fn hooks() -> Vec<Hook> { vec![$HOOKS] }
+        fn main() { for hook in hooks() { println!(\"{} {}\", hook(std::process::id()), twice(3)); } }";
+    let hooks = ("$HOOKS", "Box::new(|x| x + 1)", "Box::new(|x| x * 7), Box::new(|x| x + 1)");
+    let pair = Pair::varied(&["-Copt-level=0"], source, &[hooks]);
+    let mut functions = pair.changed("app::hooks");
+    let (merged, closure) = (pair.changed("app::twice"), pair.changed("app::hooks::{{closure}}"));
+    let closure = closure.into_iter().next().expect("a closure");
+    functions.extend(merged.into_iter().map(|old| ChangedFunction {
+        symbol: old.symbol,
+        old: old.old,
+        old_size: old.old_size,
+        ..closure.clone()
+    }));
+    let report = pair.run(&functions, &[], &[], &[]);
+    assert_found(&report, 4, "app::hooks");
+    assert_eq!(codes(&report), [4]);
 }
