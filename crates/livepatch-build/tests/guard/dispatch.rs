@@ -125,3 +125,35 @@ fn a_table_that_is_gone_matters_unless_it_is_the_standard_librarys() {
         assert!(text.contains("the fixed build has no such table"), "{text}");
     }
 }
+
+#[test]
+fn objects_that_are_no_longer_made_keep_the_order_of_methods() {
+    let source = "
+        use std::sync::OnceLock;
+        trait Shape: Send + Sync { $TRAIT }
+        struct Square(f64); struct Circle(f64);
+        $IMPLS
+        static SHAPE: OnceLock<Box<dyn Shape>> = OnceLock::new();
+        #[inline(never)]
+        fn area(n: f64) -> f64 { let shape = SHAPE.get_or_init(|| Box::new($MADE(n))); shape.area() * 2.0 + shape.width() }
+        fn main() { let n = std::env::args().count() as f64; println!(\"{} {}\", area(n), area(n + 1.0)); }";
+    let (area, width) = ("fn area(&self) -> f64", "fn width(&self) -> f64");
+    let of = |kind: &str, factor: u8| {
+        format!(
+            "impl Shape for {kind} {{ {area} {{ self.0 * {factor}.0 }} {width} {{ self.0 + {factor}.0 }} }}"
+        )
+    };
+    let impls = format!("{} {}", of("Square", 2), of("Circle", 3));
+    let (order, swapped) = (format!("{area}; {width};"), format!("{width}; {area};"));
+    for flags in BUILDS {
+        let check = |trait_now: &str, made_now: &str| {
+            let (order, impls) = (order.as_str(), impls.as_str());
+            let variants =
+                [("$TRAIT", order, trait_now), ("$IMPLS", impls, impls), ("$MADE", "Square", made_now)];
+            Pair::varied(flags, source, &variants).check(&["app::area"], &[])
+        };
+        let text = assert_found(&check(&swapped, "Circle"), 8, "app::Shape");
+        assert!(text.contains("slots: area, width -> width, area"), "{text}");
+        assert!(!codes(&check(&order, "Circle")).contains(&8));
+    }
+}
