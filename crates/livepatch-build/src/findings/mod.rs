@@ -3,12 +3,14 @@
 //! A refusal is a value, not an error: all findings of a run are collected, each with a stable code, the item, its place
 //! in the source, what changed, why that is dangerous and what to do. Each rule has a file of its own under [`rules`].
 
+mod causes;
 mod render;
 pub mod rules;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+pub use causes::leading;
 pub use render::{render, render_all};
 pub use rules::Rule;
 

@@ -1,14 +1,14 @@
 //! The ELF side of an image: sections, symbols, and what the loader writes into pointers.
 
-use super::demangle::strip_suffix;
+use super::demangle::{identity, strip_suffix};
 use super::report::GuardError;
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{
-    LittleEndian as Le, Object, ObjectSection, ObjectSegment, ObjectSymbol, ObjectSymbolTable,
-    RelocationFlags, RelocationTarget, SymbolKind, elf,
+    LittleEndian as Le, Object, ObjectKind, ObjectSection, ObjectSegment, ObjectSymbol, ObjectSymbolTable,
+    RelocationFlags, RelocationTarget, SectionKind, SymbolKind, elf,
 };
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -111,6 +111,46 @@ impl<'a> Elf<'a> {
     /// Symbols (without the optimiser's suffixes) of the functions at an address.
     pub(super) fn names_at(&self, addr: u64) -> BTreeSet<&'a str> {
         self.functions_at(addr).map(|symbol| strip_suffix(symbol.name)).collect()
+    }
+
+    /// What the function symbols of the image stand for, see [`identity`].
+    pub(super) fn identities(&self) -> HashSet<&'a str> {
+        let functions = self.symbols.iter().filter(|symbol| symbol.kind == SymbolKind::Text);
+        functions.map(|symbol| identity(symbol.name)).collect()
+    }
+
+    /// All code, cut at function symbols: where a piece begins, and its bytes.
+    pub(super) fn code(&self) -> Vec<(u64, &'a [u8])> {
+        let mut pieces = Vec::new();
+        for section in self.file.sections().filter(|section| section.kind() == SectionKind::Text) {
+            let Ok(data) = section.data() else { continue };
+            let (start, end) = (section.address(), section.address() + data.len() as u64);
+            let inside = self.symbols.iter().filter(|symbol| symbol.kind == SymbolKind::Text);
+            let inside = inside.map(|symbol| symbol.addr).filter(|addr| (start..end).contains(addr));
+            let mut borders: Vec<u64> = [start].into_iter().chain(inside).chain([end]).collect();
+            borders.dedup();
+            pieces.extend(
+                borders
+                    .windows(2)
+                    .map(|pair| (pair[0], &data[(pair[0] - start) as usize..(pair[1] - start) as usize])),
+            );
+        }
+        pieces
+    }
+
+    /// Whether the image may be loaded anywhere, so that the loader is told of every pointer in it.
+    pub(super) fn is_relocatable(&self) -> bool {
+        self.file.kind() == ObjectKind::Dynamic
+    }
+
+    /// Which of these addresses pointers of the image hold.
+    pub(super) fn pointed(&self, addrs: &BTreeSet<u64>) -> BTreeSet<u64> {
+        let pointers = self.pointers.get_or_init(|| self.read_pointers()).values();
+        let pointed = pointers.filter_map(|word| match word {
+            Word::Address(addr) => Some(*addr),
+            _ => None,
+        });
+        pointed.filter(|addr| addrs.contains(addr)).collect()
     }
 
     /// The word at `addr` as the loader leaves it, or `None` outside the image.

@@ -10,7 +10,8 @@
 //! | one pass over all units for variables by place, vtables and closures | `scan.rs`, `vtable.rs` |
 //! | walk the types that can be reached; reduce each to comparable facts | `graph.rs`, `types.rs` |
 //! | compare | `check/` |
-//! | allow changed closures that live in frames only | `escape.rs` |
+//! | tell what a change of the program cannot alter | `fixed.rs` |
+//! | allow changed closures that live in frames only | `escape.rs`, `references.rs` |
 //!
 //! What it cannot see: the meaning of data. A field that keeps its name, type and place but is used otherwise passes. Nor
 //! can it see that a closure was replaced by another one of the same number and captures.
@@ -21,12 +22,14 @@ mod demangle;
 mod dwarf;
 mod elf;
 mod escape;
+mod fixed;
 mod function;
 mod graph;
 mod impl_scope;
 mod inline;
 mod input;
 mod names;
+mod references;
 mod report;
 mod scan;
 mod side;
@@ -39,7 +42,7 @@ pub use inline::inlined_at;
 pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SharedStatic, StaticPlace};
 pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, StaticInfo};
 
-use crate::findings::Finding;
+use crate::findings::{Finding, leading};
 use elf::ImageFile;
 use livepatch_patch::Digest;
 use side::{Image, Loaded, Query, Side, Variable, analyse};
@@ -93,13 +96,14 @@ fn findings(
     let renamed: vtable::Renamed<'_> =
         renamed.chain(redirected).map(|(old, new)| (strip_suffix(old), strip_suffix(new))).collect();
     let mut findings = check::functions(old, new, input.functions).map_err(damaged)?;
-    findings.extend(check::layouts(old, new).map_err(damaged)?);
+    findings.extend(check::layouts(old, new, input.functions).map_err(damaged)?);
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
     findings.extend(check::statics(old.1, new.1, input.statics));
     findings.extend(check::vtables(&old.1.vtables, &new.1.vtables, &renamed));
+    findings.extend(check::order(&old.1.vtables, &new.1.vtables, &new.1.graph));
     findings.extend(check::shared_addresses(old.0, new, input.functions, &renamed));
     findings.sort_by(|a, b| (a.code, &a.item).cmp(&(b.code, &b.item)));
-    Ok(findings)
+    Ok(leading(findings))
 }
 
 fn function_infos(query: &Query<'_>, side: &Side) -> Vec<FunctionInfo> {

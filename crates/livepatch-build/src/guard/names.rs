@@ -52,6 +52,33 @@ pub(super) fn without_arguments(path: &str) -> String {
     segments.join("::")
 }
 
+/// Whether a path (or a type's name) stands inside of another one.
+pub(super) fn mentions(name: &str, path: &str) -> bool {
+    let goes_on = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':');
+    name.match_indices(path).any(|(at, _)| {
+        let (before, after) = (&name[..at], &name[at + path.len()..]);
+        !(before.ends_with(goes_on) || after.starts_with(goes_on)) && name.len() > path.len()
+    })
+}
+
+/// The trait of a vtable named `<T as Trait>::{vtable}`.
+pub(super) fn trait_of(vtable: &str) -> Option<&str> {
+    let inner = vtable.strip_prefix('<')?.strip_suffix(">::{vtable}")?;
+    let mut depth = 0i32;
+    for (at, byte) in inner.bytes().enumerate() {
+        match byte {
+            b'<' | b'(' | b'[' | b'{' => depth += 1,
+            b'>' if inner[..at].ends_with('-') => {}
+            b'>' | b')' | b']' | b'}' => depth -= 1,
+            b' ' if depth == 0 && inner[at..].starts_with(" as ") => {
+                return Some(&inner[at + " as ".len()..]);
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 /// The scopes whose closures matter to a function: those that it is inside of, and its own.
 pub(super) fn closure_scopes(path: &str) -> Vec<String> {
     let parents = closure_parents(path).into_iter().map(|(parent, _)| parent);
@@ -100,6 +127,25 @@ mod tests {
     fn scopes_have_no_arguments() {
         assert_eq!(without_arguments("a::f<x::Y>"), "a::f");
         assert_eq!(closure_scopes("a::f::{closure#0}<x::Y>"), ["a::f", "a::f::{closure#0}"]);
+    }
+
+    #[test]
+    fn a_mentioned_path_is_whole() {
+        let map = "core::iter::Map<core::str::Split, app::f::{closure_env#0}>";
+        assert!(mentions(map, "app::f::{closure_env#0}"));
+        assert!(!mentions(map, map));
+        assert!(!mentions("core::option::Option<app::Orders>", "app::Order"));
+        assert!(!mentions("core::option::Option<my::app::Order>", "app::Order"));
+    }
+
+    #[test]
+    fn the_trait_stands_behind_the_whole_type() {
+        assert_eq!(trait_of("<app::Square as app::Shape>::{vtable}"), Some("app::Shape"));
+        assert_eq!(
+            trait_of("<fn(&<a::B as c::D>::E) -> u8 as app::To<<a::B as c::D>::E>>::{vtable}"),
+            Some("app::To<<a::B as c::D>::E>")
+        );
+        assert_eq!(trait_of("app::Square"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::demangle::{demangle, identity};
 use super::dwarf::DieId;
 use super::elf::Word;
+use super::fixed::is_fixed;
 use super::side::Image;
 use super::types::Types;
 use gimli::{AttributeValue, constants as c};
@@ -48,6 +49,18 @@ impl Slot {
             }
             (Self::Unreadable, _) => false,
             _ => self == other,
+        }
+    }
+
+    /// Whether an old object's slot does what it did, with the patch, too: its function is not redirected, or redirected
+    /// to what the same library code was compiled to.
+    pub(super) fn stays(&self, renamed: &Renamed<'_>) -> bool {
+        match self {
+            Self::Code(names) => {
+                names.iter().all(|name| !renamed.contains_key(&**name) || is_fixed(&demangle(name)))
+            }
+            Self::Unreadable => false,
+            Self::Number(_) | Self::Data | Self::Import(_) => true,
         }
     }
 }
@@ -124,4 +137,20 @@ fn address(image: &Image<'_>, id: DieId, entry: &super::dwarf::Entry<'_>) -> gim
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Renamed, Slot};
+
+    #[test]
+    fn an_old_slot_stays_right_unless_what_the_program_changed_took_its_code_over() {
+        let slot = |name: &str| Slot::Code([name.to_owned()].into());
+        let (own, fixed) = ("_ZN3app4drop17h363f8709f932b15eE", "_ZN4core3fmt4drop17h363f8709f932b15eE");
+        assert!(slot(own).stays(&Renamed::new()));
+        // Merged with a function of the program: the redirected code may not do what the table stands for.
+        assert!(!slot(own).stays(&Renamed::from([(own, own)])));
+        assert!(slot(fixed).stays(&Renamed::from([(fixed, fixed)])));
+        assert!(!Slot::Unreadable.stays(&Renamed::new()));
+    }
 }

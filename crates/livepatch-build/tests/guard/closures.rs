@@ -1,6 +1,7 @@
 //! Closures: their captures, and their numbers.
 
-use super::support::{FAST, Pair, assert_found, assert_safe};
+use super::support::{FAST, Pair, Symbol, assert_found, assert_safe, codes};
+use livepatch_build::guard::ChangedFunction;
 
 #[test]
 fn captures_may_change_where_the_closure_never_leaves_the_frame() {
@@ -9,12 +10,96 @@ fn captures_may_change_where_the_closure_never_leaves_the_frame() {
         fn sum(values: &[u32], by: u32, and: u32) -> u32 { values.iter().map(|v| $BODY).filter(|v| $TEST).sum() }
         fn main() { let n = std::process::id(); println!(\"{}\", sum(&[n, 2, 3], n, n + 1)); }";
     let variants = [("$BODY", "v * by", "v * by + and"), ("$TEST", "*v > 1", "*v > and")];
-    let pair = Pair::varied(FAST, source, &variants);
-    assert_safe(&pair.check(&["app::sum"], &[]));
-    // The lookalike: without optimisation `map` and the closures are functions that take the captures.
-    let pair = Pair::varied(&["-Copt-level=0"], source, &variants);
+    // Without optimisation `map` and `fold` are functions that take the captures.
+    for flags in [FAST, &["-Copt-level=0"]] {
+        assert_safe(&Pair::varied(flags, source, &variants).check(&["app::sum"], &[]));
+    }
+    let own = source.replace("values.iter().map(|v| $BODY)", "each(values.iter(), |v| $BODY)");
+    let own = format!(
+        "fn each<T, U, F: Fn(T) -> U>(all: impl Iterator<Item = T>, f: F) -> impl Iterator<Item = U> {{ all.map(f) }} {own}"
+    );
+    let pair = Pair::varied(&["-Copt-level=0"], &own, &variants);
     let text = assert_found(&pair.check(&["app::sum"], &[]), 3, "app::sum::{closure_env#0}");
     assert!(text.contains("size: 8 -> 16"), "{text}");
+}
+
+/// Sorting goes on in functions of its own, which take the closure.
+const SORTED: &str = "
+    #[inline(never)]
+    fn sort(values: &mut [u32], by: u32, and: u32) { $KEEP values.sort_by(|a, b| ($KEY).cmp(&(b % by))); }
+    fn main() {
+        let n = std::process::id();
+        let mut values = [n, 2, 3];
+        std::hint::black_box(sort as fn(&mut [u32], u32, u32))(&mut values, n, n + 1);
+        println!(\"{values:?}\");
+    }";
+
+#[test]
+fn captures_may_change_where_the_standard_library_hands_the_closure_on() {
+    let key = ("$KEY", "a % by", "(a + and) % by");
+    for flags in [FAST, &["-O"], &["-O", "-Clto=fat"]] {
+        let pair = Pair::varied(flags, SORTED, &[("$KEEP", "", ""), key]);
+        let taken = |symbols: &[Symbol]| symbols.iter().any(|s| s.path.contains("driftsort_main"));
+        assert!(taken(&pair.old_symbols) && taken(&pair.new_symbols));
+        assert_safe(&pair.check(&["app::sort"], &[]));
+    }
+    // These symbols do not tell the captures: both builds have functions of the same names.
+    let pair = Pair::varied(&["-O", "-Csymbol-mangling-version=v0"], SORTED, &[("$KEEP", "", ""), key]);
+    let report = pair.check(&["app::sort"], &[]);
+    let text = assert_found(&report, 3, "app::sort::{closure_env#0}");
+    assert!(text.contains("takes it in both builds"), "{text}");
+    assert!(text.contains("  --> main.rs:3\n"), "{text}");
+}
+
+#[test]
+fn captures_may_change_in_a_chain_that_ends_early() {
+    let source = "
+        use std::collections::BTreeMap;
+        #[inline(never)]
+        fn parse(text: &str) -> Result<BTreeMap<String, u32>, String> {
+            text.split(',')
+                .map(|part| {
+                    let (name, count) = part.split_once(':').ok_or_else(|| $ERROR)?;
+                    Ok((name.to_string(), count.parse().map_err(|error| format!(\"{count}: {error}\"))?))
+                })
+                .collect()
+        }
+        fn main() { println!(\"{:?}\", parse(&std::env::args().nth(1).unwrap_or_default())); }";
+    let error =
+        ("$ERROR", "format!(\"no colon in {part:?}\")", "format!(\"no colon in {part:?} of {text:?}\")");
+    for flags in [FAST, &["-O"], &["-Copt-level=0"]] {
+        assert_safe(&Pair::varied(flags, source, &[error]).check(&["app::parse"], &[]));
+    }
+}
+
+#[test]
+fn a_box_may_keep_what_the_standard_library_hands_on() {
+    let source = SORTED.replace(
+        "values.sort_by(|a, b| ($KEY).cmp(&(b % by)))",
+        "{
+        let compare = move |a: &u32, b: &u32| ($KEY).cmp(&(b % by));
+        values.sort_by(&*std::hint::black_box(Box::leak(Box::new(compare))));
+    }",
+    );
+    let variants = [("$KEEP", "", ""), ("$KEY", "a % by", "(a + and) % by")];
+    let report = Pair::varied(FAST, &source, &variants).check(&["app::sort"], &[]);
+    let text = assert_found(&report, 3, "app::sort::{closure_env#0}");
+    assert!(text.contains("may be alive"), "{text}");
+    assert_eq!(codes(&report), [3]);
+}
+
+#[test]
+fn a_finding_is_about_the_programs_closure_not_about_what_is_made_of_it() {
+    let source = "
+        #[inline(never)] fn all<I: Iterator<Item = u32>>(values: I) -> u32 { values.sum() }
+        #[inline(never)]
+        fn run(values: &[u32], by: u32, and: u32) -> u32 { all(values.iter().map(|v| $BODY)) }
+        fn main() { let n = std::process::id(); println!(\"{}\", run(&[n, 2, 3], n, n + 1)); }";
+    let pair = Pair::varied(FAST, source, &[("$BODY", "v * by", "v * by + and")]);
+    let report = pair.check(&["app::run"], &[]);
+    let text = assert_found(&report, 3, "app::run::{closure_env#0}");
+    assert!(text.contains("`app::all<"), "{text}");
+    assert_eq!(report.findings.len(), 1);
 }
 
 #[test]
@@ -71,4 +156,28 @@ fn a_closure_that_may_be_another_one_is_refused() {
         let pair = Pair::varied(flags, source, &[("$HOOKS", old, more)]);
         assert_safe(&pair.check(&[closure], &[]));
     }
+}
+
+#[test]
+fn a_renumbered_closure_is_the_finding_also_where_its_old_code_has_another_name() {
+    let source = "
+        type Hook = Box<dyn Fn(u32) -> u32>;
+        #[inline(never)] fn twice(x: u32) -> u32 { x * 2 }
+        #[inline(never)]
+        fn hooks() -> Vec<Hook> { vec![$HOOKS] }
+        fn main() { for hook in hooks() { println!(\"{} {}\", hook(std::process::id()), twice(3)); } }";
+    let hooks = ("$HOOKS", "Box::new(|x| x + 1)", "Box::new(|x| x * 7), Box::new(|x| x + 1)");
+    let pair = Pair::varied(&["-Copt-level=0"], source, &[hooks]);
+    let mut functions = pair.changed("app::hooks");
+    let (merged, closure) = (pair.changed("app::twice"), pair.changed("app::hooks::{{closure}}"));
+    let closure = closure.into_iter().next().expect("a closure");
+    functions.extend(merged.into_iter().map(|old| ChangedFunction {
+        symbol: old.symbol,
+        old: old.old,
+        old_size: old.old_size,
+        ..closure.clone()
+    }));
+    let report = pair.run(&functions, &[], &[], &[]);
+    assert_found(&report, 4, "app::hooks");
+    assert_eq!(codes(&report), [4]);
 }

@@ -95,3 +95,65 @@ fn a_new_drop_would_not_reach_old_objects() {
     let pair = Pair::varied(&flags, source, &[("$STEP", "1", "2"), ("$DROP", "", "")]);
     assert_safe(&pair.check(&["<app::S as app::T>::go"], &[]));
 }
+
+#[test]
+fn a_table_that_is_gone_matters_unless_it_is_the_standard_librarys() {
+    let source = "
+        use std::io::Write;
+        struct Sink;
+        impl Write for Sink {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> { Ok(bytes.len()) }
+            fn flush(&mut self) -> std::io::Result<()> { Ok(()) }
+        }
+        #[inline(never)] fn tracing() -> u32 { $TRACING }
+        #[inline(never)]
+        fn show(n: u32) -> u32 {
+            let mut out = $OUT;
+            if tracing() != 0 { let _ = write!(out, \"{n}\"); }
+            n
+        }
+        fn main() { println!(\"{}\", std::hint::black_box(show as fn(u32) -> u32)(3)); }";
+    for flags in [FAST, &["-O", "-Ccodegen-units=1", "-Csymbol-mangling-version=v0"]] {
+        let lost = |out| {
+            let pair =
+                Pair::varied(flags, source, &[("$TRACING", "std::process::id()", "0"), ("$OUT", out, out)]);
+            pair.check(&["app::show"], &[])
+        };
+        assert_safe(&lost("vec![1u8]"));
+        // What `Sink` does is the program's own matter.
+        let text = assert_found(&lost("Sink"), 8, "Adapter<app::Sink> as core::fmt::Write");
+        assert!(text.contains("the fixed build has no such table"), "{text}");
+    }
+}
+
+#[test]
+fn objects_that_are_no_longer_made_keep_the_order_of_methods() {
+    let source = "
+        use std::sync::OnceLock;
+        trait Shape: Send + Sync { $TRAIT }
+        struct Square(f64); struct Circle(f64);
+        $IMPLS
+        static SHAPE: OnceLock<Box<dyn Shape>> = OnceLock::new();
+        #[inline(never)]
+        fn area(n: f64) -> f64 { let shape = SHAPE.get_or_init(|| Box::new($MADE(n))); shape.area() * 2.0 + shape.width() }
+        fn main() { let n = std::env::args().count() as f64; println!(\"{} {}\", area(n), area(n + 1.0)); }";
+    let (area, width) = ("fn area(&self) -> f64", "fn width(&self) -> f64");
+    let of = |kind: &str, factor: u8| {
+        format!(
+            "impl Shape for {kind} {{ {area} {{ self.0 * {factor}.0 }} {width} {{ self.0 + {factor}.0 }} }}"
+        )
+    };
+    let impls = format!("{} {}", of("Square", 2), of("Circle", 3));
+    let (order, swapped) = (format!("{area}; {width};"), format!("{width}; {area};"));
+    for flags in BUILDS {
+        let check = |trait_now: &str, made_now: &str| {
+            let (order, impls) = (order.as_str(), impls.as_str());
+            let variants =
+                [("$TRAIT", order, trait_now), ("$IMPLS", impls, impls), ("$MADE", "Square", made_now)];
+            Pair::varied(flags, source, &variants).check(&["app::area"], &[])
+        };
+        let text = assert_found(&check(&swapped, "Circle"), 8, "app::Shape");
+        assert!(text.contains("slots: area, width -> width, area"), "{text}");
+        assert!(!codes(&check(&order, "Circle")).contains(&8));
+    }
+}

@@ -19,6 +19,12 @@ A `Box<dyn Shape>` made by the running program points to the old table for ever.
 
 Changing the body of a method is fine: the function in the slot is redirected.
 
+A table that the fixed build has optimised away is refused, too, because nothing says what would be in its slots now. Only where
+type and trait are both the standard library's, that does not matter: the fix cannot have changed them.
+
+If the fix makes no objects of a type any more, its table is gone, and the old ones keep theirs. Patched code that handles objects of
+the trait has to agree with it in the order of the methods; tables of other types must show that.
+
 What to do: change bodies only. A new method can be a free function or belong to a new trait.
 "##,
 };

@@ -1,9 +1,11 @@
 //! Layouts of all types that redirected functions and shared variables can reach.
 
 use crate::findings::{Change, Finding, Place, rules};
-use crate::guard::escape::{Escapes, escapes};
+use crate::guard::escape::{Escapes, Scene, escapes};
+use crate::guard::fixed;
 use crate::guard::graph::{Graph, Named, Root, reach};
-use crate::guard::names::{Nature, last, nature};
+use crate::guard::input::ChangedFunction;
+use crate::guard::names::{Nature, last, mentions, nature};
 use crate::guard::scan::{Wanted, scan};
 use crate::guard::side::{Image, Side};
 use crate::guard::types::{Facts, Types, differences};
@@ -21,6 +23,7 @@ struct Changed<'g> {
 pub(in crate::guard) fn layouts(
     (old_image, old): (&Image<'_>, &Side),
     (new_image, new): (&Image<'_>, &Side),
+    redirected: &[ChangedFunction],
 ) -> Result<Vec<Finding>> {
     let mut changed: BTreeMap<&str, Changed<'_>> = BTreeMap::new();
     let elsewhere = old_elsewhere(old_image, &old.graph, &new.graph)?;
@@ -40,12 +43,17 @@ pub(in crate::guard) fn layouts(
             }
         }
     }
-    let harmless = harmless(old_image, new_image, &changed)?;
-    Ok(changed
-        .iter()
-        .filter(|(name, _)| !harmless.contains(**name))
-        .map(|(name, c)| finding(name, c, new))
-        .collect())
+    let closures = closures(old_image, new_image, redirected, &changed)?;
+    changed.retain(|name, _| !closures.harmless.contains(*name));
+    let names: Vec<&str> = changed.keys().copied().collect();
+    changed.retain(|name, _| !follows(name, &names));
+    Ok(changed.iter().map(|(name, c)| finding(name, c, new, &closures)).collect())
+}
+
+/// Whether a type is the standard library's and differs because it is made of one of these that is not: that one is
+/// what the change is about.
+fn follows(name: &str, changed: &[&str]) -> bool {
+    fixed::is_library(name) && changed.iter().any(|other| !fixed::is_library(other) && mentions(name, other))
 }
 
 fn differ(old: &Named, new: &Named) -> bool {
@@ -74,28 +82,46 @@ fn old_elsewhere(image: &Image<'_>, old: &Graph, new: &Graph) -> Result<Graph> {
     reach(&types, roots)
 }
 
-/// Names of types whose change does no harm, as no value of them is alive outside of frames: see [`escapes`].
-fn harmless(
+/// What is known of the closures among the changed types.
+#[derive(Default)]
+struct Closures {
+    /// Names of types whose change does no harm, as no value of them is alive outside of frames: see [`escapes`].
+    harmless: BTreeSet<String>,
+    /// How the others may be.
+    exposed: BTreeMap<String, String>,
+    places: BTreeMap<String, Place>,
+}
+
+fn closures(
     old: &Image<'_>,
     new: &Image<'_>,
+    redirected: &[ChangedFunction],
     changed: &BTreeMap<&str, Changed<'_>>,
-) -> Result<BTreeSet<String>> {
+) -> Result<Closures> {
     let closures: BTreeSet<String> = changed
         .keys()
         .filter(|name| nature(name) == Nature::Closure)
         .map(|name| (*name).to_owned())
         .collect();
     if closures.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(Closures::default());
     }
-    let (before, after) = rayon::join(|| escapes(&old.debug, &closures), || escapes(&new.debug, &closures));
-    let (before, after) = (before?, after?);
+    let redirected: (BTreeSet<u64>, BTreeSet<u64>) = redirected.iter().map(|f| (f.old.0, f.new.0)).unzip();
+    let before = Scene { image: old, others: new.elf.identities(), redirected: redirected.0, runs: true };
+    let after = Scene { image: new, others: old.elf.identities(), redirected: redirected.1, runs: false };
+    let (before, after) = rayon::join(|| escapes(&before, &closures), || escapes(&after, &closures));
+    let (before, mut after) = (before?, after?);
     let confined = |name: &str| {
         let inside = |side: &Escapes| side.contains.get(name).cloned().unwrap_or_default();
         let all: BTreeSet<String> = inside(&before).union(&inside(&after)).cloned().collect();
-        !all.is_empty() && all.iter().all(|c| !before.exposed.contains(c) && !after.exposed.contains(c))
+        let is_exposed = |c: &String| before.exposed.contains_key(c) || after.exposed.contains_key(c);
+        !all.is_empty() && !all.iter().any(is_exposed)
     };
-    Ok(changed.keys().filter(|name| confined(name)).map(|name| (*name).to_owned()).collect())
+    let harmless = changed.keys().filter(|name| confined(name)).map(|name| (*name).to_owned()).collect();
+    let mut places = before.places;
+    places.append(&mut after.places);
+    after.exposed.extend(before.exposed);
+    Ok(Closures { harmless, exposed: after.exposed, places })
 }
 
 /// Debug information gives no place for most types; the place of a user of the type stands in.
@@ -108,7 +134,7 @@ fn place(changed: &Changed<'_>, new: &Side) -> Option<Place> {
     })
 }
 
-fn finding(name: &str, changed: &Changed<'_>, new: &Side) -> Finding {
+fn finding(name: &str, changed: &Changed<'_>, new: &Side, closures: &Closures) -> Finding {
     let changes = changes(changed);
     let vtable = changes.iter().any(|change| change.what == "field `vtable`");
     let rule = match nature(name) {
@@ -117,7 +143,11 @@ fn finding(name: &str, changed: &Changed<'_>, new: &Side) -> Finding {
         Nature::Other if vtable => &rules::vtable::RULE,
         Nature::Other => &rules::type_layout::RULE,
     };
-    let mut finding = Finding::new(rule, name).at(place(changed, new)).changes(changes);
+    let written = closures.places.get(name).cloned();
+    let mut finding = Finding::new(rule, name).at(written.or_else(|| place(changed, new))).changes(changes);
+    if let Some(how) = closures.exposed.get(name) {
+        finding = finding.change(format!("may be alive when the patch is applied: {how}"), None, None);
+    }
     finding.used_by = changed.new.users.iter().map(|user| user.to_string()).collect();
     finding
 }

@@ -2,6 +2,7 @@
 
 mod functions;
 mod layout;
+mod order;
 mod renumber;
 mod shared;
 mod statics;
@@ -9,6 +10,7 @@ mod vtables;
 
 pub(super) use functions::functions;
 pub(super) use layout::layouts;
+pub(super) use order::order;
 pub(super) use renumber::renumbered;
 pub(super) use shared::shared_addresses;
 pub(super) use statics::statics;

@@ -1,7 +1,7 @@
 //! Closures and async blocks that may have got another number.
 
 use crate::findings::{Finding, rules};
-use crate::guard::names::closure_parents;
+use crate::guard::names::{closure_parents, closure_scopes};
 use crate::guard::side::Side;
 use std::collections::BTreeSet;
 
@@ -11,10 +11,11 @@ use std::collections::BTreeSet;
 /// counts, even one after the redirected closure: the added one may have come before it and pushed it on.
 pub(in crate::guard) fn renumbered(old: &Side, new: &Side, redirected: usize) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
+    let scanned: BTreeSet<String> =
+        old.functions.iter().flatten().flat_map(|f| closure_scopes(&f.path)).collect();
     let pairs = old.functions[..redirected].iter().zip(&new.functions[..redirected]);
     for (before, after) in pairs.filter_map(|(before, after)| Some((before.as_ref()?, after.as_ref()?))) {
-        let parents = closure_parents(&before.path).into_iter().zip(closure_parents(&after.path));
-        for ((old_parent, _), (new_parent, _)) in parents {
+        for (old_parent, new_parent) in parents(&before.path, &after.path, &scanned) {
             let empty = BTreeSet::new();
             let old_labels = old.closures.get(&old_parent).unwrap_or(&empty);
             let new_labels = new.closures.get(&new_parent).unwrap_or(&empty);
@@ -33,6 +34,16 @@ pub(in crate::guard) fn renumbered(old: &Side, new: &Side, redirected: usize) ->
         }
     }
     findings
+}
+
+/// The parents of a closure in both builds. Where equal code was merged, the old function may have the name of something
+/// that is no closure; then the new one's parents are looked up in both.
+fn parents(old: &str, new: &str, scanned: &BTreeSet<String>) -> Vec<(String, String)> {
+    let of = |path| closure_parents(path).into_iter().map(|(parent, _)| parent);
+    if of(old).next().is_some() {
+        return of(old).zip(of(new)).collect();
+    }
+    of(new).filter(|parent| scanned.contains(parent)).map(|parent| (parent.clone(), parent)).collect()
 }
 
 fn text(labels: &BTreeSet<String>) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use crate::findings::{Finding, rules};
 use crate::guard::demangle::{crate_of, demangle};
+use crate::guard::fixed::CRATES;
 use crate::guard::input::SharedStatic;
 use crate::guard::side::Side;
 
@@ -42,10 +43,9 @@ pub(in crate::guard) fn statics(old: &Side, new: &Side, shared: &[SharedStatic])
     findings
 }
 
-/// Whether a variable belongs to the standard library or to what rustc adds to every program. Those ship without types;
-/// both builds take them from one and the same toolchain, which is a precondition of comparing builds at all.
+/// Whether a variable belongs to the standard library or to what rustc adds to every program. Those ship without types
+/// and are the same in both builds.
 fn is_runtime(symbol: &str) -> bool {
-    const CRATES: [&str; 6] = ["core", "alloc", "std", "panic_unwind", "panic_abort", "compiler_builtins"];
     let plain = ["__rust_", "__rdl_", "__rg_", "DW.ref.rust_", "rust_eh_"];
     crate_of(symbol).is_some_and(|krate| CRATES.contains(&krate.as_str()))
         || plain.iter().any(|prefix| symbol.starts_with(prefix))
