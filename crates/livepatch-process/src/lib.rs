@@ -68,6 +68,7 @@ pub use gap::{mmap_min_addr, near_gap};
 pub use ids::{Pid, Tid};
 pub use maps::{Backing, Mapping, Perms};
 pub use memory::{PAGE_SIZE, PageCache};
+pub use pause::Expect;
 pub use perfmap::PerfMapError;
 pub use process::Process;
 pub use procfs::{Status, ThreadState};

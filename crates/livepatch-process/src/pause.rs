@@ -26,3 +26,28 @@ impl Pause {
         self.rounds = self.rounds.saturating_add(1).min(Self::YIELDS + 100);
     }
 }
+
+/// Waiting for something that follows within microseconds if the other side has a processor, for example a stop that was asked for.
+///
+/// Where it has none, giving way does not help: processors are shared among sessions and control groups first (sched(7), "The
+/// autogroup feature"), and a thread that gives way is the only one of its group. It would use up its share with asking, and wait for the
+/// next one while threads of the target wait for it. A thread that sleeps keeps its share, and comes at once when it wakes up.
+#[derive(Debug, Default)]
+pub struct Expect {
+    rounds: u32,
+}
+
+impl Expect {
+    const YIELDS: u32 = 64;
+    const NAP: Duration = Duration::from_micros(20);
+
+    /// Waits a little.
+    pub fn wait(&mut self) {
+        if self.rounds < Self::YIELDS {
+            self.rounds += 1;
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Self::NAP);
+        }
+    }
+}

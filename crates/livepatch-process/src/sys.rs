@@ -416,7 +416,17 @@ pub(crate) fn prefer_this_thread() {
     const HIGHEST: c_int = -20;
     // SAFETY: takes numbers only; 0 stands for the calling thread, which has a priority of its own on Linux.
     let set = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, HIGHEST) } == 0;
+    let (least, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
+    // SAFETY: takes numbers only. Sleeps of this thread end when they are to, and not up to 50 µs later.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, least, none, none, none) };
     tracing::trace!(set, "priority of the tracing thread");
+}
+
+/// Whether this process is the first one of its session.
+pub(crate) fn leads_session() -> bool {
+    // SAFETY: takes a number; 0 stands for the calling process.
+    let session = unsafe { libc::syscall(libc::SYS_getsid, 0) };
+    session == c_long::from(std::process::id())
 }
 
 /// Whether the process has ended: a pidfd becomes readable when the last thread is gone.

@@ -9,7 +9,7 @@ use crate::drive::Saved;
 use crate::error::{Loss, ProcessError};
 use crate::event::Event;
 use crate::fork::Forked;
-use crate::pause::Pause;
+use crate::pause::{Expect, Pause};
 use crate::process::check_tracers;
 use crate::sys::{self, Wait};
 use crate::wayback::Gadgets;
@@ -260,9 +260,10 @@ impl Tracees {
     ) -> Result<(), ProcessError> {
         const ALONE: Duration = Duration::from_micros(500);
         let limit = deadline.min(Instant::now() + ALONE);
+        let mut expect = Expect::default();
         while !done(self) && Instant::now() < limit {
             if !self.collect(tid)? {
-                std::thread::yield_now();
+                expect.wait();
             }
         }
         Ok(())

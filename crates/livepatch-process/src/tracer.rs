@@ -13,8 +13,16 @@ use std::panic::resume_unwind;
 
 /// Gives the calling thread, and those that it starts, a processor before others where the system permits that. For tools
 /// that do nothing but this work: on a busy machine the way to the first stop is long otherwise.
+///
+/// A thread's priority counts among the threads of its session only where the kernel shares processors among sessions first
+/// (sched(7), "The autogroup feature"). So a session that this process leads, and that ends with it, is preferred as a whole.
+/// A session of somebody else's, say a shell's, is left alone.
 pub fn prefer_this_thread() {
     sys::prefer_this_thread();
+    if sys::leads_session() {
+        // The kernel may have no such groups, or permit nothing.
+        let _ = std::fs::write("/proc/self/autogroup", "-20");
+    }
 }
 
 /// Name of the threads that trace, by which other runs know them. The kernel keeps 15 bytes of a name.

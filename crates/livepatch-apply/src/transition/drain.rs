@@ -23,7 +23,7 @@ use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
 use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::unwind::Tables;
-use livepatch_process::{Event, Process, Seized, Tid};
+use livepatch_process::{Event, Expect, Process, Seized, Tid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,8 @@ struct Drain<'a> {
     armed: bool,
     net_seen: Instant,
     last_event: Instant,
+    /// Since the last event, or the last thread that was asked to stop.
+    expect: Expect,
     progress: Progress,
 }
 
@@ -166,6 +168,7 @@ impl<'a> Drain<'a> {
             armed: true,
             net_seen: now,
             last_event: now,
+            expect: Expect::default(),
             progress: Progress::default(),
         }
     }
@@ -302,6 +305,7 @@ impl<'a> Drain<'a> {
         let events = self.seized.poll(awaited)?;
         if !events.is_empty() {
             self.last_event = polled;
+            self.expect = Expect::default();
         }
         for &event in &events {
             self.on_event(event)?;
@@ -374,12 +378,12 @@ impl<'a> Drain<'a> {
     }
 
     /// Waits a little, awake if a thread waits for its look or events come one after the other.
-    fn wait(&self, now: Instant) {
+    fn wait(&mut self, now: Instant) {
         if self.roster.next().is_some_and(|(when, _)| when <= now) && self.asked.len() < WINDOW {
             return;
         }
         if !self.asked.is_empty() || now.duration_since(self.last_event) < AWAKE {
-            std::thread::yield_now();
+            self.expect.wait();
         } else {
             let next = self.roster.next().map_or(NAP, |(when, _)| when.saturating_duration_since(now));
             std::thread::sleep(next.min(NAP));

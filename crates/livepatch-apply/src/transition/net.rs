@@ -6,7 +6,7 @@
 use crate::error::ApplyError;
 use crate::landing::{Landing, Site};
 use crate::safepoint;
-use livepatch_process::{Event, RemoteError, Seized, StoppedThread, Tid};
+use livepatch_process::{Event, Expect, RemoteError, Seized, StoppedThread, Tid};
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -160,6 +160,7 @@ fn visit(
     done: &mut dyn FnMut(&StoppedThread<'_>) -> bool,
 ) -> Result<(), ApplyError> {
     let mut asked: BTreeSet<Tid> = BTreeSet::new();
+    let mut expect = Expect::default();
     loop {
         tids.retain(|tid| seized.traces(*tid));
         asked.retain(|tid| tids.contains(tid));
@@ -198,7 +199,9 @@ fn visit(
             });
         }
         if idle {
-            std::thread::yield_now();
+            expect.wait();
+        } else {
+            expect = Expect::default();
         }
     }
 }

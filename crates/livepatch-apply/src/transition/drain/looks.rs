@@ -7,7 +7,7 @@ use crate::stacks;
 use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, ProcessError, Status, StoppedThread, Tid};
+use livepatch_process::{Asleep, Expect, ProcessError, Status, StoppedThread, Tid};
 use std::time::{Duration, Instant};
 
 /// How long threads that want to run may take to stop, all together, so that their signal mask can be set.
@@ -41,6 +41,7 @@ impl Drain<'_> {
             Some(Err((inside, asleep))) => self.inside(inside, Some(asleep), now),
             None if self.asked.len() < WINDOW => {
                 self.asked.insert(tid, Instant::now());
+                self.expect = Expect::default();
                 self.seized.request_stop(tid)?;
             }
             None => {
