@@ -82,6 +82,12 @@ impl<'t> StoppedThread<'t> {
     }
 
     fn end_of_stop(&mut self) {
+    /// As [`Self::resume`], for a thread that was only looked at, and was last seen not to have stopped at that time.
+    pub fn resume_after_look(self, since: Instant) -> Result<(), ProcessError> {
+        self.tracees.longest_look = self.tracees.longest_look.max(since.elapsed());
+        self.resume()
+    }
+
         let time = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
         tracing::trace!(tid = self.tid.0, ?time, "held for work");
         self.tracees.longest_stop = self.tracees.longest_stop.max(time);

@@ -89,6 +89,8 @@ pub(crate) struct Tracees {
     pub worker: Option<Tid>,
     /// Longest time that one thread was held to do something with it.
     pub longest_stop: Duration,
+    /// Longest time that one thread was held to see where it is ([`crate::StoppedThread::resume_after_look`]).
+    pub longest_look: Duration,
     /// The process is a child of this one, so its end is for its owner here to collect.
     own_child: bool,
     /// ptrace requests work only from the thread that attached.
@@ -114,6 +116,7 @@ impl Tracees {
             asked_for_any: Instant::now(),
             worker: None,
             longest_stop: Duration::ZERO,
+            longest_look: Duration::ZERO,
             own_child,
             _not_send: PhantomData,
         }

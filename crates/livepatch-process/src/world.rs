@@ -68,6 +68,11 @@ impl Seized {
         self.tracees.longest_stop
     }
 
+    /// The longest time that a thread was held to see where it is ([`StoppedThread::resume_after_look`]).
+    pub fn longest_look(&self) -> Duration {
+        self.tracees.longest_look
+    }
+
     /// How long the threads were held the last time that all were stopped: from the first interrupt to the last resume.
     pub fn last_stop(&self) -> Option<Duration> {
         self.last_stop

@@ -87,6 +87,8 @@ struct Drain<'a> {
     armed: bool,
     net_seen: Instant,
     last_event: Instant,
+    /// When events were last asked for and dealt with: what is told next has happened since.
+    polled: Instant,
     /// Since the last event, or the last thread that was asked to stop.
     expect: Expect,
     progress: Progress,
@@ -168,6 +170,7 @@ impl<'a> Drain<'a> {
             armed: true,
             net_seen: now,
             last_event: now,
+            polled: now,
             expect: Expect::default(),
             progress: Progress::default(),
         }
@@ -248,7 +251,7 @@ impl<'a> Drain<'a> {
             self.on_event_at_rest(event)?;
         }
         let now = Instant::now();
-        (self.last_event, self.net_seen) = (now, now);
+        (self.last_event, self.net_seen, self.polled) = (now, now, now);
         self.deep.clear();
         self.calm.clear();
         self.asked.clear();
@@ -317,6 +320,7 @@ impl<'a> Drain<'a> {
         Ok(())
     }
 
+        self.polled = polled;
     fn on_event(&mut self, event: Event) -> Result<(), ApplyError> {
         match event {
             Event::Stopped { tid } => self.on_stop(tid),

@@ -43,8 +43,9 @@ impl Progress {
     /// The figures for the report. A thread that comes to an entry may have been held before, as any other.
     pub fn holds(&self, seized: &Seized) -> Holds {
         Holds {
-            world_stopped_us: self.held.as_micros() as u64,
-            parked_us: self.held.max(self.parked).as_micros() as u64,
+        let held = self.held.max(seized.longest_look());
+            world_stopped_us: held.as_micros() as u64,
+            parked_us: held.max(self.parked).as_micros() as u64,
             worker_us: seized.longest_stop().as_micros() as u64,
             threads: self.threads,
             retries: self.retries,

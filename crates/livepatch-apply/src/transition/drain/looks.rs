@@ -118,7 +118,7 @@ impl Drain<'_> {
             Ok(()) => {
                 thread.keep();
                 self.roster.outside(tid);
-                self.parked.insert(tid, Instant::now());
+                self.parked.insert(tid, self.polled);
             }
             Err(inside) => {
                 let before = self.job.entries.before(entry).unwrap_or(entry);
@@ -126,6 +126,7 @@ impl Drain<'_> {
                 thread.set_regs(&regs)?;
                 thread.resume()?;
                 match inside {
+                self.progress.parked(self.polled.elapsed());
                     Some(inside) => self.inside(inside, None, look),
                     None if was_asked => self.roster.schedule(tid, Instant::now()),
                     None => {}
