@@ -1,5 +1,6 @@
 //! Waiting for the kernel's next report.
 
+use crate::numbered::{sleep, yield_now};
 use std::time::{Duration, Instant};
 
 /// Waiting without a blocking wait: blocking in `waitpid` has no time limit, and a limit by signal or timer would
@@ -17,11 +18,11 @@ impl Pause {
     /// Waits a little, a little longer each time.
     pub fn take(&mut self, deadline: Instant) {
         if self.rounds < Self::YIELDS {
-            std::thread::yield_now();
+            yield_now();
         } else {
             let grown = Duration::from_micros(20) * (self.rounds - Self::YIELDS + 1);
             let left = deadline.saturating_duration_since(Instant::now());
-            std::thread::sleep(grown.min(Self::LONGEST).min(left));
+            sleep(grown.min(Self::LONGEST).min(left));
         }
         self.rounds = self.rounds.saturating_add(1).min(Self::YIELDS + 100);
     }
@@ -45,9 +46,9 @@ impl Expect {
     pub fn wait(&mut self) {
         if self.rounds < Self::YIELDS {
             self.rounds += 1;
-            std::thread::yield_now();
+            yield_now();
         } else {
-            std::thread::sleep(Self::NAP);
+            sleep(Self::NAP);
         }
     }
 }

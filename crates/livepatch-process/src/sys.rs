@@ -2,6 +2,8 @@
 //! realtime signals, and a stop of a realtime signal must be passed on like any other.
 
 use crate::fault::{Effect, operation};
+use crate::log;
+use crate::numbered;
 use crate::regs::{Regs, XState};
 use crate::{Pid, Tid};
 use livepatch_patch::RunAddr;
@@ -121,7 +123,10 @@ pub(crate) fn insist<T>(request: impl Fn() -> Result<T>) -> Result<T> {
     for _ in 1..ATTEMPTS {
         match result {
             Err(errno) if errno != Errno::ESRCH => {
-                tracing::debug!(%errno, "a request to let a thread go on is made again");
+                log::debug(format_args!(
+                    "a request to let a thread go on is made again, error {}",
+                    errno as c_int
+                ));
                 result = request();
             }
             _ => break,
@@ -419,14 +424,14 @@ pub(crate) fn prefer_this_thread() {
     let (least, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
     // SAFETY: takes numbers only. Sleeps of this thread end when they are to, and not up to 50 µs later.
     unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, least, none, none, none) };
-    tracing::trace!(set, "priority of the tracing thread");
+    log::trace(format_args!("priority of the tracing thread set: {set}"));
 }
 
 /// Whether this process is the first one of its session.
 pub(crate) fn leads_session() -> bool {
     // SAFETY: takes a number; 0 stands for the calling process.
     let session = unsafe { libc::syscall(libc::SYS_getsid, 0) };
-    session == c_long::from(std::process::id())
+    session == c_long::from(numbered::own_pid().0)
 }
 
 /// Whether the process has ended: a pidfd becomes readable when the last thread is gone.
@@ -490,7 +495,9 @@ pub(crate) fn query_map(maps: BorrowedFd<'_>, address: RunAddr) -> Result<(MapQu
     let request = nix::request_code_readwrite!(b'f', 17, size_of::<MapQuery>());
     // SAFETY: the kernel writes to the structure, whose size it is told, and at most `name_size` bytes to the name; both
     // live until the call returns. No build-id is asked for.
-    Errno::result(unsafe { libc::ioctl(maps.as_raw_fd(), request, &raw mut query) })?;
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_ioctl, c_long::from(maps.as_raw_fd()), request, &raw mut query)
+    })?;
     // The size includes the final NUL; it is 0 without a name.
     name.truncate((query.name_size as usize).saturating_sub(1));
     Ok((query, name))

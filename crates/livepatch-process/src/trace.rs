@@ -13,7 +13,7 @@ use crate::pause::{Expect, Pause};
 use crate::process::check_tracers;
 use crate::sys::{self, Wait};
 use crate::wayback::Gadgets;
-use crate::{Process, Tid, procfs};
+use crate::{Process, Tid, numbered, procfs};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use nix::libc;
@@ -181,7 +181,7 @@ impl Tracees {
             if refused == REFUSALS {
                 return Err(crate::process::access_error(pid, &status, "attach", Errno::EPERM.into()));
             }
-            std::thread::sleep(BETWEEN_REFUSALS);
+            numbered::sleep(BETWEEN_REFUSALS);
         }
     }
 
@@ -295,7 +295,7 @@ impl Tracees {
             }
             any = true;
             if collected < tids.len() / 2 {
-                std::thread::yield_now();
+                numbered::yield_now();
             }
         }
     }

@@ -7,7 +7,7 @@
 //! permits that (`nice` −20; root, or CAP_SYS_NICE).
 
 use crate::error::{ProcessError, Tracer};
-use crate::{Pid, Tid, procfs, sys};
+use crate::{Tid, numbered, procfs, sys};
 use std::io;
 use std::panic::resume_unwind;
 
@@ -43,7 +43,7 @@ pub(crate) fn identify(tid: Tid) -> Option<Tracer> {
 /// # Panics
 /// If the work does.
 pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ProcessError> {
-    let own = Pid(std::process::id() as i32);
+    let own = numbered::own_pid();
     let name = NAME.to_owned();
     let (outcome, tid) = std::thread::scope(|scope| -> io::Result<_> {
         let work = || {
@@ -56,7 +56,7 @@ pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, P
     .map_err(|error| ProcessError::io(own, "start a thread", error))?;
     // A thread can be joined a moment before it lets go of its tracees; it leaves the list after that.
     while procfs::task_dir(own, tid).exists() {
-        std::thread::yield_now();
+        numbered::yield_now();
     }
     Ok(outcome)
 }

@@ -42,7 +42,7 @@ impl Seized {
     /// [`ProcessError::AlreadyTraced`], [`ProcessError::Permission`], [`ProcessError::Lost`], or [`ProcessError::Timeout`] if
     /// new threads kept coming. The process is detached then.
     pub fn seize_all(process: &Process, deadline: Instant) -> Result<Self, ProcessError> {
-        let own_child = process.status()?.parent.0 as u32 == std::process::id();
+        let own_child = process.status()?.parent == crate::numbered::own_pid();
         let mut tracees = Tracees::new(process.clone(), own_child);
         tracees.seize_new(deadline)?;
         Ok(Self { tracees, last_stop: None })

@@ -7,6 +7,7 @@ use crate::stacks;
 use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
+use livepatch_process::log;
 use livepatch_process::{Asleep, Expect, ProcessError, Status, StoppedThread, Tid};
 use std::time::{Duration, Instant};
 
@@ -125,8 +126,8 @@ impl Drain<'_> {
                 regs.set_ip(before);
                 thread.set_regs(&regs)?;
                 thread.resume()?;
-                match inside {
                 self.progress.parked(self.polled.elapsed());
+                match inside {
                     Some(inside) => self.inside(inside, None, look),
                     None if was_asked => self.roster.schedule(tid, Instant::now()),
                     None => {}
@@ -176,7 +177,7 @@ impl Drain<'_> {
                 }
             });
             let blocked = blocked.is_some_and(|result| result.is_ok());
-            tracing::trace!(blocked, %tid, "blocking SIGTRAP again");
+            log::trace(format_args!("thread {tid} blocks SIGTRAP again: {blocked}"));
         }
     }
 }
