@@ -89,7 +89,7 @@ struct Drain<'a> {
     armed: bool,
     net_seen: Instant,
     last_event: Instant,
-    /// When events were last asked for and dealt with: what is told next has happened since.
+    /// No thread that is told about next was at a breakpoint before this.
     polled: Instant,
     /// Since the last event, or the last thread that was asked to stop.
     pause: Pause,
@@ -184,6 +184,7 @@ impl<'a> Drain<'a> {
     fn run(&mut self) -> Result<Attempt, ApplyError> {
         let mut grace = FIRST_GRACE;
         loop {
+            self.polled = Instant::now();
             self.job.entries.arm()?;
             let attempt = self.attempt(grace)?;
             if matches!(attempt, Attempt::Drained) {
@@ -258,7 +259,7 @@ impl<'a> Drain<'a> {
             self.on_event_at_rest(event)?;
         }
         let now = Instant::now();
-        (self.last_event, self.net_seen, self.polled) = (now, now, now);
+        (self.last_event, self.net_seen) = (now, now);
         self.deep.clear();
         self.calm.clear();
         self.resting.clear();
@@ -325,7 +326,7 @@ impl<'a> Drain<'a> {
         for seen in self.asked.values_mut() {
             *seen = (*seen).max(polled);
         }
-        self.polled = polled;
+        self.polled = self.polled.max(self.seized.polled_all());
         Ok(())
     }
 
