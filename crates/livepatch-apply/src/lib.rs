@@ -48,7 +48,7 @@ pub mod target;
 pub mod transition;
 pub mod unwind;
 
-pub use livepatch_process::prefer_this_thread;
+pub use livepatch_process::{log, prefer_this_thread};
 
 pub use apply::{apply, check};
 pub use error::{ApplyError, LeaveRunning, Mismatch, ThreadInside};

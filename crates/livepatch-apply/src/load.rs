@@ -15,6 +15,7 @@ use crate::target::{Module, Modules};
 use crate::unwind::Tables;
 use livepatch_patch::link::{Binding, LinkError, Linked, Plan, TlsPlace, link, tls_image};
 use livepatch_patch::{Digest, Patch, RunAddr, SectionKind, SymbolId};
+use livepatch_process::log;
 use livepatch_process::{CallProgress, CallSite, Process, Protection, RemoteCall, Seized};
 use std::time::Instant;
 
@@ -190,8 +191,12 @@ impl Loader<'_> {
             let patient = Loader { deadline: Instant::now() + crate::session::UNDO_LIMIT, ..*self };
             match patient.unload(seized, state, unwinder) {
                 Ok(true) => {}
-                Ok(false) => tracing::warn!("memory that the unwinder may refer to stays in the process"),
-                Err(error) => tracing::warn!(%error, "memory that nothing refers to stays in the process"),
+                Ok(false) => {
+                    log::warn(format_args!("memory that the unwinder may refer to stays in the process"))
+                }
+                Err(error) => {
+                    log::warn(format_args!("memory that nothing refers to stays in the process: {error}"))
+                }
             }
         }
         loaded

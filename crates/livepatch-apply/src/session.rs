@@ -17,7 +17,7 @@ use crate::transition::net::{self, Serialiser};
 use crate::transition::{Failed, NotQuiescent, snapshot};
 use crate::unwind::{Tables, modules};
 use livepatch_patch::{BuildId, Redirect, RunAddr};
-use livepatch_process::{Pid, Process, ProcessError, Seized};
+use livepatch_process::{Pid, Process, ProcessError, Seized, log, numbered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -107,7 +107,7 @@ pub(crate) fn until_settled<T>(
         if let Some(result) = attempt()? {
             return Ok(result);
         }
-        tracing::debug!("the state of the process changed, starting afresh");
+        log::debug(format_args!("the state of the process changed, starting afresh"));
         if number >= RESTARTS && Instant::now() >= deadline {
             break;
         }
@@ -132,7 +132,7 @@ fn unless_held<T>(deadline: Instant, attempt: impl Fn() -> Result<T, ProcessErro
                     let waited_ms = (now - started).as_millis() as u64;
                     return Err(ApplyError::Held { pid: pid.0, by: tracer, waited_ms });
                 }
-                std::thread::sleep(HELD_PAUSE.min(deadline - now));
+                numbered::sleep(HELD_PAUSE.min(deadline - now));
             }
             other => return Ok(other?),
         }
@@ -212,7 +212,9 @@ impl Switch<'_> {
         match landing.make_pads(self.process, &mut pads, &functions)? {
             Ok(()) => Ok(Some(pads)),
             Err((entry, unfit)) => {
-                tracing::info!(%entry, %unfit, "all threads are stopped at once, because there is no breakpoint for one function");
+                log::info(format_args!(
+                    "all threads are stopped at once, because there is no breakpoint for the function at {entry}: {unfit}"
+                ));
                 Ok(None)
             }
         }
@@ -255,7 +257,9 @@ impl Switch<'_> {
         let drained = match drain::drain(seized, job) {
             Ok(drained) => drained,
             Err(Failed::Unable(seized, ApplyError::Refused { reason })) => {
-                tracing::info!(reason, "all threads are stopped at once, because breakpoints cannot be used");
+                log::info(format_args!(
+                    "all threads are stopped at once, because breakpoints cannot be used: {reason}"
+                ));
                 state.settle(&self.before);
                 return self.at_once(*seized, state);
             }
@@ -340,7 +344,9 @@ impl Switch<'_> {
     fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> Box<NotDone> {
         state.settle(&self.before);
         if let Err(error) = self.location.commit(&mut &*self.process, state) {
-            tracing::warn!(%error, "the registry still holds the journal; the next run settles it");
+            log::warn(format_args!(
+                "the registry still holds the journal, which the next run settles: {error}"
+            ));
         }
         Box::new(NotDone { seized, why })
     }

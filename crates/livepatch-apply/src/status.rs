@@ -39,12 +39,10 @@ fn status_of(view: &View) -> Status {
 /// # Errors
 /// The list of processes cannot be read.
 pub fn ps() -> Result<Vec<Status>, ApplyError> {
-    let entries = std::fs::read_dir("/proc")
+    let mut pids = livepatch_process::process_ids()
         .map_err(|error| ApplyError::environment("the list of processes cannot be read", error))?;
-    let mut pids: Vec<i32> =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    Ok(pids.into_iter().filter_map(patched).collect())
+    Ok(pids.into_iter().filter_map(|pid| patched(pid.0)).collect())
 }
 
 /// The status of a process that has a registry. Processes that cannot be read have none that matters to this user.

@@ -18,4 +18,18 @@ pub fn init(verbosity: u8) {
         .with_writer(std::io::stderr)
         .without_time()
         .try_init();
+    #[cfg(feature = "apply")]
+    livepatch_apply::log::to(forward);
+}
+
+/// What the engine says, under the name that filters know it by.
+#[cfg(feature = "apply")]
+fn forward(level: livepatch_apply::log::Level, text: std::fmt::Arguments<'_>) {
+    use livepatch_apply::log::Level;
+    match level {
+        Level::Warn => tracing::warn!(target: "livepatch_apply", "{text}"),
+        Level::Info => tracing::info!(target: "livepatch_apply", "{text}"),
+        Level::Debug => tracing::debug!(target: "livepatch_apply", "{text}"),
+        Level::Trace => tracing::trace!(target: "livepatch_apply", "{text}"),
+    }
 }

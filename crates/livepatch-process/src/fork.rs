@@ -8,12 +8,11 @@ use crate::error::ProcessError;
 use crate::event::Event;
 use crate::fault::{Effect, operation};
 use crate::trace::Tracees;
-use crate::{Pid, Seized, Tid, sys};
+use crate::{Pid, Seized, Tid, numbered, sys};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 /// A child on its way to its first stop, or there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +121,8 @@ impl ForkedMemory {
     /// The memory is not there, or the child is gone.
     pub fn read(&self, addr: RunAddr, buffer: &mut [u8]) -> Result<(), ProcessError> {
         let len = buffer.len();
-        self.mem.read_exact_at(buffer, addr.0).map_err(|error| self.error("read", addr, len, error))
+        numbered::read_exact_at(&self.mem, buffer, addr.0)
+            .map_err(|error| self.error("read", addr, len, error))
     }
 
     /// Writes all bytes.
@@ -130,8 +130,11 @@ impl ForkedMemory {
     /// # Errors
     /// As [`Self::read`].
     pub fn write(&self, addr: RunAddr, bytes: &[u8]) -> Result<(), ProcessError> {
-        let write =
-            || operation(Effect::Write, "write memory of a child", || self.mem.write_all_at(bytes, addr.0));
+        let write = || {
+            operation(Effect::Write, "write memory of a child", || {
+                numbered::write_all_at(&self.mem, bytes, addr.0)
+            })
+        };
         write().map_err(|error| self.error("write", addr, bytes.len(), error))
     }
 

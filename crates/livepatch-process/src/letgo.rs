@@ -1,6 +1,7 @@
 //! Letting go of all threads.
 
 use crate::Tid;
+use crate::log;
 use crate::sys::Wait;
 use crate::trace::{Goal, RECHECK, State, Tracees};
 use nix::libc;
@@ -34,7 +35,7 @@ impl Tracees {
             // A lost process ends this phase at once; its dead threads are collected all the same.
             let pumped = self.pump(phase, |tracees| tracees.threads.is_empty() && tracees.foreign.is_empty());
             if pumped.is_err() | self.recheck().is_err() {
-                std::thread::yield_now();
+                crate::numbered::yield_now();
             }
         }
         self.threads.keys().copied().collect()
@@ -52,7 +53,7 @@ impl Drop for Tracees {
         let left = self.detach_all(Instant::now() + DROP_LIMIT);
         if !left.is_empty() {
             let pid = self.process.pid();
-            tracing::warn!(%pid, threads = ?left, "threads stay attached until this tool ends");
+            log::warn(format_args!("threads {left:?} of process {pid} stay attached until this tool ends"));
         }
     }
 }

@@ -5,12 +5,11 @@
 
 use crate::error::{Loss, ProcessError};
 use crate::fault::{Effect, operation};
-use crate::{Process, Tid, sys};
+use crate::{Process, Tid, numbered, sys};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use std::collections::HashMap;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 /// Bytes of a page on x86-64.
 pub const PAGE_SIZE: u64 = 4096;
@@ -18,7 +17,7 @@ pub const PAGE_SIZE: u64 = 4096;
 impl Process {
     /// Fills the buffer from `addr` on, all of it or an error.
     pub fn read(&self, addr: RunAddr, buffer: &mut [u8]) -> Result<(), ProcessError> {
-        let result = self.inner.mem.read_exact_at(buffer, addr.0);
+        let result = numbered::read_exact_at(&self.inner.mem, buffer, addr.0);
         result.map_err(|error| self.memory_error("read", addr, buffer.len(), error))
     }
 
@@ -76,7 +75,9 @@ impl Process {
     ///
     /// Nothing here says that the bytes may be changed at this moment: that is the caller's proof.
     pub fn write(&self, addr: RunAddr, bytes: &[u8]) -> Result<(), ProcessError> {
-        let result = operation(Effect::Write, "write memory", || self.inner.mem.write_all_at(bytes, addr.0));
+        let result = operation(Effect::Write, "write memory", || {
+            numbered::write_all_at(&self.inner.mem, bytes, addr.0)
+        });
         result.map_err(|error| self.memory_error("write", addr, bytes.len(), error))
     }
 

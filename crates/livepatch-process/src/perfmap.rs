@@ -8,7 +8,7 @@
 
 use crate::Process;
 use crate::error::ProcessError;
-use crate::{procfs, sys};
+use crate::{numbered, procfs, sys};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
@@ -138,15 +138,16 @@ impl Process {
     /// Whether the process has the file open for writing.
     fn writes_to(&self, file: &Metadata) -> std::io::Result<bool> {
         let thread = self.live_thread().map_err(std::io::Error::other)?;
-        for entry in std::fs::read_dir(procfs::task_dir(self.pid(), thread).join("fd"))? {
-            let entry = entry?;
+        let folder = procfs::task_dir(self.pid(), thread).join("fd");
+        for name in numbered::names_in(&folder)? {
+            let path = folder.join(name);
             // A descriptor may be closed meanwhile.
-            let Ok(open) = std::fs::metadata(entry.path()) else { continue };
+            let Ok(open) = std::fs::metadata(&path) else { continue };
             if (open.dev(), open.ino()) != (file.dev(), file.ino()) {
                 continue;
             }
             // The link's permissions are those that the file was opened for.
-            if entry.path().symlink_metadata().is_ok_and(|link| link.mode() & 0o200 != 0) {
+            if path.symlink_metadata().is_ok_and(|link| link.mode() & 0o200 != 0) {
                 return Ok(true);
             }
         }

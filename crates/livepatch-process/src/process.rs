@@ -56,7 +56,7 @@ impl Process {
             errno => ProcessError::io(pid, "open a pidfd", errno),
         })?;
         let status = open_status(pid)?;
-        if pid.0 as u32 == std::process::id() {
+        if pid == crate::numbered::own_pid() {
             let hint = "a process cannot trace itself, start the tool as a process of its own".to_owned();
             return Err(ProcessError::Permission { pid, hint });
         }
@@ -271,7 +271,7 @@ fn tracer_of(pid: Pid, tid: Tid) -> Option<Tracer> {
             return Some(tracer);
         }
         hidden = Some(Tracer { pid: Pid(tracer.0), name: String::new(), livepatch: false });
-        std::thread::yield_now();
+        crate::numbered::yield_now();
     }
     hidden
 }

@@ -3,12 +3,11 @@
 //! Thread names are arbitrary bytes chosen by the program, and so are paths; parsers that go through UTF-8 strings
 //! fail on them. `stat` is split at the *last* `)` because a name may hold parentheses and spaces.
 
-use crate::{Pid, Tid};
+use crate::{Pid, Tid, numbered};
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// What a thread does, from the third field of `/proc/PID/task/TID/stat`.
@@ -105,13 +104,21 @@ pub(crate) fn task_dir(pid: Pid, tid: Tid) -> PathBuf {
 
 /// All threads of the process in the kernel's order, exited ones that are not reaped included.
 pub(crate) fn task_ids(pid: Pid) -> io::Result<Vec<Tid>> {
-    let mut tids = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        if let Some(tid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
-            tids.push(Tid(tid));
-        }
-    }
-    Ok(tids)
+    Ok(numbers_in(format!("/proc/{pid}/task"))?.into_iter().map(Tid).collect())
+}
+
+/// All processes that this user sees.
+///
+/// # Errors
+/// The list cannot be read.
+pub fn process_ids() -> io::Result<Vec<Pid>> {
+    Ok(numbers_in("/proc")?.into_iter().map(Pid).collect())
+}
+
+/// The names in a folder that are numbers.
+fn numbers_in(folder: impl AsRef<Path>) -> io::Result<Vec<i32>> {
+    let names = numbered::names_in(folder)?;
+    Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
 /// The process that a thread belongs to, by the thread's id alone.
@@ -206,7 +213,7 @@ pub(crate) fn read_small(file: &File) -> io::Result<Vec<u8>> {
     let mut text = vec![0; 4096];
     let mut len = 0;
     loop {
-        len += file.read_at(&mut text[len..], len as u64)?;
+        len += numbered::read_at(file, &mut text[len..], len as u64)?;
         if len < text.len() {
             text.truncate(len);
             return Ok(text);

@@ -2,7 +2,7 @@
 //! `CLONE_THREAD`. They execute the same text and are in no thread list.
 
 use crate::error::ProcessError;
-use crate::{Pid, Process, Seized, sys};
+use crate::{Pid, Process, Seized, procfs, sys};
 use nix::errno::Errno;
 
 impl Process {
@@ -20,12 +20,9 @@ impl Process {
         let probe = self.live_thread()?;
         let compare = |other: Pid| sys::same_address_space(Pid(probe.0), other);
         compare(own).map_err(|errno| self.io_error("compare address spaces", errno.into()))?;
-        let entries = std::fs::read_dir("/proc").map_err(|error| self.io_error("list processes", error))?;
+        let pids = procfs::process_ids().map_err(|error| self.io_error("list processes", error))?;
         let mut sharers = Vec::new();
-        for entry in entries.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid) else {
-                continue;
-            };
+        for pid in pids {
             if pid == own {
                 continue;
             }

@@ -3,6 +3,7 @@
 use crate::Tid;
 use crate::drive::Saved;
 use crate::error::ProcessError;
+use crate::log;
 use crate::sys::{self, Wait};
 use crate::trace::{State, Tracees};
 
@@ -33,7 +34,7 @@ impl Tracees {
             (State::Stopped, false) => Wait::Trap,
         };
         if let Err(error) = self.deal_with(tid, wait) {
-            tracing::debug!(%error, %tid, "a thread stays at its stop");
+            log::debug(format_args!("thread {tid} stays at its stop: {error}"));
         }
     }
 

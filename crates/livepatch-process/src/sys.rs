@@ -2,6 +2,8 @@
 //! realtime signals, and a stop of a realtime signal must be passed on like any other.
 
 use crate::fault::{Effect, operation};
+use crate::log;
+use crate::numbered;
 use crate::regs::{Regs, XState};
 use crate::{Pid, Tid};
 use livepatch_patch::RunAddr;
@@ -121,7 +123,10 @@ pub(crate) fn insist<T>(request: impl Fn() -> Result<T>) -> Result<T> {
     for _ in 1..ATTEMPTS {
         match result {
             Err(errno) if errno != Errno::ESRCH => {
-                tracing::debug!(%errno, "a request to let a thread go on is made again");
+                log::debug(format_args!(
+                    "a request to let a thread go on is made again, error {}",
+                    errno as c_int
+                ));
                 result = request();
             }
             _ => break,
@@ -416,11 +421,20 @@ pub(crate) fn prefer_this_thread() {
     const HIGHEST: c_int = -20;
     /// Nanoseconds by which the kernel may prolong a sleep; 50 µs if nothing is said.
     const SLACK: c_long = 1;
+    const NONE: c_long = 0;
     // SAFETY: takes numbers only, and is about the calling thread.
-    let exact = unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, SLACK, 0, 0, 0) } == 0;
+    let exact =
+        unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, SLACK, NONE, NONE, NONE) } == 0;
     // SAFETY: takes numbers only; 0 stands for the calling thread, which has a priority of its own on Linux.
     let set = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, HIGHEST) } == 0;
-    tracing::trace!(set, exact, "priority of the tracing thread");
+    log::trace(format_args!("priority of the tracing thread set: {set}, its sleeps exact: {exact}"));
+}
+
+/// Whether this process is the first one of its session.
+pub(crate) fn leads_session() -> bool {
+    // SAFETY: takes a number; 0 stands for the calling process.
+    let session = unsafe { libc::syscall(libc::SYS_getsid, 0) };
+    session == c_long::from(numbered::own_pid().0)
 }
 
 /// Binds the calling thread to one processor, and returns when it runs there. False if it may not.
@@ -444,18 +458,21 @@ pub(crate) fn current_processor() -> Option<usize> {
 
 /// Lets this process open up to so many files, or as many as it may. Returns how many it can open now.
 pub(crate) fn raise_descriptor_limit(wanted: u64) -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: writes one rlimit.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+    const FILES: c_long = libc::RLIMIT_NOFILE as c_long;
+    const THIS_PROCESS: c_long = 0;
+    let (unchanged, not_read) = (ptr::null::<libc::rlimit64>(), ptr::null_mut::<libc::rlimit64>());
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one rlimit64, and reads none by way of the null pointer.
+    if unsafe { libc::syscall(libc::SYS_prlimit64, THIS_PROCESS, FILES, unchanged, &raw mut limit) } != 0 {
         return 0;
     }
-    let raised = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), ..limit };
+    let raised = libc::rlimit64 { rlim_cur: wanted.min(limit.rlim_max), ..limit };
     if raised.rlim_cur <= limit.rlim_cur {
         return limit.rlim_cur;
     }
-    // SAFETY: reads one rlimit.
-    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0;
-    if set { raised.rlim_cur } else { limit.rlim_cur }
+    // SAFETY: reads one rlimit64, and writes none by way of the null pointer.
+    let set = unsafe { libc::syscall(libc::SYS_prlimit64, THIS_PROCESS, FILES, &raw const raised, not_read) };
+    if set == 0 { raised.rlim_cur } else { limit.rlim_cur }
 }
 
 /// Whether the process has ended: a pidfd becomes readable when the last thread is gone.
@@ -519,7 +536,9 @@ pub(crate) fn query_map(maps: BorrowedFd<'_>, address: RunAddr) -> Result<(MapQu
     let request = nix::request_code_readwrite!(b'f', 17, size_of::<MapQuery>());
     // SAFETY: the kernel writes to the structure, whose size it is told, and at most `name_size` bytes to the name; both
     // live until the call returns. No build-id is asked for.
-    Errno::result(unsafe { libc::ioctl(maps.as_raw_fd(), request, &raw mut query) })?;
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_ioctl, c_long::from(maps.as_raw_fd()), request, &raw mut query)
+    })?;
     // The size includes the final NUL; it is 0 without a name.
     name.truncate((query.name_size as usize).saturating_sub(1));
     Ok((query, name))

@@ -5,13 +5,12 @@
 //! by another one.
 
 use crate::procfs::{self, Status, ThreadState};
-use crate::{Pid, Tid};
+use crate::{Pid, Tid, numbered};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 
 #[derive(Debug)]
 pub(crate) struct Tasks {
@@ -66,6 +65,6 @@ fn open(dir: &OwnedFd, tid: Tid, name: &str) -> io::Result<File> {
 
 /// Reads a small file from its start.
 pub(crate) fn read_line<'b>(file: &File, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
-    let len = file.read_at(buffer, 0).ok()?;
+    let len = numbered::read_at(file, buffer, 0).ok()?;
     buffer.get(..len)
 }

@@ -2,6 +2,7 @@
 
 use crate::drive::FAULTS;
 use crate::error::ProcessError;
+use crate::log;
 use crate::ready::Ready;
 use crate::sys;
 use crate::trace::Tracees;
@@ -87,9 +88,15 @@ impl<'t> StoppedThread<'t> {
         self.tracees.resume(self.tid)
     }
 
+    /// As [`Self::resume`], for a thread that was only looked at, and was last seen not to have stopped at that time.
+    pub fn resume_after_look(self, since: Instant) -> Result<(), ProcessError> {
+        self.tracees.longest_look = self.tracees.longest_look.max(since.elapsed());
+        self.resume()
+    }
+
     fn end_of_stop(&mut self) {
         let time = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        tracing::trace!(tid = self.tid.0, ?time, "held for work");
+        log::trace(format_args!("thread {} was held for work for {} µs", self.tid, time.as_micros()));
         self.tracees.longest_stop = self.tracees.longest_stop.max(time);
     }
 

@@ -13,7 +13,7 @@ use crate::pause::Pause;
 use crate::process::check_tracers;
 use crate::sys::{self, Wait};
 use crate::wayback::Gadgets;
-use crate::{Process, Tid, procfs};
+use crate::{Process, Tid, numbered, procfs};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use nix::libc;
@@ -89,6 +89,8 @@ pub(crate) struct Tracees {
     pub worker: Option<Tid>,
     /// Longest time that one thread was held to do something with it.
     pub longest_stop: Duration,
+    /// Longest time that one thread was held to see where it is ([`crate::StoppedThread::resume_after_look`]).
+    pub longest_look: Duration,
     /// No other process was in the same memory at some time after all threads were attached, and none has come since.
     pub unshared: bool,
     /// The process is a child of this one, so its end is for its owner here to collect.
@@ -116,6 +118,7 @@ impl Tracees {
             asked_for_any: Instant::now(),
             worker: None,
             longest_stop: Duration::ZERO,
+            longest_look: Duration::ZERO,
             unshared: false,
             own_child,
             _not_send: PhantomData,
@@ -181,7 +184,7 @@ impl Tracees {
             if refused == REFUSALS {
                 return Err(crate::process::access_error(pid, &status, "attach", Errno::EPERM.into()));
             }
-            std::thread::sleep(BETWEEN_REFUSALS);
+            numbered::sleep(BETWEEN_REFUSALS);
         }
     }
 
@@ -295,7 +298,7 @@ impl Tracees {
             }
             any = true;
             if collected < tids.len() / 2 {
-                std::thread::yield_now();
+                numbered::yield_now();
             }
         }
     }

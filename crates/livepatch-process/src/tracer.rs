@@ -7,14 +7,22 @@
 //! permits that (`nice` −20; root, or CAP_SYS_NICE).
 
 use crate::error::{ProcessError, Tracer};
-use crate::{Pid, Tid, procfs, sys};
+use crate::{Tid, numbered, procfs, sys};
 use std::io;
 use std::panic::resume_unwind;
 
 /// Gives the calling thread, and those that it starts, a processor before others where the system permits that. For tools
 /// that do nothing but this work: on a busy machine the way to the first stop is long otherwise.
+///
+/// A thread's priority counts among the threads of its session only where the kernel shares processors among sessions first
+/// (sched(7), "The autogroup feature"). So a session that this process leads, and that ends with it, is preferred as a whole.
+/// A session of somebody else's, say a shell's, is left alone.
 pub fn prefer_this_thread() {
     sys::prefer_this_thread();
+    if sys::leads_session() {
+        // The kernel may have no such groups, or permit nothing.
+        let _ = std::fs::write("/proc/self/autogroup", "-20");
+    }
 }
 
 /// Name of the threads that trace, by which other runs know them. The kernel keeps 15 bytes of a name.
@@ -35,7 +43,7 @@ pub(crate) fn identify(tid: Tid) -> Option<Tracer> {
 /// # Panics
 /// If the work does.
 pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ProcessError> {
-    let own = Pid(std::process::id() as i32);
+    let own = numbered::own_pid();
     let name = NAME.to_owned();
     let (outcome, tid) = std::thread::scope(|scope| -> io::Result<_> {
         let work = || {
@@ -48,7 +56,7 @@ pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, P
     .map_err(|error| ProcessError::io(own, "start a thread", error))?;
     // A thread can be joined a moment before it lets go of its tracees; it leaves the list after that.
     while procfs::task_dir(own, tid).exists() {
-        std::thread::yield_now();
+        numbered::yield_now();
     }
     Ok(outcome)
 }

@@ -39,13 +39,19 @@ impl Seized {
         }
         let pause = (ASK_FOR_ANY * self.tracees.threads.len() as u32).max(ASK_AT_LEAST);
         if self.tracees.events.is_empty() && self.tracees.asked_for_any.elapsed() >= pause {
+            let asked = Instant::now();
             while self.tracees.collect_one()? {}
-            self.tracees.asked_for_any = Instant::now();
+            self.tracees.asked_for_any = asked;
         }
         match self.tracees.lost {
             Some(how) => Err(ProcessError::Lost { pid: self.process().pid(), how }),
             None => Ok(std::mem::take(&mut self.tracees.events)),
         }
+    }
+
+    /// When [`Seized::poll`] last asked for the events of all threads: what it had not told by then has happened since.
+    pub fn polled_all(&self) -> Instant {
+        self.tracees.asked_for_any
     }
 
     /// Whether the thread is traced by this tool.

@@ -42,7 +42,7 @@ impl Seized {
     /// [`ProcessError::AlreadyTraced`], [`ProcessError::Permission`], [`ProcessError::Lost`], or [`ProcessError::Timeout`] if
     /// new threads kept coming. The process is detached then.
     pub fn seize_all(process: &Process, deadline: Instant) -> Result<Self, ProcessError> {
-        let own_child = process.status()?.parent.0 as u32 == std::process::id();
+        let own_child = process.status()?.parent == crate::numbered::own_pid();
         let mut tracees = Tracees::new(process.clone(), own_child);
         tracees.seize_new(deadline)?;
         Ok(Self { tracees, last_stop: None })
@@ -73,6 +73,11 @@ impl Seized {
     /// The longest time that a thread was held to do something with it alone ([`Seized::interrupt_one`]), from the request on.
     pub fn longest_stop(&self) -> Duration {
         self.tracees.longest_stop
+    }
+
+    /// The longest time that a thread was held to see where it is ([`StoppedThread::resume_after_look`]).
+    pub fn longest_look(&self) -> Duration {
+        self.tracees.longest_look
     }
 
     /// How long the threads were held the last time that all were stopped: from the first interrupt to the last resume.

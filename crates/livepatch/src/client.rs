@@ -15,7 +15,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use std::fs::File;
-use std::io::{self, PipeReader, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ pub(crate) fn run(options: &Options, operation: Operation, patch: &[u8]) -> Resu
     let waited = started.elapsed();
     let left = deadline.saturating_duration_since(Instant::now());
     let request = Request {
-        pid: std::process::id().cast_signed(),
+        pid: livepatch_process::numbered::own_pid().0,
         tid: nix::unistd::gettid().as_raw(),
         frames: frames::own(),
         operation,
@@ -61,7 +61,7 @@ pub(crate) fn run(options: &Options, operation: Operation, patch: &[u8]) -> Resu
 /// A running helper. It is killed when this value goes away.
 struct Helper {
     process: Spawned,
-    report: PipeReader,
+    report: File,
     /// What it writes to standard error.
     said: File,
     ended: bool,
@@ -71,7 +71,7 @@ impl Helper {
     fn start(command: &Command, request: &Request, patch: &[u8]) -> io::Result<Self> {
         let payload = if command.reads_request { &request.encode(patch)? } else { patch };
         let said = memory(c"livepatch-messages")?;
-        let (report, theirs) = io::pipe()?;
+        let (report, theirs) = pipe()?;
         let program = Program {
             path: command.path.clone(),
             args: command.args.clone(),
@@ -192,6 +192,16 @@ fn kill(pidfd: &OwnedFd) {
     let none = std::ptr::null_mut::<libc::siginfo_t>();
     // SAFETY: numbers and a null pointer, which stands for the signal's usual information.
     unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, none, 0) };
+}
+
+/// A pipe: its end to read from, and its end to write to.
+fn pipe() -> io::Result<(File, File)> {
+    let mut ends: [libc::c_int; 2] = [-1; 2];
+    // SAFETY: the kernel writes two numbers to the array; on success they are descriptors that nobody else owns.
+    unsafe {
+        Errno::result(libc::syscall(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC))?;
+        Ok((File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])))
+    }
 }
 
 fn memory(name: &std::ffi::CStr) -> io::Result<File> {

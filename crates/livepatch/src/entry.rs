@@ -22,7 +22,7 @@ static CALLED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::ne
 
 /// The helper's name in lists of processes.
 pub(crate) fn name() -> Vec<u8> {
-    format!("livepatch-helper for {}", std::process::id()).into_bytes()
+    format!("livepatch-helper for {}", livepatch_process::numbered::own_pid()).into_bytes()
 }
 
 /// The first entry of the helper's environment.

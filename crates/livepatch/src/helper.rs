@@ -10,7 +10,6 @@ mod watchdog;
 
 use crate::answer::code;
 use crate::request::Request;
-use collect::Collector;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -30,9 +29,10 @@ pub(crate) fn run(limit: Duration) -> i32 {
         return finish(&failure(code::ERROR, format!("cannot set the helper's time limit: {error}")));
     }
     no_traces();
+    livepatch_apply::prefer_this_thread();
     let Ok(bytes) = read_request() else { return NO_REQUEST };
     let Some((request, patch)) = Request::decode(&bytes) else { return NO_REQUEST };
-    let collector = Collector::install();
+    collect::start();
     let answer = match same_program(request.pid) {
         Ok(true) => {
             let done = std::panic::catch_unwind(|| operate::run(&request, patch));
@@ -43,7 +43,7 @@ pub(crate) fn run(limit: Duration) -> i32 {
         Ok(false) => failure(code::LOST, format!("process {} is another program", request.pid)),
         Err(error) => operate::refused(request.pid, &error),
     };
-    finish(&with_log(answer, collector.lines()))
+    finish(&with_log(answer, collect::lines()))
 }
 
 /// A failure in the form of the command line's JSON.

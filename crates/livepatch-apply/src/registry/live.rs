@@ -5,6 +5,7 @@ use super::state::State;
 use crate::error::ApplyError;
 use crate::landing::{DATA_SIZE, LANDING_SIZE, Landing, TEXT_SIZE};
 use livepatch_patch::{Bias, BuildId, RunAddr};
+use livepatch_process::log;
 use livepatch_process::{
     Backing, CallSite, Mapping, Process, ProcessError, Protection, RemoteError, StoppedThread, mmap_min_addr,
     near_gap,
@@ -107,7 +108,7 @@ pub fn create(
     if made.is_err()
         && let Err(error) = thread.unmap(at, size, deadline.max(Instant::now() + crate::session::UNDO_LIMIT))
     {
-        tracing::warn!(%error, "memory that nothing refers to stays in the process");
+        log::warn(format_args!("memory that nothing refers to stays in the process: {error}"));
     }
     made.map(|()| location)
 }
@@ -178,5 +179,5 @@ fn name(thread: &mut StoppedThread<'_>, at: RunAddr, deadline: Instant) {
         .map_err(RemoteError::from)
         .and_then(|()| thread.remote_syscall(SYS_PRCTL, args, deadline));
     let named = named.is_ok_and(|returned| returned.is_ok());
-    tracing::trace!(named, "naming the registry");
+    log::trace(format_args!("registry named: {named}"));
 }

@@ -23,7 +23,7 @@ use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
 use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::unwind::Tables;
-use livepatch_process::{Asleep, Event, Pause, Process, Seized, Tid};
+use livepatch_process::{Asleep, Event, Pause, Process, Seized, Tid, log, numbered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -88,8 +88,11 @@ struct Drain<'a> {
     /// Whether there are breakpoints at all.
     armed: bool,
     net_seen: Instant,
-    pause: Pause,
     last_event: Instant,
+    /// No thread that is told about next was at a breakpoint before this.
+    polled: Instant,
+    /// Since the last event, or the last thread that was asked to stop.
+    pause: Pause,
     progress: Progress,
 }
 
@@ -170,8 +173,9 @@ impl<'a> Drain<'a> {
             unblocked: BTreeMap::new(),
             armed: true,
             net_seen: now,
-            pause: Pause::default(),
             last_event: now,
+            polled: now,
+            pause: Pause::default(),
             progress: Progress::default(),
         }
     }
@@ -180,6 +184,7 @@ impl<'a> Drain<'a> {
     fn run(&mut self) -> Result<Attempt, ApplyError> {
         let mut grace = FIRST_GRACE;
         loop {
+            self.polled = Instant::now();
             self.job.entries.arm()?;
             let attempt = self.attempt(grace)?;
             if matches!(attempt, Attempt::Drained) {
@@ -189,7 +194,10 @@ impl<'a> Drain<'a> {
             self.release()?;
             self.progress.retries += 1;
             let inside = self.roster.threads.values().filter(|s| matches!(s, Standing::Inside(_))).count();
-            tracing::debug!(inside, ?grace, "an attempt to drain ended");
+            log::debug(format_args!(
+                "an attempt to drain ended after {} ms with {inside} inside",
+                grace.as_millis()
+            ));
             if matches!(attempt, Attempt::Deadline) {
                 return Ok(attempt);
             }
@@ -318,6 +326,7 @@ impl<'a> Drain<'a> {
         for seen in self.asked.values_mut() {
             *seen = (*seen).max(polled);
         }
+        self.polled = self.polled.max(self.seized.polled_all());
         Ok(())
     }
 
@@ -348,7 +357,9 @@ impl<'a> Drain<'a> {
         let cleaned =
             self.seized.forked_memory(child).and_then(|memory| self.job.entries.clean_child(&memory));
         if let Err(error) = cleaned {
-            tracing::debug!(%error, %child, "a forked child keeps the breakpoints, which its copy of the net serves");
+            log::debug(format_args!(
+                "the forked child {child} keeps the breakpoints, which its copy of the net serves: {error}"
+            ));
         }
         Ok(self.seized.release_forked(child)?)
     }
@@ -390,7 +401,7 @@ impl<'a> Drain<'a> {
             self.pause.take(now + NAP);
         } else {
             let next = self.roster.next().map_or(NAP, |(when, _)| when.saturating_duration_since(now));
-            std::thread::sleep(next.min(NAP));
+            numbered::sleep(next.min(NAP));
         }
     }
 
@@ -431,7 +442,7 @@ impl<'a> Drain<'a> {
             });
         }
         if let Err(second) = self.release().and_then(|()| self.end()) {
-            tracing::warn!(error = %second, "after an error, the threads are let go");
+            log::warn(format_args!("after an error, the threads are let go: {second}"));
         }
         (Some(self.seized), error)
     }
@@ -441,7 +452,7 @@ impl<'a> Drain<'a> {
         if self.seized.has_own_traps()
             && let Err(error) = self.keep_net()
         {
-            tracing::debug!(%error, "a SIGTRAP of the program's own meets no action");
+            log::debug(format_args!("a SIGTRAP of the program's own meets no action: {error}"));
         }
         let process = self.job.process;
         let resting = std::mem::take(&mut self.resting).into_iter();
@@ -451,7 +462,7 @@ impl<'a> Drain<'a> {
         let (landing, limit) = (self.job.entries.landing(), Instant::now() + UNDO);
         let mut events = Vec::new();
         if let Err(error) = net::remove(&mut self.seized, landing, &self.calm, &mut events, limit) {
-            tracing::debug!(%error, "the net stays");
+            log::debug(format_args!("the net stays: {error}"));
         }
         events.into_iter().try_for_each(|event| self.on_event_at_rest(event))?;
         self.clean_all_children()?;
@@ -481,7 +492,10 @@ impl Drained<'_> {
             Err(SwitchError::After(error)) => {
                 // The net leads everybody to the new world.
                 let released = drain.release();
-                tracing::warn!(?released, %error, "the entries could not be completed");
+                log::warn(format_args!(
+                    "the entries could not be completed: {error}; threads let go: {}",
+                    released.is_ok()
+                ));
                 return Err(Box::new(NotSwitched { seized: None, error, committed: true }));
             }
         }
@@ -493,7 +507,7 @@ impl Drained<'_> {
         match finished {
             Ok(()) => Ok(Switched { seized: drain.seized, progress: drain.progress }),
             Err(error) => {
-                tracing::warn!(%error, "after the switch");
+                log::warn(format_args!("after the switch: {error}"));
                 Ok(Switched { seized: drain.seized, progress: drain.progress })
             }
         }

@@ -17,6 +17,7 @@ mod standing;
 use crate::error::ApplyError;
 use crate::guard::Inside;
 use crate::report::Holds;
+use livepatch_process::log;
 use livepatch_process::{ProcessError, Seized, ThreadState, Tid};
 use std::time::Duration;
 
@@ -42,9 +43,10 @@ impl Progress {
 
     /// The figures for the report. A thread that comes to an entry may have been held before, as any other.
     pub fn holds(&self, seized: &Seized) -> Holds {
+        let held = self.held.max(seized.longest_look());
         Holds {
-            world_stopped_us: self.held.as_micros() as u64,
-            parked_us: self.held.max(self.parked).as_micros() as u64,
+            world_stopped_us: held.as_micros() as u64,
+            parked_us: held.max(self.parked).as_micros() as u64,
             worker_us: seized.longest_stop().as_micros() as u64,
             threads: self.threads,
             retries: self.retries,
@@ -115,7 +117,7 @@ fn sharers(seized: &mut Seized) -> Option<String> {
     let found = match seized.sharers() {
         Ok(found) => found,
         Err(error) => {
-            tracing::debug!(%error, "cannot look for processes in the same memory");
+            log::debug(format_args!("cannot look for processes in the same memory: {error}"));
             return None;
         }
     };

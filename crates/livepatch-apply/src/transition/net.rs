@@ -6,8 +6,8 @@
 use crate::error::ApplyError;
 use crate::landing::{Landing, Site};
 use crate::safepoint;
-use livepatch_process::{Event, Pause, RemoteError, Seized, StoppedThread, Tid, Visitors};
-use std::collections::BTreeSet;
+use livepatch_process::{Event, Pause, RemoteError, Seized, StoppedThread, Tid, Visitors, log};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// `SIGTRAP` of `<signal.h>` on x86-64.
@@ -145,7 +145,8 @@ pub fn serialise(
             return Ok(());
         }
         let registered = how.register(seized, deadline);
-        tracing::debug!(?registered, "not every processor could be visited");
+        let instead = if registered.is_ok() && how.membarrier { "membarrier" } else { "stops" };
+        log::debug(format_args!("not every processor could be visited: cores are serialised by {instead}"));
     }
     if how.membarrier {
         let done = safepoint::on_any_thread(seized, deadline, |thread| {
@@ -194,39 +195,42 @@ fn visit(
     others: &mut Vec<Event>,
     done: &mut dyn FnMut(&StoppedThread<'_>) -> bool,
 ) -> Result<(), ApplyError> {
-    let mut asked: BTreeSet<Tid> = BTreeSet::new();
+    // When each was last seen not to have stopped.
+    let mut asked: BTreeMap<Tid, Instant> = BTreeMap::new();
     let mut pause = Pause::default();
     loop {
         tids.retain(|tid| seized.traces(*tid));
-        asked.retain(|tid| tids.contains(tid));
+        asked.retain(|tid, _| tids.contains(tid));
         if tids.is_empty() {
             return Ok(());
         }
         let next: Vec<Tid> = tids
             .iter()
-            .filter(|tid| !asked.contains(tid))
+            .filter(|tid| !asked.contains_key(tid))
             .take(AT_ONCE - asked.len().min(AT_ONCE))
             .copied()
             .collect();
         for tid in next {
+            asked.insert(tid, Instant::now());
             seized.request_stop(tid)?;
-            asked.insert(tid);
         }
-        let events = seized.poll(asked.iter().copied().collect::<Vec<_>>())?;
+        let polled = Instant::now();
+        let events = seized.poll(asked.keys().copied().collect::<Vec<_>>())?;
         let idle = events.is_empty();
         for event in events {
             let (Event::Stopped { tid } | Event::Breakpoint { tid, .. }) = event else {
                 others.push(event);
                 continue;
             };
-            asked.remove(&tid);
+            let since = asked.remove(&tid).unwrap_or(polled);
             if let Some(thread) = seized.held(tid) {
                 if done(&thread) {
                     tids.remove(&tid);
                 }
-                thread.resume()?;
+                thread.resume_after_look(since)?;
             }
         }
+        asked.values_mut().for_each(|seen| *seen = polled.max(*seen));
         if Instant::now() >= deadline {
             return Err(ApplyError::Environment {
                 what: format!("threads {tids:?} could not be looked at in time"),

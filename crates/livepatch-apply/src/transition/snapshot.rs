@@ -9,6 +9,7 @@ use crate::guard::{Guard, Inside};
 use crate::registry::EntryWrite;
 use crate::stacks;
 use crate::unwind::Tables;
+use livepatch_process::log;
 use livepatch_process::{InterruptError, Process, ProcessError, Seized, Stopped};
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ pub fn quiesce(
             Attempt::Stuck(seized, who) => (seized, Vec::new(), Some(who)),
         };
         progress.retries += 1;
-        tracing::debug!(inside = inside.len(), retries = progress.retries, "not quiescent");
+        log::debug(format_args!("not quiescent: {} inside, {} retries", inside.len(), progress.retries));
         if Instant::now() >= deadline {
             return Err(Failed::Busy(Box::new(NotQuiescent { seized, inside, stuck })));
         }

@@ -6,6 +6,7 @@ use crate::elf::Peek;
 use crate::registry::State;
 use crate::target::{Module, Modules};
 use livepatch_patch::RunAddr;
+use livepatch_process::log;
 use livepatch_process::{Process, ProcessError};
 use std::ops::Range;
 
@@ -20,7 +21,7 @@ pub fn gather(process: &Process, modules: &Modules, states: &[&State]) -> Result
     for module in &modules.list {
         match module_table(process, module)? {
             Some(Ok(table)) => tables.push(table),
-            Some(Err(error)) => tracing::debug!(%error, "module left out"),
+            Some(Err(error)) => log::debug(format_args!("module left out: {error}")),
             None => {}
         }
     }
@@ -29,7 +30,7 @@ pub fn gather(process: &Process, modules: &Modules, states: &[&State]) -> Result
         let bytes = process.bytes(region.start, region.size.min(MAX_SECTION) as usize)?;
         match Table::scanned(&record.name, record.mapping.text_range(), (region.start, bytes)) {
             Ok(table) => tables.push(table),
-            Err(error) => tracing::debug!(%error, "patch left out"),
+            Err(error) => log::debug(format_args!("patch left out: {error}")),
         }
     }
     let main = modules.executable().and_then(|module| main_of(process, &module.image));

@@ -3,6 +3,7 @@
 use super::{caller, failure};
 use crate::answer::code;
 use crate::request::{Operation, Request, Which};
+use livepatch_apply::log;
 use livepatch_apply::{ApplyError, ApplyOptions, RollbackOptions, SelectError, Selector};
 use livepatch_patch::chain;
 use serde::Serialize;
@@ -36,7 +37,9 @@ fn apply(request: &Request, patch: &[u8]) -> Result<livepatch_apply::ApplyReport
                 Err(error) if caller::is_inside(&error, request.tid) => return Err(error),
                 Ok(_) | Err(ApplyError::Busy { .. }) => break,
                 // Whatever else is wrong, the operation itself will say, unless it was the short time.
-                Err(error) => tracing::debug!(%error, "cannot tell whether the calling thread is inside"),
+                Err(error) => {
+                    log::debug(format_args!("cannot tell whether the calling thread is inside: {error}"))
+                }
             }
         }
     }
@@ -61,7 +64,9 @@ fn rollback(request: &Request, which: &Which) -> Result<livepatch_apply::Rollbac
                 Ok(report) => return Ok(report),
                 Err(error) if caller::is_inside(&error, request.tid) => return Err(error),
                 Err(ApplyError::Busy { .. }) => break,
-                Err(error) => tracing::debug!(%error, "cannot tell whether the calling thread is inside"),
+                Err(error) => {
+                    log::debug(format_args!("cannot tell whether the calling thread is inside: {error}"))
+                }
             }
         }
     }

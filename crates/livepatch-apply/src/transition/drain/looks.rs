@@ -8,7 +8,7 @@ use crate::stacks;
 use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, ProcessError, StoppedThread, Tid};
+use livepatch_process::{Asleep, Pause, ProcessError, StoppedThread, Tid, log};
 use std::time::{Duration, Instant};
 
 /// How long threads that want to run may take to stop, all together, so that their signal mask can be set.
@@ -45,6 +45,7 @@ impl Drain<'_> {
             Some((asleep, Err(inside))) => self.inside(inside, Some(asleep), now),
             None if self.asked.len() < WINDOW => {
                 self.asked.insert(tid, Instant::now());
+                self.pause = Pause::default();
                 self.seized.request_stop(tid)?;
             }
             None => {
@@ -121,13 +122,14 @@ impl Drain<'_> {
             Ok(()) => {
                 thread.keep();
                 self.roster.outside(tid);
-                self.parked.insert(tid, Instant::now());
+                self.parked.insert(tid, self.polled);
             }
             Err(inside) => {
                 let before = self.job.entries.before(entry).unwrap_or(entry);
                 regs.set_ip(before);
                 thread.set_regs(&regs)?;
                 thread.resume()?;
+                self.progress.parked(self.polled.elapsed());
                 match inside {
                     Some(inside) => self.inside(inside, None, look),
                     None if was_asked => self.roster.schedule(tid, Instant::now()),
@@ -187,7 +189,7 @@ impl Drain<'_> {
                 }
             });
             let blocked = blocked.is_some_and(|result| result.is_ok());
-            tracing::trace!(blocked, %tid, "blocking SIGTRAP again");
+            log::trace(format_args!("thread {tid} blocks SIGTRAP again: {blocked}"));
         }
     }
 }
