@@ -194,6 +194,10 @@ enum Table {
 }
 
 fn sets(instruction: &Instruction, register: Register) -> bool {
+    // What an epilogue takes from the stack is the caller's.
+    if instruction.mnemonic() == Mnemonic::Pop {
+        return false;
+    }
     if matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall) {
         return VOLATILE.contains(&register);
     }
@@ -273,6 +277,8 @@ mod tests {
         assert!(known(&[0x90, 0x90, 0xff, 0x60, 0x18]), "jmp [rax+0x18], a vtable");
         assert!(known(&[0x90, 0x48, 0x8b, 0x46, 0x18, 0xff, 0xe0]), "mov rax,[rsi+0x18]; jmp rax");
         assert!(known(&[0x90, 0xff, 0xd6, 0xff, 0xe0]), "call rsi; jmp rax");
+        // mov r14,[rsi]; pop r14; ret; mov rax,r14; jmp rax
+        assert!(known(&[0x4c, 0x8b, 0x36, 0x41, 0x5e, 0xc3, 0x4c, 0x89, 0xf0, 0xff, 0xe0]));
         // mov rax,[rsi]; test edi,edi; cmove rax,rdx; mov rcx,rax; jmp rcx
         let chosen = [0x48, 0x8b, 0x06, 0x85, 0xff, 0x48, 0x0f, 0x44, 0xc2, 0x48, 0x89, 0xc1, 0xff, 0xe1];
         assert!(known(&chosen));
