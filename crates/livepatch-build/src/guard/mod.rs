@@ -99,7 +99,8 @@ fn findings(
     findings.extend(check::layouts(old, new, input.functions).map_err(damaged)?);
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
     findings.extend(check::statics(old.1, new.1, input.statics));
-    findings.extend(check::vtables(&old.1.vtables, &new.1.vtables, &renamed));
+    let brought = input.new_functions.iter().map(|f| strip_suffix(&f.symbol)).collect();
+    findings.extend(check::vtables(&old.1.vtables, &new.1.vtables, &renamed, &brought));
     findings.extend(check::order(&old.1.vtables, &new.1.vtables, &new.1.graph));
     findings.extend(check::shared_addresses(old.0, new, input.functions, &renamed));
     findings.sort_by(|a, b| (a.code, &a.item).cmp(&(b.code, &b.item)));

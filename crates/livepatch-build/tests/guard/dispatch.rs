@@ -1,6 +1,7 @@
 //! Trait objects: the shape and the contents of vtables.
 
 use super::support::{FAST, Pair, assert_found, assert_safe, codes};
+use livepatch_build::guard::NewFunction;
 
 const SHAPES: &str = r#"
 trait Shape { $TRAIT }
@@ -156,4 +157,26 @@ fn objects_that_are_no_longer_made_keep_the_order_of_methods() {
         assert!(text.contains("slots: area, width -> width, area"), "{text}");
         assert!(!codes(&check(&order, "Circle")).contains(&8));
     }
+}
+
+#[test]
+fn objects_of_a_renumbered_impl_get_the_new_code_or_there_is_a_finding() {
+    let source = "
+        pub struct App { hooks: Vec<Box<dyn Fn(u32) -> u32>> }
+        $ADDED
+        impl App {
+            #[inline(never)]
+            fn new(by: u32) -> Self { App { hooks: vec![Box::new(move |x| x * by + $STEP)] } }
+        }
+        fn main() { let app = App::new(std::process::id()); println!(\"{}\", app.hooks[0](3)); }";
+    let added = "impl From<u32> for App { fn from(by: u32) -> Self { App::new(by) } }";
+    let pair = Pair::varied(&["-Copt-level=0"], source, &[("$ADDED", "", added), ("$STEP", "1", "2")]);
+    let closures = pair.changed("app::App::new::{{closure}}");
+    let brought: Vec<_> = closures
+        .iter()
+        .map(|f| NewFunction { symbol: f.new_symbol.clone(), new: f.new, new_size: f.new_size })
+        .collect();
+    let text = assert_found(&pair.run(&[], &[], &brought, &[]), 8, "new::{closure_env#0}");
+    assert!(text.contains("other numbers"), "{text}");
+    assert!(!codes(&pair.run(&closures, &[], &[], &[])).contains(&8));
 }

@@ -25,6 +25,9 @@ type and trait are both the standard library's, that does not matter: the fix ca
 If the fix makes no objects of a type any more, its table is gone, and the old ones keep theirs. Patched code that handles objects of
 the trait has to agree with it in the order of the methods; tables of other types must show that.
 
+Impl blocks are numbered, and closures in methods are named after that number: an impl block that is added or removed before others gives
+such closures other names and functions, and boxed ones of the running program would keep the old code. Put new impl blocks last.
+
 What to do: change bodies only. A new method can be a free function or belong to a new trait.
 "##,
 };

@@ -9,10 +9,61 @@
 use crate::findings::{Finding, rules};
 use crate::guard::fixed::is_fixed;
 use crate::guard::vtable::{Renamed, Slot, Vtable, Vtables};
+use std::collections::HashSet;
 
 /// Objects made by the running program keep their vtables, so each of those must be one of the new build, too.
-pub(in crate::guard) fn vtables(old: &Vtables, new: &Vtables, renamed: &Renamed<'_>) -> Vec<Finding> {
-    old.iter().filter_map(|(name, before)| compare(name, before, new.get(name)?, renamed)).collect()
+pub(in crate::guard) fn vtables(
+    old: &Vtables,
+    new: &Vtables,
+    renamed: &Renamed<'_>,
+    brought: &HashSet<&str>,
+) -> Vec<Finding> {
+    let found = old.iter().filter_map(|(name, before)| match new.get(name) {
+        Some(after) => compare(name, before, after, renamed),
+        None => moved(name, before, (old, new), renamed, brought),
+    });
+    found.collect()
+}
+
+/// The table of a type that has another name because impl blocks before it were added or removed: rustc numbers them. It
+/// is the same type, so its old objects must get to what is new in the slots.
+fn moved(
+    name: &str,
+    before: &[Vtable],
+    (old, new): (&Vtables, &Vtables),
+    renamed: &Renamed<'_>,
+    brought: &HashSet<&str>,
+) -> Option<Finding> {
+    let plain = without_impl_numbers(name).filter(|_| before.iter().any(|table| table.slots.is_some()))?;
+    let is_new = |slot: &Slot| match slot {
+        Slot::Code(names) => names.iter().any(|name| brought.contains(name.as_str())),
+        _ => false,
+    };
+    let is_lost = |old: &Vtable, new: &Vtable| {
+        let slots = old.slots.iter().flatten().zip(new.slots.iter().flatten());
+        old.len != new.len || slots.into_iter().any(|(old, new)| is_new(new) && !old.agrees(new, renamed))
+    };
+    let mut others = new.iter().filter(|(other, _)| {
+        !old.contains_key(*other) && without_impl_numbers(other).as_ref() == Some(&plain)
+    });
+    let lost = others.clone().next().is_some()
+        && others.all(|(_, after)| before.iter().any(|old| after.iter().all(|new| is_lost(old, new))));
+    let mut finding = Finding::new(&rules::vtable::RULE, name.strip_suffix("::{vtable}").unwrap_or(name));
+    finding.help =
+        "put new impl blocks behind the existing ones of the module, and leave existing ones in place".into();
+    let what = "impl blocks before it have other numbers, and its functions are not those of the old objects";
+    lost.then(|| finding.change(what, None, None))
+}
+
+/// A name with each `{impl#7}` as `{impl}`, or `None` if there is none.
+fn without_impl_numbers(name: &str) -> Option<String> {
+    let mut parts = name.split("{impl#");
+    let mut plain = parts.next()?.to_owned();
+    for part in parts.clone() {
+        plain.push_str("{impl");
+        plain.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    parts.next().map(|_| plain)
 }
 
 fn compare(name: &str, old: &[Vtable], new: &[Vtable], renamed: &Renamed<'_>) -> Option<Finding> {
