@@ -14,7 +14,7 @@ use crate::baseline::InputKind;
 use crate::build::Build;
 use crate::diff::{self, Diff, DiffError, Meaning, repartition};
 use crate::emit::{self, EmitError, Emitted};
-use crate::findings::{Finding, Severity, rules};
+use crate::findings::{Finding, Severity, leading, rules};
 use crate::guard::{self, GuardError, GuardReport};
 use crate::image::{Image, ImageError};
 use crate::objects::Inputs;
@@ -166,6 +166,7 @@ pub fn create(
     report.findings.extend(lost_variables(&diff, &emitted));
     report.findings.extend(kept_values(&diff));
     report.findings.extend(libraries::findings(&meta.libraries));
+    report.findings = leading(report.findings);
     report.functions = describe::functions(&meta, &emitted);
     if report.findings.iter().any(|finding| finding.severity == Severity::Refusal) {
         return Ok(Outcome::Refused(report));
