@@ -2,6 +2,7 @@
 
 use crate::error::{ProcessError, Tracer};
 use crate::maps::{self, Mapping};
+use crate::pause::Pause;
 use crate::procfs::{self, Status, ThreadState};
 use crate::tasks::Tasks;
 use crate::{Pid, Tid, sys, tracer};
@@ -12,6 +13,10 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the threads of a killed process may take to lose one after the other what they have.
+const LONGEST_END: Duration = Duration::from_millis(50);
 
 /// An open process: 64-bit x86-64, alive, traceable by this user.
 ///
@@ -98,6 +103,22 @@ impl Process {
     /// Whether it is about to end, or has: a process that ends loses its memory before its threads count as exited.
     pub(crate) fn is_ending(&self) -> bool {
         !self.is_alive() || self.live_thread().map_or(true, |tid| !procfs::has_memory(self.pid(), tid))
+    }
+
+    /// Whether it is ending, after something of it could not be read or written: the threads of a process that is killed lose files
+    /// and memory one by one, and what is missing of one is looked for before the next has lost its own.
+    fn is_going(&self) -> bool {
+        let deadline = Instant::now() + LONGEST_END;
+        let mut pause = Pause::default();
+        loop {
+            if self.is_ending() {
+                return true;
+            }
+            if Instant::now() > deadline {
+                return false;
+            }
+            pause.take(deadline);
+        }
     }
 
     /// Whether all threads have exited and been collected, but perhaps the first one. That of a traced process waits for the
@@ -212,7 +233,7 @@ impl Process {
 
     /// [`ProcessError::Lost`] if the process has ended, else the error as it is.
     pub(crate) fn io_error(&self, action: &str, error: io::Error) -> ProcessError {
-        if self.is_ending() {
+        if self.is_going() {
             return ProcessError::ended(self.pid());
         }
         match error.kind() {

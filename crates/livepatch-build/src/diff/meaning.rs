@@ -15,6 +15,8 @@
 use super::by_source::{is_of_library, is_of_others};
 use super::call_sites::is_call_site;
 use super::compare::{Comparer, Verdict};
+use super::complete::{is_compiled_together, is_complete};
+use super::graph::Graph;
 use super::names::{is_mangled, normalise};
 use super::pair::{ByName, by_name, pair};
 use super::program::{At, Program};
@@ -28,10 +30,9 @@ use crate::emit::name_of;
 use crate::findings::Place;
 use crate::guard::{FunctionInfo, FunctionRef, demangle};
 use crate::image::Image;
-use crate::objects::{self, Inputs, Kind, LoadError, Unit, changed_inputs};
+use crate::objects::{self, Inputs, Kind, LoadError, Unit};
 use crate::source::{Side, SourceDiff};
-use crate::units;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 /// What changed, and what leads there.
 #[derive(Debug)]
@@ -48,21 +49,6 @@ pub struct Meaning {
     new: Graph,
 }
 
-/// The references of one build's raw code.
-#[derive(Debug, Default)]
-struct Graph {
-    nodes: HashMap<String, Node>,
-    /// Names from which something that changed can be reached.
-    leading: HashSet<String>,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    calls: Vec<(String, usize)>,
-    others: Vec<(String, usize)>,
-    indirect: usize,
-}
-
 impl Meaning {
     /// Compares the raw code of two builds; `None` where not all of what differs between them has raw code.
     ///
@@ -74,8 +60,8 @@ impl Meaning {
         }
         let (old_bytes, new_bytes) = (read(old.0)?, read(new.0)?);
         let none = Inputs::new(&[]);
-        let was = Program::new(old.0, old.1, &none, parse(&old_bytes)?)?;
-        let mut is = Program::new(new.0, new.1, &none, parse(&new_bytes)?)?;
+        let was = Program::unplaced(old.1, &none, parse(&old_bytes)?);
+        let mut is = Program::unplaced(new.1, &none, parse(&new_bytes)?);
         let old_names = by_name(&was, |_| true);
         let aliases = rename::by_order(&old_names, &by_name(&is, |_| true));
         let owned = aliases.iter().map(|(new, old)| ((*new).to_owned(), (*old).to_owned())).collect();
@@ -206,157 +192,6 @@ fn is_elsewhere(place: Option<&Place>) -> bool {
 /// An inlined function of which debug information has no symbol, and that may be one of ours.
 fn is_nameless(inlined: &FunctionRef) -> bool {
     inlined.symbol.is_none() && !is_elsewhere(inlined.place.as_ref())
-}
-
-impl Graph {
-    fn new<'a>(program: &Program<'a>, names: &ByName<'a>) -> Self {
-        let mut of_sections: HashMap<At, Uses<'a>> = HashMap::new();
-        let mut nodes = HashMap::new();
-        for (name, sections) in names {
-            let mut all = Uses::default();
-            for at in sections {
-                all.join(of_sections.entry(*at).or_insert_with(|| Uses::of(program, *at)));
-            }
-            let owned =
-                |uses: HashMap<&str, usize>| uses.into_iter().map(|(n, c)| (n.to_owned(), c)).collect();
-            let node = Node { calls: owned(all.calls), others: owned(all.others), indirect: all.indirect };
-            nodes.insert((*name).to_owned(), node);
-        }
-        Self { nodes, leading: HashSet::new() }
-    }
-
-    /// Finds the names from which one of these can be reached.
-    fn lead_to(&mut self, changed: &HashSet<String>) {
-        let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
-        for (name, node) in &self.nodes {
-            let used = node.calls.iter().chain(&node.others);
-            used.for_each(|(used, _)| users.entry(used).or_default().push(name));
-        }
-        let mut leading = HashSet::new();
-        let mut work: Vec<&str> = changed.iter().map(String::as_str).collect();
-        while let Some(name) = work.pop() {
-            if leading.insert(name.to_owned()) {
-                work.extend(users.get(name).into_iter().flatten());
-            }
-        }
-        self.leading = leading;
-    }
-
-    /// Whether a reference to something that changed may have been inlined and computed away in code that was made of
-    /// `roots`, none of which changed.
-    fn may_lose(&self, roots: &HashSet<&str>, changed: &HashSet<String>, machine: &Uses<'_>) -> bool {
-        let mut members: HashSet<&str> = roots.clone();
-        let mut work: Vec<&str> = roots.iter().copied().collect();
-        let mut wanted = Wanted::default();
-        loop {
-            while let Some(name) = work.pop() {
-                if let Some(node) = self.nodes.get(name) {
-                    wanted.add(node, &self.leading);
-                }
-            }
-            // What is neither called nor inlined visibly was inlined without a trace, with all that it does.
-            let lost = wanted.missing(machine).filter(|name| !members.contains(name));
-            let lost: Vec<&str> =
-                lost.filter_map(|name| Some(&**self.nodes.get_key_value(name)?.0)).collect();
-            if lost.is_empty() {
-                break;
-            }
-            members.extend(&lost);
-            work.extend(lost);
-        }
-        let devirtualised = wanted.by_address && wanted.indirect > machine.indirect;
-        let lost: Vec<&str> = wanted.missing(machine).filter(|name| changed.contains(*name)).collect();
-        if devirtualised || !lost.is_empty() {
-            tracing::debug!(?lost, devirtualised, "may have been computed away");
-        }
-        devirtualised || !lost.is_empty()
-    }
-}
-
-/// References that machine code has to have if nothing was computed away.
-#[derive(Default)]
-struct Wanted<'g> {
-    calls: BTreeMap<&'g str, usize>,
-    others: BTreeMap<&'g str, usize>,
-    indirect: usize,
-    /// Whether something that leads to the change is reached through its address.
-    by_address: bool,
-}
-
-impl<'g> Wanted<'g> {
-    fn add(&mut self, node: &'g Node, leading: &HashSet<String>) {
-        for (into, from) in [(&mut self.calls, &node.calls), (&mut self.others, &node.others)] {
-            for (name, count) in from.iter().filter(|(name, _)| leading.contains(name)) {
-                *into.entry(name).or_default() += count;
-            }
-        }
-        self.by_address |= node.others.iter().any(|(name, _)| leading.contains(name));
-        self.indirect += node.indirect;
-    }
-
-    fn missing(&self, machine: &Uses<'_>) -> impl Iterator<Item = &'g str> {
-        let count = |map: &HashMap<&str, usize>, name: &str| map.get(name).copied().unwrap_or(0);
-        let lost_calls = self.calls.iter().filter(move |(name, wanted)| {
-            // A function whose address is kept in a register is called from there as often as needed.
-            let by_register = !self.others.contains_key(**name) && count(&machine.others, name) > 0;
-            !by_register && count(&machine.calls, name) < **wanted
-        });
-        let lost_others = self.others.iter().filter(move |(name, wanted)| {
-            count(&machine.others, name) + count(&machine.calls, name) < **wanted
-        });
-        lost_calls.chain(lost_others).map(|(name, _)| *name).collect::<Vec<_>>().into_iter()
-    }
-}
-
-/// Whether every crate that may differ has raw code in both builds.
-fn is_complete(old: &Build, new: &Build) -> bool {
-    let (old_inputs, new_inputs) = changed_inputs(old, new);
-    let covered = |build: &Build, path: &str| {
-        let file = path.rsplit('/').next().unwrap_or_default();
-        let of_crate = |stem: &str| {
-            file.strip_prefix("lib").and_then(|rest| rest.strip_suffix(".rlib")) == Some(stem)
-                || file.strip_prefix(stem).is_some_and(|rest| rest.starts_with('.'))
-        };
-        // A list of symbols that rustc makes for shared objects.
-        file == "symbols.o" || build.raw.iter().any(|(stem, _)| of_crate(stem))
-    };
-    let uncovered =
-        old_inputs.iter().map(|input| (old, input)).chain(new_inputs.iter().map(|input| (new, input)));
-    let uncovered: Vec<_> = uncovered
-        .filter(|(build, input)| !covered(build, &input.path))
-        .map(|(_, input)| &input.path)
-        .collect();
-    let complete = uncovered.is_empty() && has_all(old) && has_all(new) && foreign(old) == foreign(new);
-    if !complete {
-        tracing::debug!(?uncovered, "no raw code of all that differs");
-    }
-    complete
-}
-
-/// Whether the local crates of a build have raw code, the linked one among them.
-fn has_all(build: &Build) -> bool {
-    let units = build.manifest.units.iter().filter(|unit| units::is_in_program(unit) && unit.local);
-    let has_raw = |name: &str| {
-        build.raw.iter().any(|(stem, _)| {
-            stem.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        })
-    };
-    let linked = &build.manifest.link.crate_name;
-    has_raw(linked) && units.into_iter().all(|unit| unit.raw.is_none() || has_raw(&unit.crate_name))
-}
-
-/// Whether link-time optimisation compiles crates of others together with ours.
-fn is_compiled_together(build: &Build) -> bool {
-    let settings = build.manifest.units.iter().flat_map(|unit| &unit.settings);
-    settings.into_iter().any(|setting| setting.starts_with("-C lto") && !setting.ends_with("=off"))
-}
-
-/// What identifies the crates that are nobody's to change.
-fn foreign(build: &Build) -> Vec<(&str, &str, &str)> {
-    let units = build.manifest.units.iter().filter(|unit| units::is_in_program(unit) && !unit.local);
-    let mut all: Vec<_> = units.map(|unit| (&*unit.package, &*unit.version, &*unit.metadata)).collect();
-    all.sort_unstable();
-    all
 }
 
 fn read(build: &Build) -> Result<Vec<(String, Vec<u8>)>, DiffError> {

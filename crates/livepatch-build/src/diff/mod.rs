@@ -10,6 +10,8 @@
 mod by_source;
 pub(crate) mod call_sites;
 pub mod compare;
+mod complete;
+mod graph;
 mod lost;
 mod meaning;
 pub mod names;

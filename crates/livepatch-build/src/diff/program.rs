@@ -111,11 +111,21 @@ impl<'a> Program<'a> {
         inputs: &'a Inputs,
         units: Vec<Unit<'a>>,
     ) -> Result<Self, DiffError> {
+        let placements = Placements::new(build.map.sections())?;
+        Ok(Self::with(placements, image, inputs, units))
+    }
+
+    /// A program of objects that are no part of the image: nothing of it has an address.
+    pub(super) fn unplaced(image: &'a Image, inputs: &'a Inputs, units: Vec<Unit<'a>>) -> Self {
+        Self::with(Placements::default(), image, inputs, units)
+    }
+
+    fn with(placements: Placements<'a>, image: &'a Image, inputs: &'a Inputs, units: Vec<Unit<'a>>) -> Self {
         let mut program = Self {
             image,
             units: Vec::new(),
             placed: Vec::new(),
-            placements: Placements::new(build.map.sections())?,
+            placements,
             globals: HashMap::new(),
             inputs,
             aliases: HashMap::new(),
@@ -124,7 +134,7 @@ impl<'a> Program<'a> {
         for unit in units {
             program.add(unit);
         }
-        Ok(program)
+        program
     }
 
     fn add(&mut self, unit: Unit<'a>) -> u32 {

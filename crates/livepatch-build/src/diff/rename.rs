@@ -79,14 +79,15 @@ pub(super) fn of_programs<'a>(
             let is_same = |old_at: &At| {
                 let kinds = (old.section(*old_at).kind, new.section(*new_at).kind);
                 match (was.get(old_at), own) {
-                    (Some(was), Some(is)) => was == is && kinds == (Kind::Text, Kind::Text),
+                    (Some(was), Some(is)) => was.became(is) && kinds == (Kind::Text, Kind::Text),
                     (None, None) => kinds.0 == kinds.1 && kinds.0 != Kind::Text,
                     _ => false,
                 }
             };
             let fitting: Vec<_> = olds.iter().filter(|(_, at)| is_same(at)).collect();
-            let rivals = news.iter().filter(|(_, at)| is.get(at) == own).count();
-            if let ([(old_name, _)], 1) = (&*fitting, rivals) {
+            let rivals =
+                news.iter().filter(|(_, at)| is.get(at).map(|is| &is.same) == own.map(|is| &is.same));
+            if let ([(old_name, _)], 1) = (&*fitting, rivals.count()) {
                 aliases.insert(*new_name, *old_name);
             }
         }
@@ -95,8 +96,26 @@ pub(super) fn of_programs<'a>(
     Ok(aliases)
 }
 
-/// A function but for where its `impl` block stands among others: path, receiver.
-type Identity = (String, Option<String>);
+/// What debug information says of a function: its path, and the type that it is a method of.
+struct Identity {
+    /// As it is.
+    whole: (String, Option<String>),
+    /// Without the numbers of `impl` blocks.
+    same: (String, Option<String>),
+}
+
+impl Identity {
+    fn of(info: &FunctionInfo) -> Self {
+        let same = (without_numbers(&info.path), info.receiver.as_deref().map(without_numbers));
+        Self { whole: (info.path.clone(), info.receiver.clone()), same }
+    }
+
+    /// Whether it is the same function behind another number of `impl` blocks. Where no number changed, the symbol is another
+    /// for another reason: the captures of a closure among the generic arguments, say.
+    fn became(&self, new: &Self) -> bool {
+        self.same == new.same && self.whole != new.whole
+    }
+}
 
 fn describe<'a>(
     program: &Program<'a>,
@@ -108,12 +127,8 @@ fn describe<'a>(
     let queries: Vec<_> =
         placed.iter().map(|(at, addr)| (crate::emit::name_of(program, *at), *addr)).collect();
     let infos = trees(&build.image, &queries)?;
-    let known = placed.iter().zip(infos).filter_map(|((at, _), info)| Some((*at, identity(&info?))));
+    let known = placed.iter().zip(infos).filter_map(|((at, _), info)| Some((*at, Identity::of(&info?))));
     Ok(known.collect())
-}
-
-fn identity(info: &FunctionInfo) -> Identity {
-    (without_numbers(&info.path), info.receiver.as_deref().map(without_numbers))
 }
 
 /// A path without the numbers of `impl` blocks in it.

@@ -1,0 +1,59 @@
+//! Whether there is raw code of all that differs between two builds.
+
+use crate::build::Build;
+use crate::objects::changed_inputs;
+use crate::units;
+
+/// Whether every crate that may differ has raw code in both builds.
+pub(super) fn is_complete(old: &Build, new: &Build) -> bool {
+    let (old_inputs, new_inputs) = changed_inputs(old, new);
+    let covered = |build: &Build, path: &str| {
+        let file = path.rsplit('/').next().unwrap_or_default();
+        let of_crate = |stem: &str| {
+            file.strip_prefix("lib").and_then(|rest| rest.strip_suffix(".rlib")) == Some(stem)
+                || file.strip_prefix(stem).is_some_and(|rest| rest.starts_with('.'))
+        };
+        // A list of symbols that rustc makes for shared objects.
+        file == "symbols.o" || build.raw.iter().any(|(stem, _)| of_crate(stem))
+    };
+    let uncovered =
+        old_inputs.iter().map(|input| (old, input)).chain(new_inputs.iter().map(|input| (new, input)));
+    let uncovered: Vec<_> = uncovered
+        .filter(|(build, input)| !covered(build, &input.path))
+        .map(|(_, input)| &input.path)
+        .collect();
+    let complete = uncovered.is_empty() && has_all(old) && has_all(new) && foreign(old) == foreign(new);
+    if !complete {
+        tracing::debug!(?uncovered, "no raw code of all that differs");
+    }
+    complete
+}
+
+/// Whether the local crates of a build have raw code, the linked one among them.
+fn has_all(build: &Build) -> bool {
+    let units = build.manifest.units.iter().filter(|unit| units::is_in_program(unit) && unit.local);
+    let has_raw = |name: &str| {
+        build.raw.iter().any(|(stem, _)| {
+            stem.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+    };
+    let linked = &build.manifest.link.crate_name;
+    // Without link-time optimisation a crate that differs shows as an input of the link.
+    let needed = is_compiled_together(build);
+    has_raw(linked)
+        && units.into_iter().all(|unit| has_raw(&unit.crate_name) || (unit.raw.is_none() && !needed))
+}
+
+/// Whether link-time optimisation compiles crates of others together with ours.
+pub(super) fn is_compiled_together(build: &Build) -> bool {
+    let settings = build.manifest.units.iter().flat_map(|unit| &unit.settings);
+    settings.into_iter().any(|setting| setting.starts_with("-C lto") && !setting.ends_with("=off"))
+}
+
+/// What identifies the crates that are nobody's to change.
+fn foreign(build: &Build) -> Vec<(&str, &str, &str)> {
+    let units = build.manifest.units.iter().filter(|unit| units::is_in_program(unit) && !unit.local);
+    let mut all: Vec<_> = units.map(|unit| (&*unit.package, &*unit.version, &*unit.metadata)).collect();
+    all.sort_unstable();
+    all
+}

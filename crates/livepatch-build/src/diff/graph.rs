@@ -1,0 +1,126 @@
+//! What leads where in raw code, and what of it may be missing in machine code.
+
+use super::pair::ByName;
+use super::program::{At, Program};
+use super::uses::Uses;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// The references of one build's raw code.
+#[derive(Debug, Default)]
+pub(super) struct Graph {
+    pub nodes: HashMap<String, Node>,
+    /// Names from which something that changed can be reached.
+    pub leading: HashSet<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    calls: Vec<(String, usize)>,
+    others: Vec<(String, usize)>,
+    indirect: usize,
+}
+
+impl Graph {
+    pub(super) fn new<'a>(program: &Program<'a>, names: &ByName<'a>) -> Self {
+        let mut of_sections: HashMap<At, Uses<'a>> = HashMap::new();
+        let mut nodes = HashMap::new();
+        for (name, sections) in names {
+            let mut all = Uses::default();
+            for at in sections {
+                all.join(of_sections.entry(*at).or_insert_with(|| Uses::of(program, *at)));
+            }
+            let owned =
+                |uses: HashMap<&str, usize>| uses.into_iter().map(|(n, c)| (n.to_owned(), c)).collect();
+            let node = Node { calls: owned(all.calls), others: owned(all.others), indirect: all.indirect };
+            nodes.insert((*name).to_owned(), node);
+        }
+        Self { nodes, leading: HashSet::new() }
+    }
+
+    /// Finds the names from which one of these can be reached.
+    pub(super) fn lead_to(&mut self, changed: &HashSet<String>) {
+        let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
+        for (name, node) in &self.nodes {
+            let used = node.calls.iter().chain(&node.others);
+            used.for_each(|(used, _)| users.entry(used).or_default().push(name));
+        }
+        let mut leading = HashSet::new();
+        let mut work: Vec<&str> = changed.iter().map(String::as_str).collect();
+        while let Some(name) = work.pop() {
+            if leading.insert(name.to_owned()) {
+                work.extend(users.get(name).into_iter().flatten());
+            }
+        }
+        self.leading = leading;
+    }
+
+    /// Whether a reference to something that changed may have been inlined and computed away in code that was made of
+    /// `roots`, none of which changed.
+    pub(super) fn may_lose(
+        &self,
+        roots: &HashSet<&str>,
+        changed: &HashSet<String>,
+        machine: &Uses<'_>,
+    ) -> bool {
+        let mut members: HashSet<&str> = roots.clone();
+        let mut work: Vec<&str> = roots.iter().copied().collect();
+        let mut wanted = Wanted::default();
+        loop {
+            while let Some(name) = work.pop() {
+                if let Some(node) = self.nodes.get(name) {
+                    wanted.add(node, &self.leading);
+                }
+            }
+            // What is neither called nor inlined visibly was inlined without a trace, with all that it does.
+            let lost = wanted.missing(machine).filter(|name| !members.contains(name));
+            let lost: Vec<&str> =
+                lost.filter_map(|name| Some(&**self.nodes.get_key_value(name)?.0)).collect();
+            if lost.is_empty() {
+                break;
+            }
+            members.extend(&lost);
+            work.extend(lost);
+        }
+        let devirtualised = wanted.by_address && wanted.indirect > machine.indirect;
+        let lost: Vec<&str> = wanted.missing(machine).filter(|name| changed.contains(*name)).collect();
+        if devirtualised || !lost.is_empty() {
+            tracing::debug!(?lost, devirtualised, "may have been computed away");
+        }
+        devirtualised || !lost.is_empty()
+    }
+}
+
+/// References that machine code has to have if nothing was computed away.
+#[derive(Default)]
+struct Wanted<'g> {
+    calls: BTreeMap<&'g str, usize>,
+    others: BTreeMap<&'g str, usize>,
+    indirect: usize,
+    /// Whether something that leads to the change is reached through its address.
+    by_address: bool,
+}
+
+impl<'g> Wanted<'g> {
+    fn add(&mut self, node: &'g Node, leading: &HashSet<String>) {
+        for (into, from) in [(&mut self.calls, &node.calls), (&mut self.others, &node.others)] {
+            for (name, count) in from.iter().filter(|(name, _)| leading.contains(name)) {
+                *into.entry(name).or_default() += count;
+            }
+        }
+        self.by_address |= node.others.iter().any(|(name, _)| leading.contains(name));
+        self.indirect += node.indirect;
+    }
+
+    fn missing(&self, machine: &Uses<'_>) -> impl Iterator<Item = &'g str> {
+        let count = |map: &HashMap<&str, usize>, name: &str| map.get(name).copied().unwrap_or(0);
+        let lost_calls = self.calls.iter().filter(move |(name, wanted)| {
+            // A function whose address is kept in a register is called from there as often as needed.
+            let by_register = !self.others.contains_key(**name) && count(&machine.others, name) > 0;
+            !by_register && count(&machine.calls, name) < **wanted
+        });
+        let lost_others = self.others.iter().filter(move |(name, wanted)| {
+            count(&machine.others, name) + count(&machine.calls, name) < **wanted
+        });
+        lost_calls.chain(lost_others).map(|(name, _)| *name).collect::<Vec<_>>().into_iter()
+    }
+}
