@@ -23,25 +23,39 @@ impl Diff<'_> {
             .chain(self.changed.iter().map(|c| c.old))
             .collect();
         let bases: HashSet<String> = self.new.all().filter_map(|(at, _)| base_of(&self.new, at)).collect();
-        let candidates: HashSet<At> = self
-            .old
-            .all()
-            .filter(|(at, section)| section.kind == Kind::Text && self.old.addr(*at).is_some())
+        let code = self.old.all().filter(|(at, s)| s.kind == Kind::Text && self.old.addr(*at).is_some());
+        let unpaired: HashSet<At> = code
             .map(|(at, _)| at)
             .filter(|at| !continued.contains(at) && !self.unsettled.iter().any(|set| set.old.contains(at)))
-            .filter(|at| self.is_other(*at, &bases))
             .collect();
-        let replaced: HashSet<At> = self.changed.iter().map(|Changed { old, .. }| *old).collect();
-        let users = users(&self.old, &candidates);
-        let mut lost: Vec<At> = candidates
-            .into_iter()
-            .filter(|at| {
-                let stays = |(user, calls): &(At, bool)| !calls || !replaced.contains(user);
-                users.get(at).is_some_and(|users| users.iter().any(stays))
-            })
-            .collect();
+        let reachable = self.reachable(&unpaired);
+        let mut lost: Vec<At> = reachable.into_iter().filter(|at| self.is_other(*at, &bases)).collect();
         lost.sort_unstable();
         lost
+    }
+
+    /// Those of these functions that can still be called: something that stays refers to them, or their address was taken and
+    /// may have been kept, or one of them calls another that is so.
+    fn reachable(&self, unpaired: &HashSet<At>) -> HashSet<At> {
+        let replaced: HashSet<At> = self.changed.iter().map(|Changed { old, .. }| *old).collect();
+        let users = users(&self.old, unpaired);
+        let mut reachable = HashSet::new();
+        loop {
+            let is_called = |(user, calls): &(At, bool)| match calls {
+                true if unpaired.contains(user) => reachable.contains(user),
+                true => !replaced.contains(user),
+                false => true,
+            };
+            let more: Vec<At> = users
+                .iter()
+                .filter(|(at, users)| !reachable.contains(*at) && users.iter().any(is_called))
+                .map(|(at, _)| *at)
+                .collect();
+            if more.is_empty() {
+                return reachable;
+            }
+            reachable.extend(more);
+        }
     }
 
     /// Whether the new program has the function's item with another meaning.

@@ -110,10 +110,14 @@ impl Identity {
         Self { whole: (info.path.clone(), info.receiver.clone()), same }
     }
 
-    /// Whether it is the same function behind another number of `impl` blocks. Where no number changed, the symbol is another
-    /// for another reason: the captures of a closure among the generic arguments, say.
+    /// Whether it is the same function behind another number of `impl` blocks. The path of an inherent method does not have that
+    /// number. Where a closure is among the generic arguments and no number changed, its captures did.
     fn became(&self, new: &Self) -> bool {
-        self.same == new.same && self.whole != new.whole
+        let (path, receiver) = &self.same;
+        let text = [Some(path), receiver.as_ref()];
+        let closures =
+            text.into_iter().flatten().any(|text| text.contains("{closure") || text.contains("{async"));
+        self.same == new.same && (!closures || self.whole != new.whole)
     }
 }
 
