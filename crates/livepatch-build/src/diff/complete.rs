@@ -14,7 +14,7 @@ pub(super) fn is_complete(old: &Build, new: &Build) -> bool {
                 || file.strip_prefix(stem).is_some_and(|rest| rest.starts_with('.'))
         };
         // A list of symbols that rustc makes for shared objects.
-        file == "symbols.o" || build.raw.iter().any(|(stem, _)| of_crate(stem))
+        file == "symbols.o" || build.raw.iter().any(|(stem, _)| of_crate(stem)) || is_foreign(build, file)
     };
     let uncovered =
         old_inputs.iter().map(|input| (old, input)).chain(new_inputs.iter().map(|input| (new, input)));
@@ -27,6 +27,14 @@ pub(super) fn is_complete(old: &Build, new: &Build) -> bool {
         tracing::debug!(?uncovered, "no raw code of all that differs");
     }
     complete
+}
+
+/// Whether a file is the library of a crate that is nobody's to change. Two builds of one version differ in where they were made.
+fn is_foreign(build: &Build, file: &str) -> bool {
+    let name = file.strip_prefix("lib").and_then(|rest| rest.strip_suffix(".rlib")?.rsplit_once('-'));
+    let Some((name, _)) = name else { return false };
+    let mut units = build.manifest.units.iter().filter(|unit| unit.crate_name == name).peekable();
+    units.peek().is_some() && units.all(|unit| !unit.local)
 }
 
 /// Whether the local crates of a build have raw code, the linked one among them.

@@ -22,14 +22,16 @@ impl Diff<'_> {
             .copied()
             .chain(self.changed.iter().map(|c| c.old))
             .collect();
-        let bases: HashSet<String> = self.new.all().filter_map(|(at, _)| base_of(&self.new, at)).collect();
+        let names: HashSet<&str> = keys(&self.new).collect();
+        let added = self.added();
         let code = self.old.all().filter(|(at, s)| s.kind == Kind::Text && self.old.addr(*at).is_some());
         let unpaired: HashSet<At> = code
             .map(|(at, _)| at)
             .filter(|at| !continued.contains(at) && !self.unsettled.iter().any(|set| set.old.contains(at)))
             .collect();
         let reachable = self.reachable(&unpaired);
-        let mut lost: Vec<At> = reachable.into_iter().filter(|at| self.is_other(*at, &bases)).collect();
+        let mut lost: Vec<At> =
+            reachable.into_iter().filter(|at| self.is_other(*at, &names, &added)).collect();
         lost.sort_unstable();
         lost
     }
@@ -58,18 +60,29 @@ impl Diff<'_> {
         }
     }
 
+    /// What symbols that only the new program has stand for.
+    fn added(&self) -> HashSet<String> {
+        let old: HashSet<&str> = keys(&self.old).collect();
+        keys(&self.new).filter(|key| !old.contains(key)).filter_map(base).collect()
+    }
+
     /// Whether the new program has the function's item with another meaning.
-    fn is_other(&self, at: At, bases: &HashSet<String>) -> bool {
+    fn is_other(&self, at: At, names: &HashSet<&str>, added: &HashSet<String>) -> bool {
         let symbol = name_of(&self.old, at);
         match &self.meaning {
             Some(meaning) => meaning.is_changed(symbol) && meaning.lives_on(symbol),
-            None => base_of(&self.old, at).is_some_and(|base| bases.contains(&base)),
+            None => {
+                !names.contains(self.old.key(symbol))
+                    && base(symbol).is_some_and(|base| added.contains(&base))
+            }
         }
     }
 }
 
-fn base_of(program: &Program<'_>, at: At) -> Option<String> {
-    (program.section(at).kind == Kind::Text).then(|| base(name_of(program, at)))?
+/// The names of a program's functions.
+fn keys<'p>(program: &'p Program<'_>) -> impl Iterator<Item = &'p str> {
+    let code = program.all().filter(|(_, section)| section.kind == Kind::Text);
+    code.map(|(at, _)| program.key(name_of(program, at)))
 }
 
 /// Who refers to each of these functions, and whether by a direct call.
