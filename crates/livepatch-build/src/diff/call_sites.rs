@@ -29,7 +29,16 @@ impl Diff<'_> {
             .iter()
             .filter(|(_, at)| is_call_site(name_of(&self.new, *at)))
             .filter(|(was, is)| {
-                users(&self.old, *was).is_subset(&old) && users(&self.new, *is).is_subset(&new)
+                let mut stay = others(&self.old, *was, &old);
+                stay.extend(others(&self.new, *is, &new));
+                if !stay.is_empty() {
+                    tracing::debug!(
+                        call_site = name_of(&self.new, *is),
+                        ?stay,
+                        "stays, as what uses it does"
+                    );
+                }
+                stay.is_empty()
             })
             .map(|(_, at)| *at)
             .collect();
@@ -38,6 +47,11 @@ impl Diff<'_> {
             self.initialisers.retain(|(_, new)| *new != at);
         }
     }
+}
+
+/// Names of what uses a variable but is not among `replaced`.
+fn others<'p>(program: &'p Program<'_>, variable: At, replaced: &HashSet<At>) -> Vec<&'p str> {
+    users(program, variable).difference(replaced).map(|at| name_of(program, *at)).collect()
 }
 
 /// Placed code that refers to a variable, directly or through constants.
@@ -57,8 +71,9 @@ fn users(program: &Program<'_>, variable: At) -> HashSet<At> {
         }
         wanted.extend(more);
     }
-    let code = program.all().filter(|(_, section)| !matches!(section.kind, Kind::ReadOnly));
-    code.map(|(at, _)| at).filter(|at| program.addr(*at).is_some() && refers(*at, &wanted)).collect()
+    // It refers to its description, which refers back to it.
+    let others = program.all().filter(|(at, section)| section.kind != Kind::ReadOnly && *at != variable);
+    others.map(|(at, _)| at).filter(|at| program.addr(*at).is_some() && refers(*at, &wanted)).collect()
 }
 
 /// What a call site describes: a later patch that describes it otherwise must not find this one.
