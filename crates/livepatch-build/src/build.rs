@@ -16,7 +16,7 @@ pub struct Build {
     pub inputs: Vec<Input>,
     /// The local source files by path, and where their bytes are; empty if they are not known for sure.
     pub sources: Vec<(String, PathBuf)>,
-    /// The raw code of its local crates (see [`crate::raw`]), and where the compressed objects are.
+    /// The raw code of its local crates (see `raw.rs`), and where the compressed objects are.
     pub raw: Vec<(String, PathBuf)>,
     /// How it was made.
     pub manifest: Manifest,

@@ -41,7 +41,7 @@ pub struct Unit {
     /// Whether cargo takes it for the user's own code: a member of the workspace or another local package.
     #[serde(default)]
     pub local: bool,
-    /// Where raw code was made: the digest of the library that it belongs to, see [`crate::raw`].
+    /// Where raw code was made: the digest of the library that it belongs to, see `raw.rs`.
     #[serde(default)]
     pub raw: Option<Digest>,
 }
