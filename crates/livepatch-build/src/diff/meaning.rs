@@ -31,7 +31,7 @@ use crate::findings::Place;
 use crate::guard::{FunctionInfo, FunctionRef, demangle};
 use crate::image::Image;
 use crate::objects::{self, Inputs, Kind, LoadError, Unit};
-use crate::source::{Side, SourceDiff};
+use crate::source::{self, Side, SourceDiff};
 use std::collections::{HashMap, HashSet};
 
 /// What changed, and what leads there.
@@ -185,8 +185,7 @@ fn is_foreign(symbol: &str, place: Option<&Place>) -> bool {
 }
 
 fn is_elsewhere(place: Option<&Place>) -> bool {
-    let parts = ["/rustc/", "/rustlib/src/", "/registry/src/", "/git/checkouts/"];
-    place.is_some_and(|place| parts.iter().any(|part| place.file.contains(part)))
+    place.is_some_and(|place| source::is_foreign(&place.file))
 }
 
 /// An inlined function of which debug information has no symbol, and that may be one of ours.

@@ -134,12 +134,19 @@ impl Lines {
     }
 }
 
+/// Parts of the paths of what is nobody's to change: sources of a registry, a git checkout, the standard library.
+const FOREIGN: &[&str] = &["/registry/src/", "/git/checkouts/", "/rustc/", "/rustlib/src/"];
+
+/// Whether a path of debug information is one of these.
+pub(crate) fn is_foreign(path: &str) -> bool {
+    FOREIGN.iter().any(|part| path.contains(part))
+}
+
 /// Whether one path is the end of the other, component by component. A place in a registry, a git checkout or the
 /// standard library is never one of ours.
 fn same_file(ours: &str, theirs: &str) -> bool {
     let ours = ours.strip_prefix(super::record::TARGET).unwrap_or(ours);
-    let foreign = ["/registry/src/", "/git/checkouts/", "/rustc/", "/rustlib/src/"];
-    if foreign.iter().any(|part| theirs.contains(part) && !ours.contains(part)) {
+    if FOREIGN.iter().any(|part| theirs.contains(part) && !ours.contains(part)) {
         return false;
     }
     let parts = |path: &'_ str| -> Vec<String> {

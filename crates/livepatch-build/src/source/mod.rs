@@ -45,6 +45,7 @@ use crate::error::Result;
 use crate::findings::Place;
 
 pub use lookup::Tainted;
+pub(crate) use lookup::is_foreign;
 pub use set::{SourceFile, SourceSet};
 
 /// What differs between the sources of two builds.
