@@ -100,12 +100,29 @@ fn a_caller_inside_a_changed_function_is_told_at_once() -> Result<(), Failed> {
 fn another_thread_inside_makes_it_busy() -> Result<(), Failed> {
     let mut case = Case::start()?;
     case.expect("occupy", "occupied")?;
-    case.expect("deadline 1500", "set")?;
+    case.expect("deadline 5000", "set")?;
     case.expect("apply FIX", "error busy")?;
     case.expect("say", "old")?;
     case.expect("deadline 30000", "set")?;
     case.expect("leave", "left")?;
     case.expect("apply FIX", "applied")?;
+    case.finish()
+}
+
+#[test]
+fn a_helper_that_starts_late() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("occupy", "occupied")?;
+    case.expect("deadline 5000", "set")?;
+    case.program.send(&format!("apply {}", case.patch))?;
+    let helper = case.helper()?;
+    signal("-STOP", helper)?;
+    // More than the second that is left for undoing: counted from here, its time would end after the program's.
+    std::thread::sleep(Duration::from_millis(1500));
+    signal("-CONT", helper)?;
+    let answer = case.program.line()?;
+    assert!(answer.starts_with("error busy"), "{answer}");
+    case.expect("leave", "left")?;
     case.finish()
 }
 
@@ -268,7 +285,7 @@ fn the_helper_is_permitted_to_trace_and_then_nobody() -> Result<(), Failed> {
     let mut case = Case::of(built(), unprivileged)?;
     case.expect("occupy", "occupied")?;
     case.expect("watch-permits", "sandboxed true")?;
-    case.expect("deadline 1500", "set")?;
+    case.expect("deadline 5000", "set")?;
     case.program.send(&format!("apply {}", case.patch))?;
     let helper = case.helper()?;
     // Where Yama restricts tracing, the noted call was not made and it is refused.

@@ -7,7 +7,7 @@ use crate::frames;
 use crate::gate::Pass;
 use crate::options::Options;
 use crate::report::Call;
-use crate::request::{Operation, Request};
+use crate::request::{self, Operation, Request};
 use crate::spawn::{self, Program, Spawned};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options, operation: Operation, patch: &[u8]) -> Resu
         tid: nix::unistd::gettid().as_raw(),
         frames: frames::own(),
         operation,
-        limit: left.saturating_sub((left / UNDO_PART).min(UNDO_MOST)),
+        until: request::now() + left.saturating_sub((left / UNDO_PART).min(UNDO_MOST)),
         policy: options.policy,
         dry_run: options.dry_run,
         selection: options.selection.clone(),

@@ -33,7 +33,7 @@ impl Command {
             None => Self::own(limit),
             Some(path) => Ok(Self {
                 path: string(path.as_os_str().as_bytes().to_vec())?,
-                args: tool_args(request)
+                args: tool_args(request, request.left())
                     .into_iter()
                     .map(|word| string(word.into_bytes()))
                     .collect::<Result<_, _>>()?,
@@ -74,7 +74,7 @@ fn string(bytes: Vec<u8>) -> Result<CString, HelperError> {
 }
 
 /// The tool's command line for a request.
-fn tool_args(request: &Request) -> Vec<String> {
+fn tool_args(request: &Request, left: Duration) -> Vec<String> {
     let mut words = vec!["livepatch".to_owned(), "--json".into(), "-vv".into()];
     let pid = request.pid.to_string();
     match &request.operation {
@@ -93,7 +93,7 @@ fn tool_args(request: &Request) -> Vec<String> {
             return words;
         }
     }
-    words.push(format!("--timeout={:.3}", request.limit.as_secs_f64().max(0.001)));
+    words.push(format!("--timeout={:.3}", left.as_secs_f64().max(0.001)));
     if let Ok(serde_json::Value::String(policy)) = serde_json::to_value(request.policy) {
         words.push(format!("--policy={policy}"));
     }
@@ -120,22 +120,25 @@ mod tests {
             tid: 8,
             frames: Vec::new(),
             operation: Operation::Apply,
-            limit: Duration::from_millis(1500),
+            until: Duration::ZERO,
             policy: Policy::Immediate,
             dry_run: false,
             selection: Selection::new().module("a::b"),
             leave_running: vec!["a::main".into()],
         };
         assert_eq!(
-            tool_args(&request).join(" "),
+            tool_args(&request, Duration::from_millis(1500)).join(" "),
             "livepatch --json -vv apply 7 /proc/self/fd/3 --timeout=1.500 --policy=immediate --module=a::b --leave-running=a::main"
         );
         request.operation = Operation::Rollback(Which::Id("ab".into()));
         assert_eq!(
-            tool_args(&request).join(" "),
+            tool_args(&request, Duration::from_millis(1500)).join(" "),
             "livepatch --json -vv rollback 7 ab --timeout=1.500 --policy=immediate"
         );
         request.operation = Operation::Status;
-        assert_eq!(tool_args(&request).join(" "), "livepatch --json -vv status 7");
+        assert_eq!(
+            tool_args(&request, Duration::from_millis(1500)).join(" "),
+            "livepatch --json -vv status 7"
+        );
     }
 }

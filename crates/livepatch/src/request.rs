@@ -1,6 +1,7 @@
 //! What the program asks its helper to do. Both are the same executable, so the format has no versions.
 
 use livepatch_apply::{Policy, Selection};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ pub(crate) struct Request {
     /// Return addresses of that thread.
     pub frames: Vec<u64>,
     pub operation: Operation,
-    /// How long the engine may try.
-    pub limit: Duration,
+    /// Until when the engine may try, as [`now`] tells the time.
+    pub until: Duration,
     pub policy: Policy,
     pub dry_run: bool,
     pub selection: Selection,
@@ -38,7 +39,17 @@ pub(crate) enum Which {
     All,
 }
 
+/// The time by the clock that the program and its helper share: time that the helper takes to start counts, too.
+pub(crate) fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
 impl Request {
+    /// How long the engine may try from now on.
+    pub fn left(&self) -> Duration {
+        self.until.saturating_sub(now())
+    }
+
     /// The request and the patch, as the helper reads them.
     pub fn encode(&self, patch: &[u8]) -> serde_json::Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec(self)?;
@@ -69,7 +80,7 @@ mod tests {
             tid: 2,
             frames: vec![u64::MAX],
             operation: Operation::Rollback(Which::Id("ab\nc".into())),
-            limit: Duration::from_millis(1),
+            until: Duration::from_millis(1),
             policy: Policy::Immediate,
             dry_run: true,
             selection: Selection::new().function("<a::B as C>::d"),

@@ -25,7 +25,7 @@ pub(super) fn run(request: &Request, patch: &[u8]) -> Value {
 fn apply(request: &Request, patch: &[u8]) -> Result<livepatch_apply::ApplyReport, ApplyError> {
     let options = ApplyOptions {
         policy: request.policy,
-        deadline: request.limit,
+        deadline: request.left(),
         dry_run: request.dry_run,
         selection: request.selection.clone(),
         leave_running: request.leave_running.clone(),
@@ -43,11 +43,11 @@ fn apply(request: &Request, patch: &[u8]) -> Result<livepatch_apply::ApplyReport
             }
         }
     }
-    livepatch_apply::apply(request.pid, patch, &options)
+    livepatch_apply::apply(request.pid, patch, &ApplyOptions { deadline: request.left(), ..options })
 }
 
 fn tries(request: &Request) -> impl Iterator<Item = Duration> {
-    TRIES.into_iter().filter(|time| *time * 4 < request.limit)
+    TRIES.into_iter().filter(|time| *time * 4 < request.left())
 }
 
 fn rollback(request: &Request, which: &Which) -> Result<livepatch_apply::RollbackReport, ApplyError> {
@@ -56,7 +56,7 @@ fn rollback(request: &Request, which: &Which) -> Result<livepatch_apply::Rollbac
         Which::Id(id) => Selector::Id(id.clone()),
         Which::All => Selector::All,
     };
-    let options = RollbackOptions { policy: request.policy, deadline: request.limit };
+    let options = RollbackOptions { policy: request.policy, deadline: request.left() };
     if caller::may_be_inside(request.pid, &request.frames, None) {
         for deadline in tries(request) {
             let short = RollbackOptions { deadline, ..options };
@@ -70,7 +70,11 @@ fn rollback(request: &Request, which: &Which) -> Result<livepatch_apply::Rollbac
             }
         }
     }
-    livepatch_apply::rollback(request.pid, &selector, &options)
+    livepatch_apply::rollback(
+        request.pid,
+        &selector,
+        &RollbackOptions { deadline: request.left(), ..options },
+    )
 }
 
 /// The program may not even be looked at. The engine is refused the same, and says what to grant.
