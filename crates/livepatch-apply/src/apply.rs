@@ -13,10 +13,12 @@ use crate::load::{self, Loader};
 use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
 use crate::registry::{EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, State};
+use crate::repair::repair;
 use crate::report::{ApplyReport, Clock, Holds, Stages};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
-use crate::session::{Switch, UNDO_LIMIT, View, Why, patch_reports, repair, until_settled};
+use crate::session::{UNDO_LIMIT, View, patch_reports, until_settled};
+use crate::switch::{Done, Switch, Why};
 use crate::target::{self, Module};
 use crate::transition::Failed;
 use crate::transition::drain;
@@ -244,8 +246,8 @@ impl Job<'_> {
         let active = state.active();
         let switch = self.switch(prepared, location, tables, &state, index);
         match switch.run(seized, &mut state) {
-            Ok((seized, holds)) => {
-                so_far.stages.transition_ms = so_far.clock.lap();
+            Ok(Done { seized, holds, look }) => {
+                so_far.stages.transition(&mut so_far.clock, look);
                 let left = seized.leave();
                 let mut report = self.report(&state, holds, so_far);
                 report.replaced = active.iter().map(|i| state.patches[*i].id.to_string()).collect();

@@ -3,7 +3,7 @@
 use crate::registry::{PatchState, Record};
 use livepatch_patch::{BuildId, RunAddr, Selection};
 use serde::{Deserialize, Serialize, Serializer};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn hex<S: Serializer>(address: &RunAddr, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(address)
@@ -118,8 +118,18 @@ pub struct Stages {
     pub attach_ms: f64,
     /// Bringing the patch into the process; next to nothing if it is there from an earlier time.
     pub load_ms: f64,
-    /// From the first look at a thread until all run what is in force, and nothing of the transition is left.
+    /// Looking at the threads that sleep, before anything is written or anybody held.
+    pub look_ms: f64,
+    /// From the first write that matters until all threads run what is in force, and nothing of the transition is left.
     pub transition_ms: f64,
+}
+
+impl Stages {
+    /// The time since the last lap was a transition, and before it the threads were looked at for some time.
+    pub(crate) fn transition(&mut self, clock: &mut Clock, look: Duration) {
+        self.look_ms = look.as_secs_f64() * 1e3;
+        self.transition_ms = clock.lap() - self.look_ms;
+    }
 }
 
 impl std::ops::AddAssign for Stages {
@@ -127,6 +137,7 @@ impl std::ops::AddAssign for Stages {
         self.prepare_ms += other.prepare_ms;
         self.attach_ms += other.attach_ms;
         self.load_ms += other.load_ms;
+        self.look_ms += other.look_ms;
         self.transition_ms += other.transition_ms;
     }
 }

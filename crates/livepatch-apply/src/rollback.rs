@@ -9,8 +9,10 @@ use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::registry::live::Found;
 use crate::registry::{EntryWrite, PatchState, State};
+use crate::repair::repair;
 use crate::report::{Clock, Holds, Policy, RollbackReport, Stages};
-use crate::session::{Switch, View, patch_reports, repair, until_settled};
+use crate::session::{View, patch_reports, until_settled};
+use crate::switch::{Done, Switch};
 use livepatch_patch::RunAddr;
 use livepatch_process::{Seized, on_tracer_thread};
 use std::time::{Duration, Instant};
@@ -188,8 +190,8 @@ fn take_out(
         after: vec![(active, PatchState::RolledBack)],
     };
     match switch.run(seized, &mut state) {
-        Ok((seized, holds)) => {
-            stages.transition_ms = clock.lap();
+        Ok(Done { seized, holds, look }) => {
+            stages.transition(&mut clock, look);
             seized.leave()?;
             Ok(Some((holds, stages, id)))
         }

@@ -89,7 +89,10 @@ pub struct Stages {
     pub attach_ms: f64,
     /// Bringing the patch into the process; next to nothing if it is there from an earlier time.
     pub load_ms: f64,
-    /// From the first look at a thread until all run what is in force, and nothing of the transition is left.
+    /// Looking at the threads that sleep, before anything is written or anybody held.
+    #[serde(default)]
+    pub look_ms: f64,
+    /// From the first write that matters until all threads run what is in force, and nothing of the transition is left.
     pub transition_ms: f64,
 }
 

@@ -12,14 +12,16 @@
 //! A thread that comes into being after the breakpoints starts outside. A forked child has copies of the breakpoints, which are
 //! put in order before its first instruction; a child in the same memory has the net.
 
+mod ahead;
 mod looks;
 mod roster;
 
+pub use self::ahead::{Ahead, look_ahead};
 use self::roster::Roster;
 use super::entries::{Entries, SwitchError};
 use super::net::{self, Serialiser};
 use super::standing::{Slept, Standing};
-use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
+use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched};
 use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::unwind::Tables;
@@ -108,18 +110,9 @@ enum Attempt {
 ///
 /// # Errors
 /// [`Failed::Busy`] at the deadline, or an error; the breakpoints and the net are gone then.
-pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
-    let serialiser = Serialiser::start();
-    while let Some(stuck) = sharers(&mut seized) {
-        if Instant::now() >= job.deadline {
-            let busy = NotQuiescent { seized, inside: Vec::new(), stuck: Some(stuck) };
-            return Err(Failed::Busy(Box::new(busy)));
-        }
-        seized.pump(Instant::now() + BREATH)?;
-    }
+pub fn drain(ahead: Ahead, job: Job<'_>) -> Result<Drained<'_>, Failed> {
     let landing = job.entries.landing();
-    let mut drain = Drain::new(seized, job, serialiser);
-    drain.look_ahead();
+    let mut drain = Drain::new(ahead, job);
     let Drain { seized, job, serialiser, .. } = &mut drain;
     if let Err(error) = net::install(seized, landing, serialiser, job.deadline) {
         let mut seized = drain.seized;
@@ -147,7 +140,8 @@ pub fn drain(mut seized: Seized, job: Job<'_>) -> Result<Drained<'_>, Failed> {
 /// # Errors
 /// As [`drain()`].
 pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed> {
-    let mut drain = Drain::new(seized, job, Serialiser::default());
+    let ahead = Ahead { seized, serialiser: Serialiser::default(), slept: BTreeMap::new() };
+    let mut drain = Drain::new(ahead, job);
     drain.armed = false;
     match drain.attempt(LONGEST_GRACE) {
         Ok(Attempt::Drained) => Ok((drain.seized, drain.progress)),
@@ -157,7 +151,7 @@ pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed
 }
 
 impl<'a> Drain<'a> {
-    fn new(seized: Seized, job: Job<'a>, serialiser: Serialiser) -> Self {
+    fn new(Ahead { seized, serialiser, slept }: Ahead, job: Job<'a>) -> Self {
         let now = Instant::now();
         Self {
             seized,
@@ -168,7 +162,7 @@ impl<'a> Drain<'a> {
             parked: BTreeMap::new(),
             calm: BTreeSet::new(),
             deep: BTreeSet::new(),
-            slept: BTreeMap::new(),
+            slept,
             resting: BTreeMap::new(),
             unblocked: BTreeMap::new(),
             armed: true,

@@ -2,6 +2,7 @@
 
 use crate::guard::{Guard, Inside};
 use crate::stacks;
+use crate::transition::net::SIGTRAP_BIT;
 use crate::unwind::Tables;
 use livepatch_patch::RunAddr;
 use livepatch_process::{Asleep, Process, Regs, Tid};
@@ -92,6 +93,8 @@ pub(super) struct Slept {
     pub asleep: Asleep,
     /// Outside by a proven stack; otherwise its stack cannot be proven without all registers.
     pub outside: bool,
+    /// Whether it is known not to block SIGTRAP.
+    pub takes_traps: bool,
 }
 
 /// The sleep of a thread, seen ahead of time.
@@ -100,9 +103,15 @@ pub(super) fn slept(process: &Process, tid: Tid, tables: &Tables, guard: &Guard)
     let walk = stacks::of_sleeper(process, tid, &asleep, tables);
     let provable = walk.end.is_ok();
     let outside = guard.judge(tid, walk).is_ok();
+    let takes_traps = takes_traps(process, tid);
     // Who is inside is looked at again: it is to be known where.
     let of_use = (outside || !provable) && process.slept_since(tid, &asleep);
-    of_use.then_some(Slept { asleep, outside })
+    of_use.then_some(Slept { asleep, outside, takes_traps })
+}
+
+/// Whether a thread is known not to block SIGTRAP.
+pub(super) fn takes_traps(process: &Process, tid: Tid) -> bool {
+    process.blocked_signals(tid).is_none_or(|blocked| blocked & SIGTRAP_BIT == 0)
 }
 
 /// Judges a stopped thread.

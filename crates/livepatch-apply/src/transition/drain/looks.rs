@@ -1,9 +1,8 @@
 //! Looking at single threads, and dealing with those that come to a breakpoint.
 
-use super::{AWAKE, Drain, Job, WINDOW};
+use super::{AWAKE, Drain, WINDOW};
 use crate::error::ApplyError;
 use crate::guard::Inside;
-use crate::quietest::notices_nothing;
 use crate::stacks;
 use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Seen, Slept, Standing};
@@ -13,11 +12,24 @@ use std::time::{Duration, Instant};
 
 /// How long threads that want to run may take to stop, all together, so that their signal mask can be set.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to look at threads before events are asked for again.
+const MOMENT: Duration = Duration::from_micros(50);
 
 impl Drain<'_> {
-    /// Looks at one thread whose time has come; without waiting for anything.
+    /// Looks at threads whose time has come, without waiting for anything and for a moment at most, because others may come to a
+    /// breakpoint meanwhile.
     pub(super) fn look(&mut self, now: Instant) -> Result<(), ApplyError> {
-        let Some((_, tid)) = self.roster.next().filter(|(when, _)| *when <= now) else { return Ok(()) };
+        let until = now + MOMENT;
+        while let Some((_, tid)) = self.roster.next().filter(|(when, _)| *when <= now) {
+            self.look_at(tid, now)?;
+            if !self.asked.is_empty() || Instant::now() >= until {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, tid: Tid, now: Instant) -> Result<(), ApplyError> {
         self.roster.unschedule(tid);
         if !self.seized.traces(tid) {
             self.forget(tid);
@@ -33,7 +45,7 @@ impl Drain<'_> {
         }
         let slept = self.slept.remove(&tid).filter(|slept| process.slept_since(tid, &slept.asleep));
         let (judged, slept) = match slept {
-            Some(Slept { outside: true, asleep }) => (Some((asleep, Ok(()))), None),
+            Some(Slept { outside: true, asleep, .. }) => (Some((asleep, Ok(()))), None),
             Some(slept) => (None, Some(slept)),
             None => (standing::of_sleeper(process, tid, self.job.tables, self.job.guard), None),
         };
@@ -140,23 +152,15 @@ impl Drain<'_> {
         Ok(())
     }
 
-    /// Long before the first breakpoint: of the threads that sleep outside, only whether they slept on is to be asked later. The one
-    /// that ran the fewest times is used for what the process has to do itself.
-    pub(super) fn look_ahead(&mut self) {
-        let Job { process, tables, guard, .. } = self.job;
-        for tid in self.seized.threads() {
-            self.slept.extend(standing::slept(process, tid, tables, guard).map(|slept| (tid, slept)));
-        }
-        let quiet = self.slept.iter().filter(|(_, slept)| notices_nothing(&slept.asleep));
-        if let Some((tid, _)) = quiet.min_by_key(|(_, slept)| slept.asleep.times()) {
-            self.seized.suggest_worker(*tid);
-        }
-    }
-
     /// Before the first breakpoint, when nobody waits yet. A thread that blocks SIGTRAP would lose the net for all at a breakpoint.
     pub(super) fn prepare(&mut self) -> Result<(), ApplyError> {
         let mut late = Vec::new();
         for tid in self.seized.threads() {
+            let process = self.job.process;
+            let slept = self.slept.get(&tid).filter(|slept| slept.takes_traps);
+            if slept.is_some_and(|slept| process.slept_since(tid, &slept.asleep)) {
+                continue;
+            }
             if !self.prepare_one(tid, Instant::now() + AWAKE * 30)? {
                 late.push(tid);
             }
@@ -168,7 +172,7 @@ impl Drain<'_> {
 
     /// Makes a thread take SIGTRAP; false if it blocks it and could not be stopped in time.
     fn prepare_one(&mut self, tid: Tid, limit: Instant) -> Result<bool, ApplyError> {
-        if self.job.process.blocked_signals(tid).is_none_or(|blocked| blocked & SIGTRAP_BIT == 0) {
+        if standing::takes_traps(self.job.process, tid) {
             return Ok(true);
         }
         let Ok(mut thread) = self.seized.interrupt_one(tid, limit) else { return Ok(false) };

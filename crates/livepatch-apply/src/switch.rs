@@ -1,0 +1,308 @@
+//! One transition of a module's entries, with its intention and its result noted in the registry.
+
+use crate::error::ApplyError;
+use crate::guard::{Guard, Inside};
+use crate::landing::{Landing, Pad};
+use crate::registry::{Code, EntryWrite, Journal, Location, PatchState, State};
+use crate::report::{Holds, Policy};
+use crate::session::View;
+use crate::symbolise::Symboliser;
+use crate::target::Module;
+use crate::transition::drain::{self, Job};
+use crate::transition::entries::Entries;
+use crate::transition::net;
+use crate::transition::{Failed, NotQuiescent, Switched, snapshot};
+use crate::unwind::Tables;
+use livepatch_patch::{Redirect, RunAddr};
+use livepatch_process::{Process, Seized, log};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// What may be written where, and who must not be there.
+#[derive(Debug)]
+pub(crate) struct Switch<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) location: Location,
+    pub(crate) tables: &'a Tables,
+    pub(crate) guard: Guard,
+    pub(crate) policy: Policy,
+    pub(crate) deadline: Instant,
+    pub(crate) writes: Vec<EntryWrite>,
+    pub(crate) before: Vec<(usize, PatchState)>,
+    pub(crate) after: Vec<(usize, PatchState)>,
+}
+
+/// A switch that happened.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) seized: Seized,
+    pub(crate) holds: Holds,
+    /// How long the threads were looked at before anything was written.
+    pub(crate) look: Duration,
+}
+
+impl Done {
+    fn new(switched: Switched, look: Duration) -> Self {
+        let (seized, holds) = switched.done();
+        Self { seized, holds, look }
+    }
+}
+
+/// A switch that did not happen. The entries and the registry are as before.
+#[derive(Debug)]
+pub(crate) struct NotDone {
+    pub(crate) seized: Option<Seized>,
+    pub(crate) why: Why,
+}
+
+impl NotDone {
+    /// Nothing was noted yet.
+    fn before(failed: Failed) -> Box<Self> {
+        Box::new(match failed {
+            Failed::Busy(busy) => {
+                let NotQuiescent { seized, inside, stuck } = *busy;
+                Self { seized: Some(seized), why: Why::Busy { inside, stuck } }
+            }
+            Failed::Unable(seized, error) => Self { seized: Some(*seized), why: Why::Error(error) },
+            Failed::Error(error) => Self { seized: None, why: Why::Error(error) },
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Why {
+    Busy { inside: Vec<Inside>, stuck: Option<String> },
+    Error(ApplyError),
+}
+
+impl Switch<'_> {
+    /// Notes the intention, switches, notes the result.
+    pub(crate) fn run(&self, seized: Seized, state: &mut State) -> Result<Done, Box<NotDone>> {
+        let landing = Landing::of(self.location);
+        let originals = originals(state);
+        let pads = match self.policy {
+            Policy::Snapshot => None,
+            Policy::Quiescent | Policy::Immediate => match self.pads(landing, state, &originals) {
+                Ok(pads) => pads,
+                Err(error) => {
+                    return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
+                }
+            },
+        };
+        let Some(pads) = pads else { return self.at_once(seized, state) };
+        self.tables.know_pads(&pads);
+        state.pads = pads;
+        let entries = Entries::new(self.process, landing, &self.writes, &state.pads, &originals);
+        match entries {
+            Ok(entries) => self.by_breakpoints(seized, state, &entries),
+            Err(error) => Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) })),
+        }
+    }
+
+    /// Pads for all entries; `None` if some entry cannot have one.
+    fn pads(
+        &self,
+        landing: Landing,
+        state: &State,
+        originals: &BTreeMap<RunAddr, Code>,
+    ) -> Result<Option<Vec<Pad>>, ApplyError> {
+        let mut pads = state.pads.clone();
+        let mut functions = Vec::new();
+        for write in &self.writes {
+            let Some(original) = originals.get(&write.at) else { return Ok(None) };
+            let size = state.patches.iter().flat_map(|record| &record.functions);
+            let size = size.filter(|f| f.old == write.at).map(|f| f.old_size).max().unwrap_or_default();
+            let len = size.clamp(original.0.len() as u64, LONGEST_INSTRUCTION);
+            let mut code = self.process.read_vec(write.at, len as usize)?;
+            code[..original.0.len()].copy_from_slice(&original.0);
+            code.truncate(size.max(1) as usize);
+            functions.push((write.at, code));
+        }
+        match landing.make_pads(self.process, &mut pads, &functions)? {
+            Ok(()) => Ok(Some(pads)),
+            Err((entry, unfit)) => {
+                log::info(format_args!(
+                    "all threads are stopped at once, because there is no breakpoint for the function at {entry}: {unfit}"
+                ));
+                Ok(None)
+            }
+        }
+    }
+
+    fn begin(&self, state: &mut State, by_breakpoints: bool) -> Result<(), ApplyError> {
+        state.journal = Some(Journal::Switching {
+            writes: self.writes.clone(),
+            after: self.after.clone(),
+            before: self.before.clone(),
+            by_breakpoints,
+        });
+        let noted = self.location.commit(&mut &*self.process, state);
+        noted.map_err(|error| {
+            state.settle(&self.before);
+            error.into()
+        })
+    }
+
+    fn by_breakpoints(
+        &self,
+        seized: Seized,
+        state: &mut State,
+        entries: &Entries<'_>,
+    ) -> Result<Done, Box<NotDone>> {
+        let mut guard = self.guard.clone();
+        guard.landing(entries.landing().text());
+        entries.addresses().into_iter().for_each(|entry| guard.breakpoint(entry));
+        let job = Job {
+            process: self.process,
+            entries,
+            tables: self.tables,
+            guard: &guard,
+            deadline: self.deadline,
+        };
+        let started = Instant::now();
+        let mut ahead = drain::look_ahead(seized, job).map_err(NotDone::before)?;
+        let look = started.elapsed();
+        let announced = net::announce(ahead.seized(), entries.landing(), &entries.sites(), self.deadline);
+        if let Err(error) = announced.and_then(|()| self.begin(state, true)) {
+            return Err(Box::new(NotDone { seized: Some(ahead.into_seized()), why: Why::Error(error) }));
+        }
+        let drained = match drain::drain(ahead, job) {
+            Ok(drained) => drained,
+            Err(Failed::Unable(seized, ApplyError::Refused { reason })) => {
+                log::info(format_args!(
+                    "all threads are stopped at once, because breakpoints cannot be used: {reason}"
+                ));
+                state.settle(&self.before);
+                return self.at_once(*seized, state);
+            }
+            Err(failed) => return Err(self.not_there(failed, state)),
+        };
+        let mut noted = Ok(());
+        let switched = drained.switch(|| {
+            state.settle(&self.after);
+            noted = self.note_done(state);
+        });
+        match (switched, noted) {
+            (Ok(switched), Ok(())) => Ok(Done::new(switched, look)),
+            // The journal stays and says what was intended; the next run finds it done.
+            (Ok(switched), Err(error)) => {
+                Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))
+            }
+            (Err(failed), _) if matches!(failed.error, ApplyError::Lost(_)) => {
+                Err(Box::new(NotDone { seized: None, why: Why::Error(failed.error) }))
+            }
+            (Err(failed), _) if failed.committed => {
+                let what = failed.error.to_string();
+                let undo = "the new code is in force, some entries reach it by breakpoints".to_owned();
+                let why = Why::Error(ApplyError::NotUndone { what, undo });
+                Err(Box::new(NotDone { seized: failed.seized, why }))
+            }
+            (Err(failed), _) if matches!(failed.error, ApplyError::NotUndone { .. }) => {
+                Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(failed.error) }))
+            }
+            (Err(failed), _) => Err(self.give_up(failed.seized, state, Why::Error(failed.error))),
+        }
+    }
+
+    /// All threads stopped at once.
+    fn at_once(&self, seized: Seized, state: &mut State) -> Result<Done, Box<NotDone>> {
+        if let Err(error) = self.begin(state, false) {
+            return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
+        }
+        let quiesced = match snapshot::quiesce(seized, self.tables, &self.guard, self.deadline) {
+            Ok(quiesced) => quiesced,
+            Err(failed) => return Err(self.not_there(failed, state)),
+        };
+        match quiesced.switch(&self.writes) {
+            Ok(switched) => {
+                state.settle(&self.after);
+                match self.note_done(state) {
+                    Ok(()) => Ok(Done::new(switched, Duration::ZERO)),
+                    // The journal stays and says what was intended; the next run finds it done.
+                    Err(error) => {
+                        Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))
+                    }
+                }
+            }
+            Err(failed) if matches!(failed.error, ApplyError::NotUndone { .. }) => {
+                Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(failed.error) }))
+            }
+            Err(failed) => Err(self.give_up(failed.seized, state, Why::Error(failed.error))),
+        }
+    }
+
+    /// The switch cannot be undone any more, so that a failure to note it would leave a change behind an error.
+    fn note_done(&self, state: &State) -> Result<(), ApplyError> {
+        let commit = || self.location.commit(&mut &*self.process, state);
+        Ok(commit().or_else(|_| commit())?)
+    }
+
+    /// Quiescence was not reached.
+    fn not_there(&self, failed: Failed, state: &mut State) -> Box<NotDone> {
+        let NotDone { seized, why } = *NotDone::before(failed);
+        match why {
+            // The journal stays for the next run.
+            Why::Error(ApplyError::NotUndone { .. }) => Box::new(NotDone { seized, why }),
+            why => self.give_up(seized, state, why),
+        }
+    }
+
+    fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> Box<NotDone> {
+        state.settle(&self.before);
+        if let Err(error) = self.location.commit(&mut &*self.process, state) {
+            log::warn(format_args!(
+                "the registry still holds the journal, which the next run settles: {error}"
+            ));
+        }
+        Box::new(NotDone { seized, why })
+    }
+}
+
+/// The longest instruction of x86-64.
+const LONGEST_INSTRUCTION: u64 = 15;
+
+/// The image's bytes at every entry that some patch redirects.
+pub(crate) fn originals(state: &State) -> BTreeMap<RunAddr, Code> {
+    state.patches.iter().flat_map(|record| &record.functions).map(|f| (f.old, f.saved)).collect()
+}
+
+impl Why {
+    /// The error for the caller. Called with every thread running.
+    pub(crate) fn into_error(
+        self,
+        view: &View,
+        waited: Duration,
+        patch: Option<(&Module, &[Redirect])>,
+    ) -> ApplyError {
+        match self {
+            Self::Error(error) => error,
+            Self::Busy { inside, stuck } => {
+                let records: Vec<_> = view
+                    .registries
+                    .iter()
+                    .filter_map(|f| f.state.as_ref())
+                    .flat_map(|s| s.patches.clone())
+                    .collect();
+                let names = Symboliser::new(&view.process, &view.modules, &records, patch);
+                let mut threads: Vec<_> = inside
+                    .iter()
+                    .map(|i| {
+                        let name = view.process.thread_name(i.tid).unwrap_or_default();
+                        i.describe(name, &|at| names.name(at))
+                    })
+                    .collect();
+                if let Some(reason) = stuck {
+                    threads.push(crate::error::ThreadInside {
+                        tid: view.process.pid().0,
+                        name: String::new(),
+                        function: None,
+                        reason,
+                        backtrace: Vec::new(),
+                        leave_running: None,
+                    });
+                }
+                ApplyError::Busy { waited_ms: waited.as_millis() as u64, inside: threads }
+            }
+        }
+    }
+}
