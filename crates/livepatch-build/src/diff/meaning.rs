@@ -132,14 +132,16 @@ impl Meaning {
     ) -> bool {
         let graph = self.graph(side);
         let inlined = info.inlined.iter().filter_map(|inlined| inlined.symbol.as_deref());
-        let roots: HashSet<&str> = inlined.chain(symbol).map(|symbol| self.key(symbol)).collect();
-        if roots.iter().any(|name| self.changed.contains(*name)) || info.inlined.iter().any(is_nameless) {
+        let inlined: HashSet<&str> = inlined.map(|symbol| self.key(symbol)).collect();
+        let own = symbol.map(|symbol| self.key(symbol));
+        let roots = || inlined.iter().copied().chain(own);
+        if roots().any(|name| self.changed.contains(name)) || info.inlined.iter().any(is_nameless) {
             return true;
         }
-        if !roots.iter().any(|name| graph.leading.contains(*name)) {
+        if !roots().any(|name| graph.leading.contains(name)) {
             return false;
         }
-        graph.may_lose(&roots, &self.changed, &machine.renamed(|name| self.key(name)))
+        graph.may_lose(own, &inlined, &self.changed, &machine.renamed(|name| self.key(name)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a piece of code or data refers to, constants without a name looked through.
 
-use super::compare::{Ref, is_call, reference};
+use super::compare::{Ref, is_call, is_relative, reference};
 use super::program::{At, Program};
 use crate::objects::{Kind, Section};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, OpKind, Register};
@@ -28,7 +28,7 @@ impl<'a> Uses<'a> {
                     *uses.calls.entry(name).or_default() += 1;
                 }
                 Ref::Named { name, .. } => *uses.others.entry(name).or_default() += 1,
-                Ref::Constant { at, .. } => uses.through(program, at, &mut seen),
+                Ref::Constant { at: constant, .. } => uses.through(program, at, constant, &mut seen),
             }
         }
         if section.kind == Kind::Text {
@@ -37,7 +37,9 @@ impl<'a> Uses<'a> {
         uses
     }
 
-    fn through(&mut self, program: &Program<'a>, constant: At, seen: &mut HashSet<At>) {
+    /// What is behind a constant that `owner` refers to. The places in `owner` itself that its jump tables hold are no addresses of
+    /// a function; those are never relative in data.
+    fn through(&mut self, program: &Program<'a>, owner: At, constant: At, seen: &mut HashSet<At>) {
         let mut work = vec![constant];
         while let Some(at) = work.pop() {
             // What it holds counts for each reference to it, what is further down once.
@@ -46,6 +48,7 @@ impl<'a> Uses<'a> {
             }
             for reloc in &program.section(at).relocs {
                 match reference(program, at.unit, reloc) {
+                    Ref::Named { at: Some(to), .. } if to == owner && is_relative(reloc.kind) => {}
                     Ref::Named { name, .. } => *self.others.entry(name).or_default() += 1,
                     Ref::Constant { at: next, .. } if next != constant => work.push(next),
                     Ref::Constant { .. } => {}
