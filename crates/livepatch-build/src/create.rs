@@ -19,6 +19,7 @@ use crate::guard::{self, GuardError, GuardReport};
 use crate::image::{Image, ImageError};
 use crate::objects::Inputs;
 use crate::source::{Change, SourceDiff};
+use crate::timing::timed;
 use crate::units;
 use livepatch_patch::{ContainerError, NewItemKind, Patch, Reason};
 use serde::Serialize;
@@ -129,17 +130,20 @@ pub fn create(
         let report = CreateReport { findings: vec![finding], ..CreateReport::default() };
         return Ok(Outcome::Refused(report));
     }
-    let (old_image, new_image) = (Image::open(&old.image)?, Image::open(&new.image)?);
+    let images =
+        timed("images", || Ok::<_, ImageError>((Image::open(&old.image)?, Image::open(&new.image)?)));
+    let (old_image, new_image) = images?;
     let (old_inputs, new_inputs) = (Inputs::new(&old.inputs), Inputs::new(&new.inputs));
-    let mut diff = diff::diff((old, &old_image, &old_inputs), (new, &new_image, &new_inputs))?;
+    let of_both = ((old, &old_image, &old_inputs), (new, &new_image, &new_inputs));
+    let mut diff = timed("compare", || diff::diff(of_both.0, of_both.1))?;
     tracing::debug!(change = ?source.change(), differing = diff.changed.len(), "sources compared");
     if *source.change() == Change::Nothing && same_inputs(old, new) {
         diff.line_only.extend(diff.changed.drain(..).map(|change| change.new));
         diff.unsettled.clear();
         diff.initialisers.clear();
     }
-    diff.meaning = Meaning::between((old, &old_image), (new, &new_image))?;
-    repartition::set_aside(&mut diff, (old, new), source)?;
+    diff.meaning = timed("raw code", || Meaning::between((old, &old_image), (new, &new_image)))?;
+    timed("set aside", || repartition::set_aside(&mut diff, (old, new), source))?;
     diff.renew_call_sites();
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
@@ -147,7 +151,7 @@ pub fn create(
     if diff.changed.is_empty() {
         return Ok(without_code(report, &diff));
     }
-    let emitted = match emit::emit(&mut diff) {
+    let emitted = match timed("emit", || emit::emit(&mut diff)) {
         Ok(emitted) => emitted,
         Err(EmitError::Diff(error)) => return Err(error.into()),
         Err(EmitError::MixedThreadLocals { function }) => {
@@ -159,9 +163,10 @@ pub fn create(
             return Ok(Outcome::Refused(report));
         }
     };
-    let judged = judge(old, new, &diff, &emitted)?;
+    let judged = timed("guard", || judge(old, new, &diff, &emitted))?;
     let build = describe::Builds { old, new, source };
-    let meta = describe::meta(&build, options, &diff, &emitted, &judged, &mut report.findings)?;
+    let findings = &mut report.findings;
+    let meta = timed("describe", || describe::meta(&build, options, &diff, &emitted, &judged, findings))?;
     report.findings.extend(judged.findings);
     report.findings.extend(lost_variables(&diff, &emitted));
     report.findings.extend(kept_values(&diff));

@@ -21,6 +21,7 @@ mod raw;
 pub mod rebuild;
 pub mod source;
 pub mod store;
+mod timing;
 mod units;
 
 pub use units::Unit;

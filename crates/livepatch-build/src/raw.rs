@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Compression of kept objects.
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 1;
 
 /// Options of `-C` that the raw run sets itself or that make no sense there.
 const NOT_RAW: &[&str] = &[

@@ -20,6 +20,7 @@ use crate::error::{Error, IoContext, Result, utf8};
 use crate::linker::{Mode, RustcWrapper, read_records};
 use crate::source::record::Roots;
 use crate::store::{BlobStore, Store};
+use crate::timing::timed;
 use crate::units::{self, Pins};
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -93,7 +94,7 @@ impl Again<'_> {
         };
         let session = Session::start(&plan, env.clone(), Some(candidate))?;
         let again = |_| -> Result<Linked> {
-            let linked = session.run(&plan, Some(&folder.target))?;
+            let linked = timed("cargo", || session.run(&plan, Some(&folder.target)))?;
             wanted(linked, &self.baseline.manifest.artifact)
         };
         let stores = [store.blobs(), BlobStore::new(folder.blobs(), folder.tmp())];
@@ -114,8 +115,8 @@ impl Again<'_> {
                     .target(&recorded.build_dir)
                     .target(&recorded.target_dir)
                     .others(&recorded.workspace_root, &recorded.cargo_home);
-                add_sources(&mut manifest, &roots, setup, &session, &linked, &stores[1])?;
-                assemble(&manifest, &stores)
+                timed("record", || add_sources(&mut manifest, &roots, setup, &session, &linked, &stores[1]))?;
+                timed("contents", || assemble(&manifest, &stores))
             }
             None => Err(crate::cargo::not_recorded(&linked.output, setup, args)),
         }

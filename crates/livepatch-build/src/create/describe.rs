@@ -7,7 +7,10 @@ use crate::diff::program::{At, Program};
 use crate::diff::{Diff, Meaning};
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::findings::{Finding, Place, rules};
-use crate::guard::{self, ChangedFunction, GuardReport, NewFunction, NewStatic, SharedStatic, StaticPlace};
+use crate::guard::{
+    self, ChangedFunction, FunctionInfo, FunctionRef, GuardReport, NewFunction, NewStatic, SharedStatic,
+    StaticPlace,
+};
 use crate::source::{Side, SourceDiff};
 use livepatch_patch::{
     Arch, Digest, LinkAddr, Meta, NewItem, NewItemKind, Reason, Redirect, SymbolId, Target,
@@ -174,45 +177,56 @@ fn reasons(
     functions: &[(&Replaced, ChangedFunction)],
     judged: &GuardReport,
 ) -> Result<Vec<Reason>, CreateError> {
+    let known: Vec<Option<Reason>> = functions
+        .iter()
+        .map(|(_, function)| {
+            let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
+            by_meaning(meaning, function, info).or_else(|| by_source(builds.source, info?))
+        })
+        .collect();
     let first = |(replaced, function): &(&Replaced, ChangedFunction)| {
         LinkAddr(function.new.0 + replaced.first.min(function.new_size.saturating_sub(1)))
     };
-    let places: Vec<_> = functions.iter().map(first).collect();
-    let stacks = guard::inlined_at(&builds.new.image, &places)?;
-    let reason = |((_, function), stack): (&(&Replaced, ChangedFunction), Vec<guard::FunctionRef>)| {
-        let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
-        if let Some(meaning) = meaning {
-            if meaning.is_changed(&function.new_symbol) {
-                return Reason::Changed;
-            }
-            let changed = |inlined: &&guard::FunctionRef| {
-                inlined.symbol.as_deref().is_some_and(|symbol| meaning.is_changed(symbol))
-            };
-            if let Some(inlined) = info.and_then(|info| info.inlined.iter().find(changed)) {
-                return Reason::Inlines(inlined.path.clone());
-            }
-        }
-        if let (Some(info), Some((items, tainted))) = (info, builds.source.items()) {
-            let changed = |place: &Option<Place>| {
-                place.as_ref().is_some_and(|p| tainted.is_in_changed_item(items, &p.file, p.line, Side::New))
-            };
-            if changed(&info.place) {
-                return Reason::Changed;
-            }
-            if let Some(inlined) = info.inlined.iter().find(|inlined| changed(&inlined.place)) {
-                return Reason::Inlines(inlined.path.clone());
-            }
-        }
-        let own = guard::demangle(&function.new_symbol);
-        // Inside of the standard library's small helpers is what they were called with.
-        stack
-            .into_iter()
-            .map(|f| f.path)
-            .find(|path| !of_standard_library(path))
-            .filter(|path| *path != own)
-            .map_or(Reason::Changed, Reason::Inlines)
+    let unknown = || functions.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(f, _)| f);
+    let places: Vec<_> = unknown().map(first).collect();
+    let stacks = if places.is_empty() { Vec::new() } else { guard::inlined_at(&builds.new.image, &places)? };
+    let found: Vec<Reason> =
+        unknown().zip(stacks).map(|((_, function), stack)| by_first_instruction(function, stack)).collect();
+    let mut found = found.into_iter();
+    Ok(known.into_iter().map(|known| known.or_else(|| found.next()).unwrap_or(Reason::Changed)).collect())
+}
+
+fn by_meaning(
+    meaning: Option<&Meaning>,
+    function: &ChangedFunction,
+    info: Option<&FunctionInfo>,
+) -> Option<Reason> {
+    let meaning = meaning?;
+    if meaning.is_changed(&function.new_symbol) {
+        return Some(Reason::Changed);
+    }
+    let changed =
+        |inlined: &&FunctionRef| inlined.symbol.as_deref().is_some_and(|symbol| meaning.is_changed(symbol));
+    info?.inlined.iter().find(changed).map(|inlined| Reason::Inlines(inlined.path.clone()))
+}
+
+fn by_source(source: &SourceDiff, info: &FunctionInfo) -> Option<Reason> {
+    let (items, tainted) = source.items()?;
+    let changed = |place: &Option<Place>| {
+        place.as_ref().is_some_and(|p| tainted.is_in_changed_item(items, &p.file, p.line, Side::New))
     };
-    Ok(functions.iter().zip(stacks).map(reason).collect())
+    if changed(&info.place) {
+        return Some(Reason::Changed);
+    }
+    let inlined = info.inlined.iter().find(|inlined| changed(&inlined.place));
+    inlined.map(|inlined| Reason::Inlines(inlined.path.clone()))
+}
+
+/// Inside of the standard library's small helpers is what they were called with.
+fn by_first_instruction(function: &ChangedFunction, stack: Vec<FunctionRef>) -> Reason {
+    let own = guard::demangle(&function.new_symbol);
+    let outside = stack.into_iter().map(|f| f.path).find(|path| !of_standard_library(path));
+    outside.filter(|path| *path != own).map_or(Reason::Changed, Reason::Inlines)
 }
 
 fn of_standard_library(path: &str) -> bool {

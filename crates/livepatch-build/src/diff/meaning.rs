@@ -58,7 +58,8 @@ impl Meaning {
         if !is_complete(old.0, new.0) {
             return Ok(None);
         }
-        let (old_bytes, new_bytes) = (read(old.0)?, read(new.0)?);
+        let (old_bytes, new_bytes) = rayon::join(|| read(old.0), || read(new.0));
+        let (old_bytes, new_bytes) = (old_bytes?, new_bytes?);
         let none = Inputs::new(&[]);
         let was = Program::unplaced(old.1, &none, parse(&old_bytes)?);
         let mut is = Program::unplaced(new.1, &none, parse(&new_bytes)?);
@@ -74,9 +75,12 @@ impl Meaning {
         if is_compiled_together(new.0) && changed.iter().any(|name| by_name(name) && name != "main") {
             return Ok(None);
         }
-        let (mut old, mut new) = (Graph::new(&was, &old_names), Graph::new(&is, &new_names));
-        old.lead_to(&changed);
-        new.lead_to(&changed);
+        let graph = |program: &Program<'_>, names: &ByName<'_>| {
+            let mut graph = Graph::new(program, names);
+            graph.lead_to(&changed);
+            graph
+        };
+        let (old, new) = rayon::join(|| graph(&was, &old_names), || graph(&is, &new_names));
         let added = new_names.keys().filter(|name| !old_names.contains_key(*name));
         let added = added.filter_map(|name| rename::base(name)).collect();
         Ok(Some(Self { changed, shifted, added, aliases: owned, old, new }))

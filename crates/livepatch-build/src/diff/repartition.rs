@@ -49,10 +49,11 @@ impl Infos {
     fn read(diff: &Diff<'_>, old_build: &Build, new_build: &Build) -> Result<Self, GuardError> {
         let old: Vec<At> = diff.changed.iter().map(|c| c.old).chain(sets(diff, |set| &set.old)).collect();
         let new: Vec<At> = diff.changed.iter().map(|c| c.new).chain(sets(diff, |set| &set.new)).collect();
-        Ok(Self {
-            old: describe(&diff.old, &old_build.image, &old)?,
-            new: describe(&diff.new, &new_build.image, &new)?,
-        })
+        let (old, new) = rayon::join(
+            || describe(&diff.old, &old_build.image, &old),
+            || describe(&diff.new, &new_build.image, &new),
+        );
+        Ok(Self { old: old?, new: new? })
     }
 
     pub(super) fn of(&self, side: Side) -> &HashMap<At, FunctionInfo> {

@@ -43,6 +43,7 @@ mod tests;
 use crate::build::Build;
 use crate::error::Result;
 use crate::findings::Place;
+use crate::timing::timed;
 
 pub use lookup::Tainted;
 pub(crate) use lookup::is_foreign;
@@ -142,7 +143,7 @@ impl SourceDiff {
     /// Recorded contents cannot be read.
     pub fn of_builds(old: &Build, new: &Build) -> Result<Self> {
         Ok(match (SourceSet::of_build(old)?, SourceSet::of_build(new)?) {
-            (Some(old), Some(new)) => Self::between(&old, &new),
+            (Some(old), Some(new)) => timed("sources", || Self::between(&old, &new)),
             (None, _) => Self::everything("the baseline has no record of its sources"),
             (_, None) => Self::everything("the sources of the rebuild are not known for sure"),
         })
