@@ -12,6 +12,7 @@ use super::pieces::is_harmless;
 use super::{ChangedItem, Doubt, ItemKind, Span, Sure};
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 use syn::{Attribute, Generics, ImplItem, Item, TraitItem, Visibility};
 
 /// An item that may be added, if what it builds on allows it.
@@ -196,13 +197,13 @@ pub(super) fn align<'a>(old: &File, new: &'a File) -> Result<Vec<&'a Candidate>,
 
 /// Everything added, file by file.
 pub(super) struct Additions<'a> {
-    old: &'a [File],
-    new: &'a [File],
+    old: &'a [Arc<File>],
+    new: &'a [Arc<File>],
     added: Vec<(&'a File, &'a Candidate)>,
 }
 
 impl<'a> Additions<'a> {
-    pub(super) fn new(old: &'a [File], new: &'a [File]) -> Self {
+    pub(super) fn new(old: &'a [Arc<File>], new: &'a [Arc<File>]) -> Self {
         Self { old, new, added: Vec::new() }
     }
 
@@ -310,9 +311,10 @@ impl<'a> Additions<'a> {
             });
             return added && !self.new.iter().any(|file| file.reexports_all);
         }
-        let in_macro = |file: &File| file.macros.iter().any(|call| call.mentions.iter().any(|n| n == name));
+        let in_macro =
+            |file: &Arc<File>| file.macros.iter().any(|call| call.mentions.iter().any(|n| n == name));
         let before = self.old.iter().find(|old| old.path == file.path);
-        (is_plain_type(path) || (is_fmt_trait(path) && !self.old.iter().any(calls_fmt)))
+        (is_plain_type(path) || (is_fmt_trait(path) && !self.old.iter().any(|file| calls_fmt(file))))
             && !before
                 .is_none_or(|old| old.tokens.iter().any(|token| token.is_ident() && token.name() == name))
             && !self.old.iter().any(in_macro)

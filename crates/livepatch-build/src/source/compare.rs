@@ -10,6 +10,7 @@ use super::tokens::Token;
 use super::{Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure, closures};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     if let Some(reason) = old.unlike(new) {
@@ -21,12 +22,12 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
             return Err(Doubt(format!("{}: changed, and is not Rust source", old.path)));
         }
     }
-    let (old_files, new_files) = (parse_all(old)?, parse_all(new)?);
+    let (old_files, new_files) = parse_both(old, new)?;
     included_as_text(old, new, &new_files)?;
     let mut changed = Vec::new();
     let mut additions = Additions::new(&old_files, &new_files);
     for (old, new) in old_files.iter().zip(&new_files) {
-        if old.tokens != new.tokens {
+        if differ(old, new) {
             let added = same_frame(old, new)?;
             changed.extend(compare(old, new, &added)?);
             additions.add(new, added);
@@ -40,7 +41,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
         return Ok(SourceDiff { change: Change::Nothing, tainted, direct: None, hides: true });
     }
     runs_at_compile_time(new, &old_files, &new_files)?;
-    let all: Vec<&File> = old_files.iter().chain(&new_files).collect();
+    let all: Vec<&File> = old_files.iter().chain(&new_files).map(|file| &**file).collect();
     let traits = LocalTraits::of(&all);
     let new_only = changed.iter().filter(|pair| pair.old.is_none()).filter_map(|pair| pair.new);
     let closure = Closure {
@@ -55,7 +56,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     let functions = function_names(&all);
     let tainted = |names: HashSet<String>| {
         let lines =
-            |files: &[File]| files.iter().map(|file| lines(file, &names, &functions, &closure)).collect();
+            |files: &[Shared]| files.iter().map(|file| lines(file, &names, &functions, &closure)).collect();
         let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
         Tainted::new(names, old_lines, new_lines)
     };
@@ -88,13 +89,27 @@ fn same_paths(old: &SourceSet, new: &SourceSet) -> Sure<()> {
     Ok(())
 }
 
-fn parse_all(set: &SourceSet) -> Sure<Vec<File>> {
-    let rust: Vec<&SourceFile> = set.files.iter().filter(|file| file.is_rust()).collect();
-    rust.into_par_iter().map(|file| parse(file, set.test)).collect()
+/// A parsed file, one for both sides where it did not change.
+type Shared = Arc<File>;
+
+fn parse_both(old: &SourceSet, new: &SourceSet) -> Sure<(Vec<Shared>, Vec<Shared>)> {
+    let pairs: Vec<(&SourceFile, &SourceFile)> =
+        old.files.iter().zip(&new.files).filter(|(file, _)| file.is_rust()).collect();
+    let parsed = pairs.into_par_iter().map(|(was, is)| {
+        let of_old = Arc::new(parse(was, old.test)?);
+        let same = was.bytes == is.bytes && old.test == new.test;
+        let of_new = if same { Arc::clone(&of_old) } else { Arc::new(parse(is, new.test)?) };
+        Ok((of_old, of_new))
+    });
+    Ok(parsed.collect::<Sure<Vec<_>>>()?.into_iter().unzip())
+}
+
+fn differ(old: &Shared, new: &Shared) -> bool {
+    !Arc::ptr_eq(old, new) && old.tokens != new.tokens
 }
 
 /// A file that gets into the program as text has bytes, not tokens.
-fn included_as_text(old: &SourceSet, new: &SourceSet, files: &[File]) -> Sure<()> {
+fn included_as_text(old: &SourceSet, new: &SourceSet, files: &[Shared]) -> Sure<()> {
     let Some(file) = files.iter().find(|file| may_include_text(&file.tokens)) else { return Ok(()) };
     let changed = old.files.iter().zip(&new.files).find(|(old, new)| old.bytes != new.bytes);
     match changed {
@@ -106,11 +121,11 @@ fn included_as_text(old: &SourceSet, new: &SourceSet, files: &[File]) -> Sure<()
 }
 
 /// Build scripts and procedural macros decide what other code is; so may whatever they call.
-fn runs_at_compile_time(set: &SourceSet, old: &[File], new: &[File]) -> Sure<()> {
+fn runs_at_compile_time(set: &SourceSet, old: &[Shared], new: &[Shared]) -> Sure<()> {
     let macros = old.iter().chain(new).filter(|file| file.defines_proc_macro);
     let macros: Vec<&str> = macros.map(|file| &*file.path).collect();
     let packages = Packages::of(set);
-    let mut changed = old.iter().zip(new).filter(|(old, new)| old.tokens != new.tokens).map(|(_, new)| new);
+    let mut changed = old.iter().zip(new).filter(|(old, new)| differ(old, new)).map(|(_, new)| new);
     if !macros.is_empty()
         && let Some(file) = changed.find(|file| packages.may_be_in_macro(&file.path, &macros))
     {
@@ -118,7 +133,7 @@ fn runs_at_compile_time(set: &SourceSet, old: &[File], new: &[File]) -> Sure<()>
     }
     let script = |path: &str| path.rsplit('/').next() == Some("build.rs");
     let pairs = old.iter().zip(new);
-    match pairs.into_iter().find(|(old, new)| script(&old.path) && old.tokens != new.tokens) {
+    match pairs.into_iter().find(|(old, new)| script(&old.path) && differ(old, new)) {
         Some((file, _)) => Err(Doubt(format!("{}: a build script", file.path))),
         None => Ok(()),
     }
@@ -240,7 +255,7 @@ fn lines(file: &File, names: &HashSet<String>, functions: &HashSet<&str>, closur
     Lines { path: file.path.clone(), items, derived: file.derived.clone(), rest: true }
 }
 
-fn clean(files: &[File]) -> Vec<Lines> {
+fn clean(files: &[Shared]) -> Vec<Lines> {
     files
         .iter()
         .map(|file| Lines { path: file.path.clone(), items: Vec::new(), derived: Vec::new(), rest: false })
