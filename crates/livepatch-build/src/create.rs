@@ -97,6 +97,9 @@ pub enum CreateError {
     Image(#[from] ImageError),
     /// See there.
     #[error(transparent)]
+    Source(#[from] crate::error::Error),
+    /// See there.
+    #[error(transparent)]
     Diff(#[from] DiffError),
     /// See there.
     #[error(transparent)]
@@ -114,36 +117,34 @@ pub enum CreateError {
 
 /// Makes a patch that turns `old` into `new`.
 ///
-/// `source` says what changed in the source; where that is not known, everything that differs is taken for changed.
-///
 /// # Errors
 /// Inputs that cannot be read, or an error of livepatch itself. What speaks against the change is no error but an
 /// [`Outcome::Refused`].
-pub fn create(
-    old: &Build,
-    new: &Build,
-    source: &SourceDiff,
-    options: &CreateOptions,
-) -> Result<Outcome, CreateError> {
+pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outcome, CreateError> {
     let (was, is) = (&old.manifest, &new.manifest);
     if let Some(finding) = units::compare(&was.artifact.name, &was.units, &is.units) {
         let report = CreateReport { findings: vec![finding], ..CreateReport::default() };
         return Ok(Outcome::Refused(report));
     }
-    let images =
-        timed("images", || Ok::<_, ImageError>((Image::open(&old.image)?, Image::open(&new.image)?)));
-    let (old_image, new_image) = images?;
+    let (old_image, new_image) =
+        timed("images", || rayon::join(|| Image::open(&old.image), || Image::open(&new.image)));
+    let (old_image, new_image) = (old_image?, new_image?);
     let (old_inputs, new_inputs) = (Inputs::new(&old.inputs), Inputs::new(&new.inputs));
-    let of_both = ((old, &old_image, &old_inputs), (new, &new_image, &new_inputs));
-    let mut diff = timed("compare", || diff::diff(of_both.0, of_both.1))?;
+    let compare = || -> Result<Diff<'_>, DiffError> {
+        let (was, is) = ((old, &old_image, &old_inputs), (new, &new_image, &new_inputs));
+        let mut diff = timed("compare", || diff::diff(was, is))?;
+        diff.meaning = timed("raw code", || Meaning::between((old, &old_image), (new, &new_image)))?;
+        Ok(diff)
+    };
+    let (source, diff) = rayon::join(|| SourceDiff::of_builds(old, new), compare);
+    let (source, mut diff) = (source?, diff?);
     tracing::debug!(change = ?source.change(), differing = diff.changed.len(), "sources compared");
     if *source.change() == Change::Nothing && same_inputs(old, new) {
         diff.line_only.extend(diff.changed.drain(..).map(|change| change.new));
         diff.unsettled.clear();
         diff.initialisers.clear();
     }
-    diff.meaning = timed("raw code", || Meaning::between((old, &old_image), (new, &new_image)))?;
-    timed("set aside", || repartition::set_aside(&mut diff, (old, new), source))?;
+    timed("set aside", || repartition::set_aside(&mut diff, (old, new), &source))?;
     diff.renew_call_sites();
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
@@ -164,7 +165,7 @@ pub fn create(
         }
     };
     let judged = timed("guard", || judge(old, new, &diff, &emitted))?;
-    let build = describe::Builds { old, new, source };
+    let build = describe::Builds { old, new, source: &source };
     let findings = &mut report.findings;
     let meta = timed("describe", || describe::meta(&build, options, &diff, &emitted, &judged, findings))?;
     report.findings.extend(judged.findings);

@@ -183,11 +183,11 @@ impl From<livepatch_build::Error> for Failure {
 impl From<livepatch_build::create::CreateError> for Failure {
     fn from(error: livepatch_build::create::CreateError) -> Self {
         use livepatch_build::create::CreateError as E;
-        let exit = match &error {
+        match error {
+            E::Source(error) => error.into(),
             E::Image(_) | E::Diff(_) | E::Guard(_) | E::Container(_) | E::Link(_) | E::NoBuildId => {
-                Exit::Error
+                Self::new(Exit::Error, chain(&error))
             }
-        };
-        Self::new(exit, chain(&error))
+        }
     }
 }

@@ -9,7 +9,6 @@ use livepatch_build::baseline::Baseline;
 use livepatch_build::create::{self, CreateOptions, CreateReport, Outcome as Answer};
 use livepatch_build::findings::{self, Finding, Severity};
 use livepatch_build::rebuild::{self, RebuildOptions};
-use livepatch_build::source::SourceDiff;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -64,8 +63,7 @@ pub(crate) fn make(place: &Place, args: &CreateArgs) -> Result<Made, Failure> {
     )?;
     let answer = {
         let _progress = Progress::start("comparing the builds");
-        let source = SourceDiff::of_builds(&old, &new)?;
-        create::create(&old, &new, &source, &CreateOptions { name: args.name.clone() })?
+        create::create(&old, &new, &CreateOptions { name: args.name.clone() })?
     };
     match answer {
         Answer::Nothing(report) => Ok(Made { report, file: None, build_id }),
