@@ -36,6 +36,10 @@ bench-transition:
 bench-calls:
     cargo bench --package livepatch-tests --bench calls
 
+# What `create` takes beside cargo's own rebuild; into docs/bench and docs/performance.md.
+bench-create:
+    cargo bench --package livepatch-tests --bench create
+
 # Ten thousand (LIVEPATCH_SOAK_CYCLES) cycles under HTTP load; into docs/bench and docs/performance.md.
 soak:
     cargo bench --package livepatch-tests --bench soak

@@ -145,10 +145,12 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
         diff.initialisers.clear();
     }
     timed("set aside", || repartition::set_aside(&mut diff, (old, new), &source))?;
-    diff.renew_call_sites();
+    let (mut variables, functions) = diff.doubtful(&source);
+    diff.renew_call_sites(&mut variables);
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
     report.findings.extend(lost(&diff));
+    report.findings.extend(numbered(&diff, &variables, &functions));
     if diff.changed.is_empty() {
         return Ok(without_code(report, &diff));
     }
@@ -233,6 +235,18 @@ fn lost_variables(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Finding> {
 fn lost(diff: &Diff<'_>) -> Vec<Finding> {
     let name = |at: &diff::program::At| guard::demangle(emit::name_of(&diff.old, *at));
     diff.lost().iter().map(|at| Finding::new(&rules::lost::RULE, name(at))).collect()
+}
+
+/// Items of one name in one function, of which it is not known which continues which.
+fn numbered(
+    diff: &Diff<'_>,
+    variables: &[diff::program::At],
+    functions: &[diff::program::At],
+) -> Vec<Finding> {
+    let variables = variables.iter().map(|at| emit::name_of(&diff.new, *at));
+    let functions = functions.iter().map(|at| emit::name_of(&diff.old, *at));
+    let paths: BTreeSet<String> = variables.chain(functions).map(guard::demangle).collect();
+    paths.into_iter().map(|path| Finding::new(&rules::numbered::RULE, path)).collect()
 }
 
 fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {

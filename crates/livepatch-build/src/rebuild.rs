@@ -25,6 +25,7 @@ use crate::units::{self, Pins};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// How to rebuild.
 #[derive(Clone, Debug)]
@@ -33,6 +34,15 @@ pub struct RebuildOptions {
     pub wrapper: PathBuf,
     /// Root of the workspace that holds the changed source.
     pub workspace: PathBuf,
+}
+
+/// A finished rebuild.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// What was built.
+    pub build: Build,
+    /// How long cargo took.
+    pub cargo: Duration,
 }
 
 /// Builds the source in `options.workspace` as `baseline` was built.
@@ -44,7 +54,7 @@ pub struct RebuildOptions {
 ///
 /// # Errors
 /// Another compiler, a failing build, or a workspace without the baseline's artifact.
-pub fn rebuild(store: &Store, baseline: &Baseline, options: &RebuildOptions) -> Result<Build> {
+pub fn rebuild(store: &Store, baseline: &Baseline, options: &RebuildOptions) -> Result<Rebuilt> {
     let _store_lock = store.lock_shared()?;
     let recorded = &baseline.manifest.invocation;
     let args = BuildArgs::parse(&recorded.args);
@@ -53,17 +63,18 @@ pub fn rebuild(store: &Store, baseline: &Baseline, options: &RebuildOptions) -> 
     same_compiler(recorded, &setup)?;
     let again = Again { store, baseline, wrapper: &options.wrapper, args: &args, env: &env, setup: &setup };
     let plain = Folder::open(recorded, &setup, PLAIN)?;
-    let build = again.run(&plain, Pins::default())?;
-    let pins = units::pins(&baseline.manifest.units, &build.manifest.units);
+    let first = again.run(&plain, Pins::default())?;
+    let pins = units::pins(&baseline.manifest.units, &first.build.manifest.units);
     if pins.is_empty() {
-        return Ok(build);
+        return Ok(first);
     }
     tracing::info!("crates have other numbers than in the baseline; building again with the baseline's");
     let pinned = Folder::open(recorded, &setup, PINNED)?;
     let pins = pins.within(&setup.workspace_root, &recorded.workspace_root);
     let pins = pins.moved(&plain.target, &pinned.target);
     units::discard_unpinned(&pinned.target, &pins)?;
-    again.run(&pinned, pins)
+    let second = again.run(&pinned, pins)?;
+    Ok(Rebuilt { cargo: first.cargo + second.cargo, ..second })
 }
 
 /// Names of the target folders of rebuilds, in the user's.
@@ -81,7 +92,7 @@ struct Again<'a> {
 }
 
 impl Again<'_> {
-    fn run(&self, folder: &Folder, pins: Pins) -> Result<Build> {
+    fn run(&self, folder: &Folder, pins: Pins) -> Result<Rebuilt> {
         let Self { store, setup, args, env, .. } = *self;
         let recorded = &self.baseline.manifest.invocation;
         let mode = Mode::Candidate { blobs: folder.blobs() };
@@ -93,8 +104,11 @@ impl Again<'_> {
             rustc: RustcWrapper { chained, remap: folder.remap(recorded, setup)?, pins },
         };
         let session = Session::start(&plan, env.clone(), Some(candidate))?;
-        let again = |_| -> Result<Linked> {
+        let mut cargo = Duration::ZERO;
+        let mut again = |_| -> Result<Linked> {
+            let started = Instant::now();
             let linked = timed("cargo", || session.run(&plan, Some(&folder.target)))?;
+            cargo += started.elapsed();
             wanted(linked, &self.baseline.manifest.artifact)
         };
         let stores = [store.blobs(), BlobStore::new(folder.blobs(), folder.tmp())];
@@ -106,7 +120,7 @@ impl Again<'_> {
             found = find(store, folder, &linked, &stores)?;
         }
         folder.prune()?;
-        match found {
+        let build = match found {
             Some(Found::Stored(baseline)) => baseline.build(),
             Some(Found::Candidate(record)) => {
                 let mut manifest = manifest(setup, args, env, &record, &linked);
@@ -119,7 +133,8 @@ impl Again<'_> {
                 timed("contents", || assemble(&manifest, &stores))
             }
             None => Err(crate::cargo::not_recorded(&linked.output, setup, args)),
-        }
+        };
+        Ok(Rebuilt { build: build?, cargo })
     }
 }
 

@@ -21,11 +21,13 @@ pub(crate) fn is_call_site(symbol: &str) -> bool {
 }
 
 impl Diff<'_> {
-    /// Gives up the running instances of call sites that replaced code describes otherwise.
-    pub(crate) fn renew_call_sites(&mut self) {
+    /// Gives up the running instances of call sites that replaced code describes otherwise, and of `doubtful` ones, which may have
+    /// been another one's. The latter are taken from the list.
+    pub(crate) fn renew_call_sites(&mut self, doubtful: &mut Vec<At>) {
         let (old, new): (HashSet<At>, HashSet<At>) = self.changed.iter().map(|c| (c.old, c.new)).unzip();
-        let renewed: Vec<At> = self
-            .initialisers
+        let unsure = doubtful.iter().filter_map(|at| Some((*self.partners.get(at)?, *at)));
+        let candidates: HashSet<(At, At)> = self.initialisers.iter().copied().chain(unsure).collect();
+        let renewed: Vec<At> = candidates
             .iter()
             .filter(|(_, at)| is_call_site(name_of(&self.new, *at)))
             .filter(|(was, is)| {
@@ -45,6 +47,7 @@ impl Diff<'_> {
         for at in renewed {
             self.partners.remove(&at);
             self.initialisers.retain(|(_, new)| *new != at);
+            doubtful.retain(|new| *new != at);
         }
     }
 }

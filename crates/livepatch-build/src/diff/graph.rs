@@ -41,6 +41,15 @@ impl Graph {
         Self { nodes, leading: HashSet::new(), called }
     }
 
+    /// Who refers to whom, and whether by direct calls.
+    pub(super) fn references(&self) -> impl Iterator<Item = (&str, &str, bool)> {
+        self.nodes.iter().flat_map(|(user, node)| {
+            let calls = node.calls.iter().map(|(used, _)| (used, true));
+            let others = node.others.iter().map(|(used, _)| (used, false));
+            calls.chain(others).map(|(used, calls)| (user.as_str(), used.as_str(), calls))
+        })
+    }
+
     /// Finds the names from which one of these can be reached.
     pub(super) fn lead_to(&mut self, changed: &HashSet<String>) {
         let mut users: HashMap<&str, Vec<&str>> = HashMap::new();

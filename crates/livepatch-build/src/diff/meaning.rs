@@ -102,7 +102,7 @@ impl Meaning {
     }
 
     /// The name that this symbol of either build goes by.
-    fn key<'s>(&'s self, symbol: &'s str) -> &'s str {
+    pub(super) fn key<'s>(&'s self, symbol: &'s str) -> &'s str {
         let name = normalise(symbol);
         self.aliases.get(name).map_or(name, String::as_str)
     }
@@ -120,6 +120,11 @@ impl Meaning {
     /// Whether there is raw code of it, on this side.
     pub(super) fn knows(&self, symbol: &str, side: Side) -> bool {
         self.graph(side).nodes.contains_key(self.key(symbol))
+    }
+
+    /// What refers to what, in the old build and in the new one.
+    pub(super) fn graphs(&self) -> [&Graph; 2] {
+        [&self.old, &self.new]
     }
 
     fn graph(&self, side: Side) -> &Graph {

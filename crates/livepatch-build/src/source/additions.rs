@@ -240,6 +240,7 @@ impl<'a> Additions<'a> {
             old: None,
             new: Some(candidate.span.clone()),
             within: None,
+            renumbers: false,
         })
     }
 

@@ -160,6 +160,7 @@ impl<'a> Pair<'a> {
             old: span(self.old),
             new: span(self.new),
             within: self.old.zip(self.new).and_then(|(old, new)| closures::around(old, new)),
+            renumbers: self.old.zip(self.new).is_some_and(|(old, new)| closures::may_renumber(old, new)),
         }
     }
 }

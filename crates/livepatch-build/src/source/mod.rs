@@ -89,6 +89,8 @@ pub struct ChangedItem {
     pub new: Option<Span>,
     /// The closure that all of the difference lies in, in the old and in the new source.
     pub within: Option<(Span, Span)>,
+    /// Whether items in its body may have other numbers: the text that differs has items or macro calls.
+    pub renumbers: bool,
 }
 
 /// Kinds of items that can change by themselves.
@@ -153,6 +155,15 @@ impl SourceDiff {
     pub fn everything(reason: impl Into<String>) -> Self {
         let change = Change::Everything { reason: reason.into() };
         Self { change, tainted: Tainted::everything(), direct: None, hides: true }
+    }
+
+    /// Whether items in the body of some function may have other numbers among those of their name.
+    pub(crate) fn may_renumber(&self) -> bool {
+        match &self.change {
+            Change::Nothing => false,
+            Change::Everything { .. } => true,
+            Change::Items(items) => items.iter().any(|item| item.renumbers),
+        }
     }
 
     /// Whether there may be a change that raw code does not show, see `hiding.rs`.

@@ -52,6 +52,24 @@ fn what_no_program_can_see_is_nothing() {
 }
 
 #[test]
+fn items_in_a_body_may_have_other_numbers() {
+    let cases = [
+        ("fn a() { n!(); n!(); b() }", "fn a() { n!(); n!(); c() }", false),
+        ("fn a() { n!(); b(1) }", "fn a() { n!(); println!(\"{}\", 1); b(2) }", false),
+        ("fn a() { println!(\"a\") }", "fn a() { println!(\"b\") }", false),
+        ("fn a() { n!(); b() }", "fn a() { n!(); n!(); b() }", true),
+        ("fn a() { n!(); m!(); b() }", "fn a() { n!(); b() }", true),
+        ("fn a() { n!(1); n!(2) }", "fn a() { n!(2); n!(1) }", true),
+        ("fn a() { println!(\"{}\", 1) }", "fn a() { println!(\"{}\", n!()) }", true),
+        ("fn a() { b() }", "fn a() { static N: u8 = 1; b() }", true),
+        ("fn a() { b() }", "fn a() { mine::n! { 1 } b() }", true),
+    ];
+    for (old, new, expected) in cases {
+        assert_eq!(diff(old, new).may_renumber(), expected, "{old} -> {new}");
+    }
+}
+
+#[test]
 fn bodies_and_values_are_items() {
     check(&[
         ("fn a() { b() }", "fn a() { c() }", "a"),

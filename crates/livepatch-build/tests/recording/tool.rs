@@ -81,7 +81,7 @@ fn answer(args: &[String]) -> Result<String, Box<dyn Error>> {
         }
         [word, id] if word == "rebuild" => {
             let baseline = Baseline::open(&store, id)?;
-            let build = rebuild(&store, &baseline, &RebuildOptions { wrapper, workspace: cwd })?;
+            let build = rebuild(&store, &baseline, &RebuildOptions { wrapper, workspace: cwd })?.build;
             let diff = SourceDiff::of_builds(&baseline.build()?, &build)?;
             Ok(serde_json::to_string(&Rebuilt::new(build, diff.change()))?)
         }

@@ -8,9 +8,10 @@ use crate::progress::Progress;
 use livepatch_build::baseline::Baseline;
 use livepatch_build::create::{self, CreateOptions, CreateReport, Outcome as Answer};
 use livepatch_build::findings::{self, Finding, Severity};
-use livepatch_build::rebuild::{self, RebuildOptions};
+use livepatch_build::rebuild::{self, RebuildOptions, Rebuilt};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Arguments of `create`.
 #[derive(Debug, Default, clap::Args)]
@@ -31,10 +32,13 @@ pub(crate) struct CreateArgs {
 
 /// Makes a patch from the current folder's source.
 pub(crate) fn run(args: &CreateArgs) -> Result<Outcome, Failure> {
+    let started = Instant::now();
     let made = make(&Place::current()?, args)?;
     let mut object = json!(made.report);
     object["file"] = json!(made.file);
     object["build_id"] = json!(made.build_id);
+    object["cargo_ms"] = json!(made.cargo.as_millis() as u64);
+    object["total_ms"] = json!(started.elapsed().as_millis() as u64);
     let exit = if made.file.is_some() { Exit::Done } else { Exit::Nothing };
     Ok(Outcome { exit, json: object, human: text(&made) })
 }
@@ -45,6 +49,8 @@ pub(crate) struct Made {
     /// Where the patch is; `None` if there is nothing to patch.
     pub(crate) file: Option<PathBuf>,
     build_id: String,
+    /// How long cargo took for the rebuild.
+    cargo: Duration,
 }
 
 /// Rebuilds, compares and writes.
@@ -56,7 +62,7 @@ pub(crate) fn make(place: &Place, args: &CreateArgs) -> Result<Made, Failure> {
     };
     let build_id = baseline.manifest.build_id().to_string();
     let old = baseline.build()?;
-    let new = rebuild::rebuild(
+    let Rebuilt { build: new, cargo } = rebuild::rebuild(
         &place.store,
         &baseline,
         &RebuildOptions { wrapper: place::this_program()?, workspace },
@@ -66,13 +72,13 @@ pub(crate) fn make(place: &Place, args: &CreateArgs) -> Result<Made, Failure> {
         create::create(&old, &new, &CreateOptions { name: args.name.clone() })?
     };
     match answer {
-        Answer::Nothing(report) => Ok(Made { report, file: None, build_id }),
+        Answer::Nothing(report) => Ok(Made { report, file: None, build_id, cargo }),
         Answer::Refused(report) => Err(refused(&report, &build_id)),
         Answer::Patch(report, data) => {
             let default = || PathBuf::from(format!("{}.lpatch", baseline.manifest.artifact.name));
             let file = place.folder.join(args.output.clone().unwrap_or_else(default));
             write(&file, &data)?;
-            Ok(Made { report, file: Some(file), build_id })
+            Ok(Made { report, file: Some(file), build_id, cargo })
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod mixed_thread_locals;
 pub mod no_debug_info;
 pub mod no_room;
 pub mod not_rust;
+pub mod numbered;
 pub mod only_values;
 pub mod renumbered;
 pub mod shared_address;
@@ -66,6 +67,7 @@ pub static ALL: &[&Rule] = &[
     &copies::RULE,
     &built_otherwise::RULE,
     &lost::RULE,
+    &numbered::RULE,
     &library_path::RULE,
     &mixed_thread_locals::RULE,
     &value_kept::RULE,
