@@ -7,6 +7,7 @@
 mod describe;
 mod knowledge;
 mod libraries;
+mod notes;
 mod origin;
 mod trial;
 
@@ -66,6 +67,8 @@ pub struct CreateReport {
     pub patch_bytes: usize,
     /// Identity of the patch file.
     pub id: Option<String>,
+    /// All that the patch changes only computes values that are kept once they are there: it has no effect where they are.
+    pub only_initialises: bool,
 }
 
 /// The answer.
@@ -161,11 +164,11 @@ pub fn create(
     };
     let judged = judge(old, new, &diff, &emitted)?;
     let build = describe::Builds { old, new, source };
-    let meta = describe::meta(&build, options, &diff, &emitted, &judged, &mut report.findings)?;
-    report.findings.extend(judged.findings);
+    let mut meta = describe::meta(&build, options, &diff, &emitted, &judged, &mut report.findings)?;
+    report.findings.extend(judged.findings.iter().cloned());
     report.findings.extend(lost_variables(&diff, &emitted));
-    report.findings.extend(kept_values(&diff));
     report.findings.extend(libraries::findings(&meta.libraries));
+    notes::add(&build, (&diff, &emitted), &judged, &mut meta, &mut report)?;
     report.findings = leading(report.findings);
     report.functions = describe::functions(&meta, &emitted);
     if report.findings.iter().any(|finding| finding.severity == Severity::Refusal) {
@@ -198,7 +201,7 @@ fn without_code(mut report: CreateReport, diff: &Diff<'_>) -> Outcome {
     if let Some((_, new)) = diff.initialisers.first() {
         let name = guard::demangle(emit::name_of(&diff.new, *new));
         report.findings.push(Finding::new(&rules::only_values::RULE, name));
-        report.findings.extend(kept_values(diff));
+        report.findings.extend(notes::kept_values(diff));
     }
     Outcome::Refused(report)
 }
@@ -227,12 +230,6 @@ fn lost_variables(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Finding> {
 fn lost(diff: &Diff<'_>) -> Vec<Finding> {
     let name = |at: &diff::program::At| guard::demangle(emit::name_of(&diff.old, *at));
     diff.lost().iter().map(|at| Finding::new(&rules::lost::RULE, name(at))).collect()
-}
-
-fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {
-    let name =
-        |(_, new): &(diff::program::At, diff::program::At)| guard::demangle(emit::name_of(&diff.new, *new));
-    diff.initialisers.iter().map(|pair| Finding::new(&rules::value_kept::RULE, name(pair))).collect()
 }
 
 /// What the comparison alone rules out.

@@ -149,6 +149,7 @@ pub(super) fn meta(
             place: info.and_then(|info| info.place.as_ref()).map(ToString::to_string),
             path,
             origin: Some(origin),
+            initialises: false,
         });
     }
     let manifest = &builds.old.manifest;
@@ -163,6 +164,7 @@ pub(super) fn meta(
         constants: origin::constants(diff, emitted),
         libraries: libraries::needed(diff, emitted),
         indivisible: origin::indivisible(builds),
+        notes: Vec::new(),
     })
 }
 

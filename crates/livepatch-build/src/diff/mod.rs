@@ -15,6 +15,7 @@ mod graph;
 mod lost;
 mod meaning;
 pub mod names;
+pub(crate) mod once;
 mod pair;
 pub mod program;
 pub(crate) mod rename;

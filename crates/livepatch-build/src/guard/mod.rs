@@ -12,6 +12,7 @@
 //! | compare | `check/` |
 //! | tell what a change of the program cannot alter | `fixed.rs` |
 //! | allow changed closures that live in frames only | `escape.rs`, `references.rs` |
+//! | recognise what computes values that are kept | `once.rs` |
 //!
 //! What it cannot see: the meaning of data. A field that keeps its name, type and place but is used otherwise passes. Nor
 //! can it see that a closure was replaced by another one of the same number and captures.
@@ -29,9 +30,11 @@ mod impl_scope;
 mod inline;
 mod input;
 mod names;
+mod once;
 mod references;
 mod report;
 mod scan;
+mod shape;
 mod side;
 mod types;
 mod vtable;
@@ -40,6 +43,7 @@ pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
 pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
 pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SharedStatic, StaticPlace};
+pub use once::{initialised_once, is_of_once_state};
 pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, StaticInfo};
 
 use crate::findings::{Finding, leading};

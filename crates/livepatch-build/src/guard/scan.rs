@@ -15,6 +15,8 @@ pub(super) struct Wanted {
     pub(super) statics: HashSet<StaticPlace>,
     /// Closures and async blocks directly inside these paths.
     pub(super) parents: HashSet<String>,
+    /// Variables with these symbols.
+    pub(super) symbols: HashSet<String>,
     /// Types with these last names.
     pub(super) types: HashSet<String>,
     /// All vtables.
@@ -26,6 +28,8 @@ pub(super) struct Wanted {
 pub(super) struct Found {
     /// Several entries may name one place (variables without size).
     pub(super) statics: BTreeMap<StaticPlace, Vec<DieId>>,
+    /// Symbols and entries of the variables that are wanted by their symbol.
+    pub(super) variables: Vec<(String, DieId)>,
     /// Parent and labels such as `closure#0`.
     pub(super) closures: BTreeMap<String, BTreeSet<String>>,
     /// Parent, label and type of the same closures.
@@ -50,6 +54,7 @@ impl Found {
         for (place, ids) in other.statics {
             self.statics.entry(place).or_default().extend(ids);
         }
+        self.variables.extend(other.variables);
         for (parent, labels) in other.closures {
             self.closures.entry(parent).or_default().extend(labels);
         }
@@ -79,6 +84,7 @@ struct UnitScan<'s, 'd, 'a> {
 #[derive(Default)]
 struct Attributes<'a> {
     name: Option<Value<'a>>,
+    symbol: Option<Value<'a>>,
     location: Option<Value<'a>>,
 }
 
@@ -124,6 +130,12 @@ impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
                 && self.text(found.name).is_some_and(|name| name.ends_with(b"::{vtable}"))
             {
                 self.found.vtables.push(id);
+            }
+            if !self.wanted.symbols.is_empty() {
+                let symbol = self.text(found.symbol).map(String::from_utf8_lossy);
+                if let Some(symbol) = symbol.filter(|symbol| self.wanted.symbols.contains(symbol.as_ref())) {
+                    self.found.variables.push((symbol.into_owned(), id));
+                }
             }
             if let Some(place) = found.location.and_then(|location| self.place(location)) {
                 self.found.statics.entry(place).or_default().push(id);
@@ -218,6 +230,7 @@ fn read<'a>(
     for spec in specs {
         let attribute = entries.read_attribute(*spec)?;
         match attribute.name() {
+            c::DW_AT_linkage_name => found.symbol = Some(attribute.value()),
             c::DW_AT_name => found.name = Some(attribute.value()),
             c::DW_AT_location => found.location = Some(attribute.value()),
             _ => {}
