@@ -7,6 +7,7 @@
 mod describe;
 mod knowledge;
 mod libraries;
+mod lost;
 mod notes;
 mod origin;
 mod trial;
@@ -21,9 +22,9 @@ use crate::image::{Image, ImageError};
 use crate::objects::Inputs;
 use crate::source::{Change, SourceDiff};
 use crate::units;
-use livepatch_patch::{ContainerError, NewItemKind, Patch, Reason};
+use livepatch_patch::{ContainerError, Patch, Reason};
 use serde::Serialize;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 /// What the caller decides.
 #[derive(Clone, Debug, Default)]
@@ -146,7 +147,7 @@ pub fn create(
     diff.renew_call_sites();
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
-    report.findings.extend(lost(&diff));
+    report.findings.extend(lost::functions(&diff));
     if diff.changed.is_empty() {
         return Ok(without_code(report, &diff));
     }
@@ -166,7 +167,7 @@ pub fn create(
     let build = describe::Builds { old, new, source };
     let mut meta = describe::meta(&build, options, &diff, &emitted, &judged, &mut report.findings)?;
     report.findings.extend(judged.findings.iter().cloned());
-    report.findings.extend(lost_variables(&diff, &emitted));
+    report.findings.extend(lost::variables(&diff, &emitted));
     report.findings.extend(libraries::findings(&meta.libraries));
     notes::add(&build, (&diff, &emitted), &judged, &mut meta, &mut report)?;
     report.findings = leading(report.findings);
@@ -204,32 +205,6 @@ fn without_code(mut report: CreateReport, diff: &Diff<'_>) -> Outcome {
         report.findings.extend(notes::kept_values(diff));
     }
     Outcome::Refused(report)
-}
-
-/// Variables that the patch would bring in although the image has one of that path, which the new program lacks: their
-/// symbol changed, as it does with their type, and the running value would be lost.
-fn lost_variables(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Finding> {
-    let brought: Vec<_> = emitted
-        .brought
-        .iter()
-        .filter(|item| item.kind != NewItemKind::Function)
-        .map(|item| guard::demangle(emit::name_of(&diff.new, item.at)))
-        .collect();
-    if brought.is_empty() {
-        return Vec::new();
-    }
-    let is_gone = |name: &str| diff.new.image.symbols(name).is_empty();
-    let variables = diff.old.image.all_symbols().filter(|(_, list)| list.iter().any(|symbol| !symbol.code));
-    let gone: HashSet<_> =
-        variables.filter(|(name, _)| is_gone(name)).map(|(name, _)| guard::demangle(name)).collect();
-    let lost = brought.into_iter().filter(|path| gone.contains(path));
-    lost.map(|path| Finding::new(&rules::static_type::RULE, path)).collect()
-}
-
-/// Functions that would go on to run although they mean something else now.
-fn lost(diff: &Diff<'_>) -> Vec<Finding> {
-    let name = |at: &diff::program::At| guard::demangle(emit::name_of(&diff.old, *at));
-    diff.lost().iter().map(|at| Finding::new(&rules::lost::RULE, name(at))).collect()
 }
 
 /// What the comparison alone rules out.

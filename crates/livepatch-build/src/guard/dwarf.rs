@@ -3,6 +3,7 @@
 //! Units are opened with their root entry only; the tree of a unit is built when something in it is asked for.
 
 use super::elf::ImageFile;
+use super::impls::Renumbered;
 use super::report::GuardError;
 use crate::findings::Place;
 use gimli::{
@@ -54,6 +55,8 @@ pub(super) struct Debug<'a> {
     pub(super) units: Vec<UnitInfo<'a>>,
     /// Address ranges (start, end, unit), by start.
     ranges: Vec<(u64, u64, usize)>,
+    /// Impl blocks whose names are read with other numbers.
+    pub(super) renumbered: Renumbered,
 }
 
 /// Reads and decompresses the debug sections of an image.
@@ -86,7 +89,7 @@ impl<'a> Debug<'a> {
             opened.push(unit);
         }
         ranges.sort_unstable();
-        Ok(Self { dwarf, units: opened, ranges })
+        Ok(Self { dwarf, units: opened, ranges, renumbered: Renumbered::default() })
     }
 
     /// Index of the unit that holds an entry.
@@ -134,7 +137,8 @@ impl<'a> Debug<'a> {
 
     /// The `DW_AT_name` of an entry itself.
     pub(super) fn name(&self, id: DieId, entry: &Entry<'a>) -> gimli::Result<Option<Cow<'a, str>>> {
-        self.string(id, entry.attr_value(c::DW_AT_name))
+        let name = self.string(id, entry.attr_value(c::DW_AT_name))?;
+        Ok(name.map(|name| self.renumbered.text(name)))
     }
 
     /// An attribute of an entry or of the one that it completes (abstract origin, then specification), with the entry
@@ -246,11 +250,12 @@ impl<'a> Debug<'a> {
             if is_scope(tag) {
                 let declared = self.origins(parent)?;
                 let (owner, entry) = declared.last().expect("an entry is its own origin");
-                names.push(self.name(*owner, entry)?.unwrap_or(Cow::Borrowed("{unnamed}")).into_owned());
+                names.push(self.name(*owner, entry)?.unwrap_or(Cow::Borrowed("{unnamed}")));
             }
             at = parent;
         }
         names.reverse();
+        self.renumbered.segments(&mut names);
         Ok(names.join("::"))
     }
 
