@@ -110,13 +110,16 @@ fn parts(info: &FunctionInfo) -> impl Iterator<Item = (&str, &str, Option<&Place
     inlined.chain([own])
 }
 
+/// Path of a function, and that of the variable that keeps what it computes.
+type Computed = (String, Option<String>);
+
 /// One finding for each function in the source and each variable that keeps what it computes.
 fn findings(
     found: &BTreeMap<String, Initialiser>,
     held: &[Held<'_>],
     meaning: &Meaning,
 ) -> Vec<(Finding, BTreeSet<u32>)> {
-    let mut all: BTreeMap<(String, Option<String>), (Option<Place>, BTreeSet<u32>)> = BTreeMap::new();
+    let mut all: BTreeMap<Computed, (Option<Place>, BTreeSet<u32>)> = BTreeMap::new();
     for (name, initialiser) in found {
         let holders =
             || held.iter().enumerate().filter_map(|(at, held)| Some((at, held.changed.get(&**name)?)));
@@ -129,7 +132,7 @@ fn findings(
         let entry = all.entry((of_macro(&path).to_owned(), keeper)).or_insert((place, BTreeSet::new()));
         entry.1.extend(holders().map(|(at, _)| at as u32));
     }
-    let finding = |((path, keeper), (place, functions)): ((String, Option<String>), (Option<Place>, _))| {
+    let finding = |((path, keeper), (place, functions)): (Computed, (Option<Place>, _))| {
         let mut finding = Finding::new(&rules::computed_once::RULE, path).at(place);
         if let Some(keeper) = keeper {
             finding.title.push_str(&format!(" in `{keeper}`"));

@@ -6,6 +6,7 @@ use super::elf::ImageFile;
 use super::impls::Renumbered;
 use super::report::GuardError;
 use crate::findings::Place;
+use crate::source::is_foreign;
 use gimli::{
     AttributeValue, DebuggingInformationEntry, Dwarf, DwarfSections, EndianSlice, LittleEndian, Unit,
     UnitOffset, constants as c,
@@ -198,10 +199,14 @@ impl<'a> Debug<'a> {
         if name.starts_with('/') {
             return Some(name);
         }
-        // Directory 0 is where the compiler ran: a path relative to it is what a person expects to read.
-        match (file.directory_index(), file.directory(header).and_then(text)) {
-            (0, _) | (_, None) => Some(name),
-            (_, Some(directory)) => Some(format!("{directory}/{name}")),
+        // Directory 0 is where the compiler ran: a path relative to it is what a person expects to read, except of code that is
+        // nobody's to change.
+        let directory = file.directory(header).and_then(text).filter(|_| file.directory_index() != 0);
+        let path = directory.map_or(name.clone(), |directory| format!("{directory}/{name}"));
+        let ran_in = unit.comp_dir.map(|directory| directory.to_string_lossy().into_owned());
+        match ran_in.filter(|ran_in| !path.starts_with('/') && is_foreign(&format!("{ran_in}/"))) {
+            Some(ran_in) => Some(format!("{ran_in}/{path}")),
+            None => Some(path),
         }
     }
 
