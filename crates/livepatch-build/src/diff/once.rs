@@ -9,7 +9,7 @@ use super::Meaning;
 use super::graph::{Graph, Node};
 use crate::guard::{demangle, is_of_once_state};
 use crate::objects::Kind;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 /// Where initialisers stand in variables, by normalised symbol: see [`crate::guard::initialised_once`].
@@ -47,12 +47,14 @@ impl Meaning {
         let ordinary = walk.ordinary();
         let mut found = BTreeMap::new();
         let mut work: Vec<(&str, Option<&str>)> = walk.starts();
+        let held: HashSet<&str> =
+            work.iter().filter(|start| start.1.is_some()).map(|start| start.0).collect();
         let mut seen = HashSet::new();
         while let Some((name, keeper)) = work.pop() {
-            if !seen.insert(name) {
+            let only = !ordinary.contains(name);
+            if !seen.insert(name) || !(only || held.contains(name)) {
                 continue;
             }
-            let only = !ordinary.contains(name);
             if self.changed.contains(name) && self.old.nodes.contains_key(name) {
                 let keeper = keeper.map(|keeper| self.new_name(keeper).to_owned());
                 found.insert(name.to_owned(), Initialiser { keeper, only });
@@ -115,34 +117,35 @@ impl<'w> Walk<'w> {
         starts
     }
 
+    fn is_constant(&self, name: &str) -> bool {
+        self.graph.nodes.get(name).is_some_and(|node| node.kind == Some(Kind::ReadOnly))
+    }
+
     /// Functions that a piece of code calls, and constants that it reads.
     fn callees(&self, node: &'w Node) -> impl Iterator<Item = &'w str> {
-        let is_constant =
-            |name: &str| self.graph.nodes.get(name).is_some_and(|node| node.kind == Some(Kind::ReadOnly));
-        let read = node.others.iter().map(|(name, _)| name.as_str()).filter(move |name| is_constant(name));
+        let read = node.others.iter().map(|(name, _)| name.as_str()).filter(|name| self.is_constant(name));
         let called = node.calls.iter().map(|(name, _)| name.as_str());
         called.chain(read).filter(|_| node.kind == Some(Kind::Text)).filter(|name| !is_drop_glue(name))
     }
 
     /// What may be reached without a once-state in between.
     fn ordinary(&self) -> HashSet<&'w str> {
-        let mut called: HashMap<&str, usize> = HashMap::new();
+        let mut called: HashSet<&str> = HashSet::new();
         let mut work: Vec<&'w str> = Vec::new();
         for (name, node) in &self.graph.nodes {
             let gate = self.is_gate(name);
-            self.callees(node).for_each(|callee| *called.entry(callee).or_default() += 1);
+            called.extend(self.callees(node));
             if node.kind == Some(Kind::Text) {
-                let callees: HashSet<&str> = self.callees(node).collect();
                 let addresses = node.others.iter().map(|(name, _)| name.as_str());
-                work.extend(addresses.filter(|other| !gate && !callees.contains(other)));
+                work.extend(addresses.filter(|other| !gate && !self.is_constant(other)));
             } else {
                 let held = node.fields.iter().filter(|(offset, _)| !self.is_lazy(name, *offset));
                 work.extend(held.map(|(_, held)| held.as_str()));
-                held_lazily(node, name, self).for_each(|held| *called.entry(held).or_default() += 1);
+                called.extend(held_lazily(node, name, self));
             }
         }
         let uncalled = self.graph.nodes.keys().filter(|name| {
-            !called.contains_key(name.as_str()) || !super::names::is_mangled(name) || is_drop_glue(name)
+            !called.contains(name.as_str()) || !super::names::is_mangled(name) || is_drop_glue(name)
         });
         work.extend(uncalled.map(String::as_str));
         let mut ordinary = HashSet::new();
