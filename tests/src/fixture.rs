@@ -13,6 +13,8 @@
 //! | `profiles: release dev` | the ways to build it; `release` if not given |
 //! | `old: TEXT`, `new: TEXT` | a line that a round prints; `{n}` is the number of the round, `{m}` the number of the round since the patch |
 //! | `functions: PATH, PATH` | exactly these functions are in the patch |
+//! | `notes: CODE ITEM, CODE ITEM` | exactly these notes are made, and `inspect`, `check` and `apply` show them (but LP0110) |
+//! | `only: initialisers` | all that changes only computes values that are kept, and the tools say so |
 //! | `apply: ARGS` | further arguments of `livepatch apply` |
 //!
 //! A case is a file `NAME.rs`, or a folder with a `case.txt` for the directives.
@@ -61,6 +63,10 @@ pub struct Fixture {
     pub new: Vec<String>,
     /// The functions of the patch, if the case says so.
     pub functions: Option<Vec<String>>,
+    /// Codes and items of its notes, if the case says so.
+    pub notes: Option<Vec<String>>,
+    /// Whether only initialisers change.
+    pub only_initialises: bool,
     /// Further arguments of `livepatch apply`.
     pub apply: Vec<String>,
     /// Path inside the project and marked text.
@@ -101,6 +107,8 @@ impl Fixture {
             old: Vec::new(),
             new: Vec::new(),
             functions: None,
+            notes: None,
+            only_initialises: false,
             apply: Vec::new(),
             files,
         };
@@ -120,12 +128,9 @@ impl Fixture {
             }
             "old" => self.old.push(value.to_owned()),
             "new" => self.new.push(value.to_owned()),
-            "functions" => {
-                let mut functions: Vec<String> =
-                    value.split(',').map(|path| path.trim().to_owned()).collect();
-                functions.sort();
-                self.functions = Some(functions);
-            }
+            "functions" => self.functions = Some(sorted(value)),
+            "notes" => self.notes = Some(sorted(value)),
+            "only" if value == "initialisers" => self.only_initialises = true,
             "apply" => self.apply = value.split_whitespace().map(str::to_owned).collect(),
             _ => return fail(format!("unknown directive `{key}`")),
         }
@@ -141,6 +146,13 @@ impl Fixture {
     pub fn has_manifest(&self) -> bool {
         self.files.iter().any(|(path, _)| path == Path::new("Cargo.toml"))
     }
+}
+
+/// The elements of a list.
+fn sorted(value: &str) -> Vec<String> {
+    let mut list: Vec<String> = value.split(", ").map(|element| element.trim().to_owned()).collect();
+    list.sort();
+    list
 }
 
 fn expect(value: &str) -> Result<Expect, Failed> {

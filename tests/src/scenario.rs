@@ -35,7 +35,10 @@ pub fn run_in(project: &Project, fixture: &Fixture) -> Result<(), Failed> {
     match (&fixture.expect, created.ran.code) {
         (Expect::Patched | Expect::PatchedOrRefused, exit::DONE) => {
             functions(fixture, &created.ran.json)?;
-            live.apply(&created.file, exit::DONE)?;
+            notes(fixture, &created.ran.json, "findings")?;
+            let inspected = tools::livepatch(&["inspect".as_ref(), created.file.as_os_str()])?;
+            notes(fixture, &inspected.expect(exit::DONE, "inspect")?.json, "notes")?;
+            notes(fixture, &live.apply(&created.file, exit::DONE)?, "notes")?;
             live.applied(false)?;
         }
         (Expect::Busy, exit::DONE) => {
@@ -115,7 +118,10 @@ impl Live<'_> {
     }
 
     fn apply(&self, file: &Path, code: i32) -> Result<Value, Failed> {
-        self.run("check", file)?.expect(code, "check")?;
+        let checked = self.run("check", file)?.expect(code, "check")?;
+        if code == exit::DONE {
+            notes(self.fixture, &checked.json, "notes")?;
+        }
         Ok(self.run("apply", file)?.expect(code, "apply")?.json)
     }
 
@@ -139,6 +145,24 @@ fn functions(fixture: &Fixture, report: &Value) -> Result<(), Failed> {
     } else {
         fail(format!("functions in the patch: expected {expected:?}, found {found:?}"))
     }
+}
+
+/// What a report says besides: findings are refusals, too, and a library has a key of its own.
+fn notes(fixture: &Fixture, report: &Value, key: &str) -> Result<(), Failed> {
+    let Some(expected) = &fixture.notes else { return Ok(()) };
+    let list = report[key].as_array().ok_or_else(|| format!("a report without {key}: {report}"))?;
+    let text = |note: &Value| {
+        format!("{} {}", note["code"].as_str().unwrap_or_default(), note["item"].as_str().unwrap_or_default())
+    };
+    let mut found: Vec<String> = list.iter().map(text).filter(|note| !note.starts_with("LP0110")).collect();
+    found.sort();
+    if found != *expected {
+        return fail(format!("{key}: expected {expected:#?}, found {found:#?}"));
+    }
+    if report["only_initialises"] != fixture.only_initialises {
+        return fail(format!("`only_initialises` is {} in {report}", report["only_initialises"]));
+    }
+    Ok(())
 }
 
 /// A refusal has to say what and where.

@@ -397,6 +397,8 @@ impl Job<'_> {
             replaced: Vec::new(),
             repaired: so_far.repaired,
             libraries: so_far.libraries,
+            notes: self.patch.meta.told(),
+            only_initialises: self.patch.meta.only_initialises(),
             mapped_bytes: 0,
         }
     }

@@ -1,7 +1,7 @@
 //! What an operation says about itself. Field names are the stable keys of the command line's JSON.
 
 use crate::registry::{PatchState, Record};
-use livepatch_patch::{BuildId, RunAddr, Selection};
+use livepatch_patch::{BuildId, Note, RunAddr, Selection};
 use serde::{Deserialize, Serialize, Serializer};
 use std::time::{Duration, Instant};
 
@@ -186,6 +186,10 @@ pub struct ApplyReport {
     pub repaired: Option<String>,
     /// Libraries that the patch needed and the program did not, by soname: loaded for it, or, if only checked, to be loaded.
     pub libraries: Vec<String>,
+    /// What is worth knowing about the patch.
+    pub notes: Vec<Note>,
+    /// All that the patch changes only computes values that are kept once they are there: it has no effect where they are.
+    pub only_initialises: bool,
     /// Resident memory that the patch adds, in bytes (mapped parts).
     pub mapped_bytes: u64,
 }

@@ -7,6 +7,8 @@
 mod describe;
 mod knowledge;
 mod libraries;
+mod lost;
+mod notes;
 mod origin;
 mod trial;
 
@@ -21,9 +23,9 @@ use crate::objects::Inputs;
 use crate::source::{Change, SourceDiff};
 use crate::timing::timed;
 use crate::units;
-use livepatch_patch::{ContainerError, NewItemKind, Patch, Reason};
+use livepatch_patch::{ContainerError, Patch, Reason};
 use serde::Serialize;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 /// What the caller decides.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +69,8 @@ pub struct CreateReport {
     pub patch_bytes: usize,
     /// Identity of the patch file.
     pub id: Option<String>,
+    /// All that the patch changes only computes values that are kept once they are there: it has no effect where they are.
+    pub only_initialises: bool,
 }
 
 /// The answer.
@@ -149,8 +153,8 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     diff.renew_call_sites(&mut variables);
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
-    report.findings.extend(lost(&diff));
-    report.findings.extend(numbered(&diff, &variables, &functions));
+    report.findings.extend(lost::functions(&diff));
+    report.findings.extend(lost::doubtful(&diff, &variables, &functions));
     if diff.changed.is_empty() {
         return Ok(without_code(report, &diff));
     }
@@ -169,11 +173,11 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     let judged = timed("guard", || judge(old, new, &diff, &emitted))?;
     let build = describe::Builds { old, new, source: &source };
     let findings = &mut report.findings;
-    let meta = timed("describe", || describe::meta(&build, options, &diff, &emitted, &judged, findings))?;
-    report.findings.extend(judged.findings);
-    report.findings.extend(lost_variables(&diff, &emitted));
-    report.findings.extend(kept_values(&diff));
+    let mut meta = timed("describe", || describe::meta(&build, options, &diff, &emitted, &judged, findings))?;
+    report.findings.extend(judged.findings.iter().cloned());
+    report.findings.extend(lost::variables(&diff, &emitted));
     report.findings.extend(libraries::findings(&meta.libraries));
+    notes::add(&build, (&diff, &emitted), &judged, &mut meta, &mut report)?;
     report.findings = leading(report.findings);
     report.functions = describe::functions(&meta, &emitted);
     if report.findings.iter().any(|finding| finding.severity == Severity::Refusal) {
@@ -206,53 +210,9 @@ fn without_code(mut report: CreateReport, diff: &Diff<'_>) -> Outcome {
     if let Some((_, new)) = diff.initialisers.first() {
         let name = guard::demangle(emit::name_of(&diff.new, *new));
         report.findings.push(Finding::new(&rules::only_values::RULE, name));
-        report.findings.extend(kept_values(diff));
+        report.findings.extend(notes::kept_values(diff));
     }
     Outcome::Refused(report)
-}
-
-/// Variables that the patch would bring in although the image has one of that path, which the new program lacks: their
-/// symbol changed, as it does with their type, and the running value would be lost.
-fn lost_variables(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Finding> {
-    let brought: Vec<_> = emitted
-        .brought
-        .iter()
-        .filter(|item| item.kind != NewItemKind::Function)
-        .map(|item| guard::demangle(emit::name_of(&diff.new, item.at)))
-        .collect();
-    if brought.is_empty() {
-        return Vec::new();
-    }
-    let is_gone = |name: &str| diff.new.image.symbols(name).is_empty();
-    let variables = diff.old.image.all_symbols().filter(|(_, list)| list.iter().any(|symbol| !symbol.code));
-    let gone: HashSet<_> =
-        variables.filter(|(name, _)| is_gone(name)).map(|(name, _)| guard::demangle(name)).collect();
-    let lost = brought.into_iter().filter(|path| gone.contains(path));
-    lost.map(|path| Finding::new(&rules::static_type::RULE, path)).collect()
-}
-
-/// Functions that would go on to run although they mean something else now.
-fn lost(diff: &Diff<'_>) -> Vec<Finding> {
-    let name = |at: &diff::program::At| guard::demangle(emit::name_of(&diff.old, *at));
-    diff.lost().iter().map(|at| Finding::new(&rules::lost::RULE, name(at))).collect()
-}
-
-/// Items of one name in one function, of which it is not known which continues which.
-fn numbered(
-    diff: &Diff<'_>,
-    variables: &[diff::program::At],
-    functions: &[diff::program::At],
-) -> Vec<Finding> {
-    let variables = variables.iter().map(|at| emit::name_of(&diff.new, *at));
-    let functions = functions.iter().map(|at| emit::name_of(&diff.old, *at));
-    let paths: BTreeSet<String> = variables.chain(functions).map(guard::demangle).collect();
-    paths.into_iter().map(|path| Finding::new(&rules::numbered::RULE, path)).collect()
-}
-
-fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {
-    let name =
-        |(_, new): &(diff::program::At, diff::program::At)| guard::demangle(emit::name_of(&diff.new, *new));
-    diff.initialisers.iter().map(|pair| Finding::new(&rules::value_kept::RULE, name(pair))).collect()
 }
 
 /// What the comparison alone rules out.

@@ -2,7 +2,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Outcome, bytes, count};
-use livepatch_patch::{ContainerError, Digest, NewItemKind, Patch, Place, Reason, SectionKind};
+use livepatch_patch::{ContainerError, Digest, NewItemKind, Note, Patch, Place, Reason, SectionKind};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,26 @@ pub fn reason(reason: &Reason) -> String {
     }
 }
 
+/// What is said of a patch that changes nothing else than how values are computed that are kept.
+pub(crate) const ONLY_INITIALISES: &str = "attention: all that this patch changes computes values that are kept once they are there; \
+    it has an effect only where such a value is not there yet";
+
+/// Notes for people, in the shape of the compiler's own; reason and way out once for those that have them in common.
+pub(crate) fn notes_text(notes: &[Note]) -> Vec<String> {
+    let is_same = |a: &Note, b: &Note| (&a.code, &a.reason, &a.help) == (&b.code, &b.reason, &b.help);
+    let mut lines = Vec::new();
+    for alike in notes.chunk_by(is_same) {
+        for note in alike {
+            lines.push(format!("note[{}]: {}", note.code, note.title));
+            lines.extend(note.place.as_ref().map(|place| format!("  --> {place}")));
+        }
+        lines.extend(
+            alike.first().map(|note| format!("   = reason: {}\n   = help: {}", note.reason, note.help)),
+        );
+    }
+    lines
+}
+
 fn describe(file: &PatchFile) -> Value {
     let patch = &file.patch;
     let meta = &patch.meta;
@@ -94,6 +114,8 @@ fn describe(file: &PatchFile) -> Value {
             "name": section.name, "kind": kind(section.kind), "size": section.size, "relocations": section.relocs.len(),
         })).collect::<Vec<_>>(),
         "libraries": meta.libraries,
+        "notes": meta.told(),
+        "only_initialises": meta.only_initialises(),
         "imports": imports(patch).collect::<Vec<_>>(),
     })
 }
@@ -162,6 +184,12 @@ fn text(file: &PatchFile) -> String {
     }
     if let Some(reason) = &meta.indivisible {
         let _ = writeln!(text, "\ncan only be applied as a whole: {reason}");
+    }
+    if !meta.notes.is_empty() {
+        let _ = writeln!(text, "\n{}", notes_text(&meta.notes).join("\n"));
+    }
+    if meta.only_initialises() {
+        let _ = writeln!(text, "\n{ONLY_INITIALISES}");
     }
     text.truncate(text.trim_end().len());
     text

@@ -57,6 +57,29 @@ pub struct Meta {
     /// Why no part of the patch can be applied by itself, if that is so whatever the part.
     #[serde(default)]
     pub indivisible: Option<String>,
+    /// What is worth knowing for whoever applies it.
+    #[serde(default)]
+    pub notes: Vec<Note>,
+}
+
+/// Something about a patch that is no obstacle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Code of its rule, such as `LP0111`.
+    pub code: String,
+    /// What it says, in one line.
+    pub title: String,
+    /// Source path of what it is about.
+    pub item: String,
+    /// `file:line` of the item in the new source, if known.
+    pub place: Option<String>,
+    /// Why it is so.
+    pub reason: String,
+    /// What can be done.
+    pub help: String,
+    /// In a patch the functions ([`Meta::redirects`]) that it is about; none if it is about whatever is chosen of the patch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub functions: Vec<u32>,
 }
 
 /// The image that a patch fits.
@@ -117,6 +140,22 @@ pub struct Redirect {
     /// What a selection has to know about it. A function without it can only be applied with all others.
     #[serde(default)]
     pub origin: Option<Origin>,
+    /// All that changed in it only computes values that are kept once they are there.
+    #[serde(default)]
+    pub initialises: bool,
+}
+
+impl Meta {
+    /// Whether all that the patch changes only computes values that are kept once they are there: it has no effect where
+    /// they are.
+    pub fn only_initialises(&self) -> bool {
+        !self.redirects.is_empty() && self.redirects.iter().all(|redirect| redirect.initialises)
+    }
+
+    /// The notes as reports have them: without numbers of functions.
+    pub fn told(&self) -> Vec<Note> {
+        self.notes.iter().map(|note| Note { functions: Vec::new(), ..note.clone() }).collect()
+    }
 }
 
 /// Where a replaced function comes from.

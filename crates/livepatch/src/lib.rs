@@ -65,7 +65,7 @@ mod spawn;
 
 pub use error::{Error, HelperError, ThreadInside};
 pub use livepatch_apply::{Part, Policy, Selection};
-pub use livepatch_patch::RunAddr;
+pub use livepatch_patch::{Note, RunAddr};
 pub use options::Options;
 pub use report::{Call, Function, Holds, Patch, PatchState, Report, RollbackReport, Status};
 

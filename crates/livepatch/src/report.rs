@@ -1,7 +1,7 @@
 //! What an operation did: the command line's JSON, as Rust types.
 
 use livepatch_apply::{Policy, Selection};
-use livepatch_patch::RunAddr;
+use livepatch_patch::{Note, RunAddr};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::time::Duration;
@@ -123,6 +123,12 @@ pub struct Report {
     /// Libraries that the patch needed and the program did not, by soname: loaded for it, or, if only checked, to be loaded.
     #[serde(default)]
     pub libraries: Vec<String>,
+    /// What is worth knowing about the patch.
+    #[serde(default)]
+    pub notes: Vec<Note>,
+    /// All that the patch changes only computes values that are kept once they are there: it has no effect where they are.
+    #[serde(default)]
+    pub only_initialises: bool,
     /// Resident memory that the patch adds, in bytes.
     pub mapped_bytes: u64,
     /// What surrounds it.

@@ -112,6 +112,7 @@ impl Program {
                     constants: Vec::new(),
                     libraries: Vec::new(),
                     indivisible: None,
+                    notes: Vec::new(),
                 },
                 sections: Vec::new(),
                 symbols: Vec::new(),
@@ -175,6 +176,7 @@ impl PatchMaker {
             reason: Reason::Changed,
             place: None,
             origin: None,
+            initialises: false,
         });
         self
     }

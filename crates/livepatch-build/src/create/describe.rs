@@ -152,6 +152,7 @@ pub(super) fn meta(
             place: info.and_then(|info| info.place.as_ref()).map(ToString::to_string),
             path,
             origin: Some(origin),
+            initialises: false,
         });
     }
     let manifest = &builds.old.manifest;
@@ -166,6 +167,7 @@ pub(super) fn meta(
         constants: origin::constants(diff, emitted),
         libraries: libraries::needed(diff, emitted),
         indivisible: origin::indivisible(builds),
+        notes: Vec::new(),
     })
 }
 

@@ -2,7 +2,8 @@
 
 use super::pair::ByName;
 use super::program::{At, Program};
-use super::uses::Uses;
+use super::uses::{Uses, held};
+use crate::objects::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The references of one build's raw code.
@@ -17,9 +18,13 @@ pub(super) struct Graph {
 
 #[derive(Debug, Default)]
 pub(super) struct Node {
-    calls: Vec<(String, usize)>,
-    others: Vec<(String, usize)>,
+    pub calls: Vec<(String, usize)>,
+    pub others: Vec<(String, usize)>,
     indirect: usize,
+    /// What it is, if its sections agree.
+    pub kind: Option<Kind>,
+    /// Of data, what is referred to at which offset.
+    pub fields: Vec<(u64, String)>,
 }
 
 impl Graph {
@@ -33,7 +38,16 @@ impl Graph {
             }
             let owned =
                 |uses: HashMap<&str, usize>| uses.into_iter().map(|(n, c)| (n.to_owned(), c)).collect();
-            let node = Node { calls: owned(all.calls), others: owned(all.others), indirect: all.indirect };
+            let kinds: HashSet<Kind> = sections.iter().map(|at| program.section(*at).kind).collect();
+            let data = sections.iter().filter(|at| program.section(**at).kind != Kind::Text);
+            let fields = data.flat_map(|at| held(program, *at)).map(|(at, name)| (at, name.to_owned()));
+            let node = Node {
+                calls: owned(all.calls),
+                others: owned(all.others),
+                indirect: all.indirect,
+                kind: kinds.iter().next().copied().filter(|_| kinds.len() == 1),
+                fields: fields.collect(),
+            };
             nodes.insert((*name).to_owned(), node);
         }
         let called =
@@ -149,7 +163,7 @@ mod tests {
 
     fn node(calls: &[&str], others: &[&str], indirect: usize) -> Node {
         let counted = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1)).collect();
-        Node { calls: counted(calls), others: counted(others), indirect }
+        Node { calls: counted(calls), others: counted(others), indirect, ..Node::default() }
     }
 
     /// `own` calls the function in `slot` and makes known a table that leads to what changed.

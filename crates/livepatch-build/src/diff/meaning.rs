@@ -38,15 +38,17 @@ use std::collections::{HashMap, HashSet};
 #[derive(Debug)]
 pub struct Meaning {
     /// Names, those of the old build where both have it.
-    changed: HashSet<String>,
+    pub(super) changed: HashSet<String>,
     /// Names of which only numbers in the code moved, which may be lines.
     shifted: HashMap<String, Shift>,
     /// What the new build has in addition, see [`rename::base`].
     added: HashSet<String>,
     /// New names of what the old build has under another one.
     aliases: HashMap<String, String>,
-    old: Graph,
-    new: Graph,
+    /// Those new names by the old ones.
+    pub(super) renamed: HashMap<String, String>,
+    pub(super) old: Graph,
+    pub(super) new: Graph,
 }
 
 impl Meaning {
@@ -65,7 +67,9 @@ impl Meaning {
         let mut is = Program::unplaced(new.1, &none, parse(&new_bytes)?);
         let old_names = by_name(&was, |_| true);
         let aliases = rename::by_order(&old_names, &by_name(&is, |_| true));
-        let owned = aliases.iter().map(|(new, old)| ((*new).to_owned(), (*old).to_owned())).collect();
+        let owned: HashMap<String, String> =
+            aliases.iter().map(|(new, old)| ((*new).to_owned(), (*old).to_owned())).collect();
+        let renamed = owned.iter().map(|(new, old)| (old.clone(), new.clone())).collect();
         is.set_aliases(aliases);
         let new_names = by_name(&is, |_| true);
         let Differences { changed, shifted } = differences((&was, &old_names), (&is, &new_names));
@@ -83,7 +87,7 @@ impl Meaning {
         let (old, new) = rayon::join(|| graph(&was, &old_names), || graph(&is, &new_names));
         let added = new_names.keys().filter(|name| !old_names.contains_key(*name));
         let added = added.filter_map(|name| rename::base(name)).collect();
-        Ok(Some(Self { changed, shifted, added, aliases: owned, old, new }))
+        Ok(Some(Self { changed, shifted, added, aliases: owned, renamed, old, new }))
     }
 
     /// Takes functions for unchanged that differ in line numbers only.
@@ -102,7 +106,7 @@ impl Meaning {
     }
 
     /// The name that this symbol of either build goes by.
-    pub(super) fn key<'s>(&'s self, symbol: &'s str) -> &'s str {
+    pub(crate) fn key<'s>(&'s self, symbol: &'s str) -> &'s str {
         let name = normalise(symbol);
         self.aliases.get(name).map_or(name, String::as_str)
     }

@@ -16,6 +16,7 @@ mod lost;
 mod meaning;
 pub mod names;
 mod numbered;
+pub(crate) mod once;
 mod pair;
 pub mod program;
 pub(crate) mod rename;

@@ -81,6 +81,22 @@ impl<'a> Uses<'a> {
     }
 }
 
+/// What data refers to, with the offset of the reference in it.
+pub(super) fn held<'a>(program: &Program<'a>, at: At) -> Vec<(u64, &'a str)> {
+    let mut held = Vec::new();
+    for reloc in &program.section(at).relocs {
+        match reference(program, at.unit, reloc) {
+            Ref::Named { name, .. } => held.push((reloc.offset, name)),
+            Ref::Constant { at: constant, .. } => {
+                let mut uses = Uses::default();
+                uses.through(program, at, constant, &mut HashSet::from([at]));
+                held.extend(uses.others.into_keys().map(|name| (reloc.offset, name)));
+            }
+        }
+    }
+    held
+}
+
 /// Calls and tail calls through registers and memory, but for those through an entry of the global offset table, which
 /// are direct. Jumps through a register or an indexed table are those of a `match`.
 fn indirect_calls(section: &Section<'_>) -> usize {

@@ -3,8 +3,10 @@
 //! Units are opened with their root entry only; the tree of a unit is built when something in it is asked for.
 
 use super::elf::ImageFile;
+use super::impls::Renumbered;
 use super::report::GuardError;
 use crate::findings::Place;
+use crate::source::is_foreign;
 use gimli::{
     AttributeValue, DebuggingInformationEntry, Dwarf, DwarfSections, EndianSlice, LittleEndian, Unit,
     UnitOffset, constants as c,
@@ -54,6 +56,8 @@ pub(super) struct Debug<'a> {
     pub(super) units: Vec<UnitInfo<'a>>,
     /// Address ranges (start, end, unit), by start.
     ranges: Vec<(u64, u64, usize)>,
+    /// Impl blocks whose names are read with other numbers.
+    pub(super) renumbered: Renumbered,
 }
 
 /// Reads and decompresses the debug sections of an image.
@@ -86,7 +90,7 @@ impl<'a> Debug<'a> {
             opened.push(unit);
         }
         ranges.sort_unstable();
-        Ok(Self { dwarf, units: opened, ranges })
+        Ok(Self { dwarf, units: opened, ranges, renumbered: Renumbered::default() })
     }
 
     /// Index of the unit that holds an entry.
@@ -134,7 +138,8 @@ impl<'a> Debug<'a> {
 
     /// The `DW_AT_name` of an entry itself.
     pub(super) fn name(&self, id: DieId, entry: &Entry<'a>) -> gimli::Result<Option<Cow<'a, str>>> {
-        self.string(id, entry.attr_value(c::DW_AT_name))
+        let name = self.string(id, entry.attr_value(c::DW_AT_name))?;
+        Ok(name.map(|name| self.renumbered.text(name)))
     }
 
     /// An attribute of an entry or of the one that it completes (abstract origin, then specification), with the entry
@@ -194,10 +199,14 @@ impl<'a> Debug<'a> {
         if name.starts_with('/') {
             return Some(name);
         }
-        // Directory 0 is where the compiler ran: a path relative to it is what a person expects to read.
-        match (file.directory_index(), file.directory(header).and_then(text)) {
-            (0, _) | (_, None) => Some(name),
-            (_, Some(directory)) => Some(format!("{directory}/{name}")),
+        // Directory 0 is where the compiler ran: a path relative to it is what a person expects to read, except of code that is
+        // nobody's to change.
+        let directory = file.directory(header).and_then(text).filter(|_| file.directory_index() != 0);
+        let path = directory.map_or(name.clone(), |directory| format!("{directory}/{name}"));
+        let ran_in = unit.comp_dir.map(|directory| directory.to_string_lossy().into_owned());
+        match ran_in.filter(|ran_in| !path.starts_with('/') && is_foreign(&format!("{ran_in}/"))) {
+            Some(ran_in) => Some(format!("{ran_in}/{path}")),
+            None => Some(path),
         }
     }
 
@@ -246,11 +255,12 @@ impl<'a> Debug<'a> {
             if is_scope(tag) {
                 let declared = self.origins(parent)?;
                 let (owner, entry) = declared.last().expect("an entry is its own origin");
-                names.push(self.name(*owner, entry)?.unwrap_or(Cow::Borrowed("{unnamed}")).into_owned());
+                names.push(self.name(*owner, entry)?.unwrap_or(Cow::Borrowed("{unnamed}")));
             }
             at = parent;
         }
         names.reverse();
+        self.renumbered.segments(&mut names);
         Ok(names.join("::"))
     }
 

@@ -7,11 +7,13 @@
 //! |---|---|
 //! | open both images, each unit by its root entry only | `elf.rs`, `dwarf.rs` |
 //! | find the changed functions by address; their signatures, what they handle, what they call | `function.rs`, `calls.rs` |
+//! | read the new image with the old numbers of impl blocks | `impls.rs` |
 //! | one pass over all units for variables by place, vtables and closures | `scan.rs`, `vtable.rs` |
 //! | walk the types that can be reached; reduce each to comparable facts | `graph.rs`, `types.rs` |
 //! | compare | `check/` |
 //! | tell what a change of the program cannot alter | `fixed.rs` |
 //! | allow changed closures that live in frames only | `escape.rs`, `references.rs` |
+//! | recognise what computes values that are kept | `once.rs` |
 //!
 //! What it cannot see: the meaning of data. A field that keeps its name, type and place but is used otherwise passes. Nor
 //! can it see that a closure was replaced by another one of the same number and captures.
@@ -26,12 +28,15 @@ mod fixed;
 mod function;
 mod graph;
 mod impl_scope;
+mod impls;
 mod inline;
 mod input;
 mod names;
+mod once;
 mod references;
 mod report;
 mod scan;
+mod shape;
 mod side;
 mod types;
 mod vtable;
@@ -40,10 +45,12 @@ pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
 pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
 pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SharedStatic, StaticPlace};
+pub use once::{initialised_once, is_of_once_state};
 pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, StaticInfo};
 
 use crate::findings::{Finding, leading};
 use elf::ImageFile;
+use impls::Renumbered;
 use livepatch_patch::Digest;
 use side::{Image, Loaded, Query, Side, Variable, analyse};
 use std::path::Path;
@@ -59,7 +66,9 @@ pub fn check(input: &GuardInput<'_>) -> Result<GuardReport, GuardError> {
     let (old_loaded, new_loaded) = rayon::join(|| Loaded::new(&old_file), || Loaded::new(&new_file));
     let (old_loaded, new_loaded) = (old_loaded?, new_loaded?);
     let (old, new) = rayon::join(|| Image::open(&old_loaded), || Image::open(&new_loaded));
-    let (old, new) = (old?, new?);
+    let (old, mut new) = (old?, new?);
+    new.debug.renumbered =
+        Renumbered::between(&old.debug, &new.debug, input.renamed).map_err(|source| new.damaged(source))?;
     let (old_query, new_query) = queries(input);
     let (old_side, new_side) = rayon::join(|| analyse(&old, &old_query), || analyse(&new, &new_query));
     let old_side = old_side.map_err(|source| old.damaged(source))?;

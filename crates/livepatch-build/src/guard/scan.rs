@@ -2,6 +2,7 @@
 //! closures of some functions, and types by name.
 
 use super::dwarf::{Debug, DieId, Slice, UnitInfo, Value, is_scope};
+use super::impls::{self, Blocks, Inside};
 use super::input::StaticPlace;
 use gimli::{AttributeValue, EntriesRaw, Section, constants as c};
 use livepatch_patch::LinkAddr;
@@ -15,6 +16,10 @@ pub(super) struct Wanted {
     pub(super) statics: HashSet<StaticPlace>,
     /// Closures and async blocks directly inside these paths.
     pub(super) parents: HashSet<String>,
+    /// Variables with these symbols.
+    pub(super) symbols: HashSet<String>,
+    /// Impl blocks of these crates.
+    pub(super) blocks_of: HashSet<String>,
     /// Types with these last names.
     pub(super) types: HashSet<String>,
     /// All vtables.
@@ -26,10 +31,13 @@ pub(super) struct Wanted {
 pub(super) struct Found {
     /// Several entries may name one place (variables without size).
     pub(super) statics: BTreeMap<StaticPlace, Vec<DieId>>,
+    /// Symbols and entries of the variables that are wanted by their symbol.
+    pub(super) variables: Vec<(String, DieId)>,
     /// Parent and labels such as `closure#0`.
     pub(super) closures: BTreeMap<String, BTreeSet<String>>,
     /// Parent, label and type of the same closures.
     pub(super) closure_types: Vec<(String, String, DieId)>,
+    pub(super) blocks: Blocks,
     pub(super) types: Vec<DieId>,
     pub(super) vtables: Vec<DieId>,
     /// Crates (as far as unit names tell) of which some unit describes types.
@@ -49,6 +57,10 @@ impl Found {
     fn merge(mut self, other: Self) -> Self {
         for (place, ids) in other.statics {
             self.statics.entry(place).or_default().extend(ids);
+        }
+        self.variables.extend(other.variables);
+        for (block, functions) in other.blocks {
+            self.blocks.entry(block).or_default().extend(functions);
         }
         for (parent, labels) in other.closures {
             self.closures.entry(parent).or_default().extend(labels);
@@ -79,6 +91,7 @@ struct UnitScan<'s, 'd, 'a> {
 #[derive(Default)]
 struct Attributes<'a> {
     name: Option<Value<'a>>,
+    symbol: Option<Value<'a>>,
     location: Option<Value<'a>>,
 }
 
@@ -125,10 +138,19 @@ impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
             {
                 self.found.vtables.push(id);
             }
+            if !self.wanted.symbols.is_empty() {
+                let symbol = self.text(found.symbol).map(String::from_utf8_lossy);
+                if let Some(symbol) = symbol.filter(|symbol| self.wanted.symbols.contains(symbol.as_ref())) {
+                    self.found.variables.push((symbol.into_owned(), id));
+                }
+            }
             if let Some(place) = found.location.and_then(|location| self.place(location)) {
                 self.found.statics.entry(place).or_default().push(id);
             }
             return Ok(());
+        }
+        if !self.wanted.blocks_of.is_empty() {
+            self.block(found);
         }
         let closures = !self.wanted.parents.is_empty() && self.begins_with_brace(found.name);
         if !closures && self.wanted.types.is_empty() {
@@ -146,7 +168,7 @@ impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
         }
         let is_type = !matches!(tag, c::DW_TAG_namespace | c::DW_TAG_subprogram);
         if is_type && !self.wanted.types.is_empty() {
-            let name = String::from_utf8_lossy(name);
+            let name = self.debug.renumbered.text(String::from_utf8_lossy(name));
             if self.wanted.types.contains(name.as_ref()) {
                 self.found.types.push(id);
             }
@@ -168,12 +190,30 @@ impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
         }
     }
 
+    /// Notes the impl block that an entry is or stands in, and what function it is.
+    fn block(&mut self, found: &Attributes<'a>) {
+        let text = |value| self.text(value).map(String::from_utf8_lossy);
+        let Some(own) = text(found.name) else { return };
+        let first = self.scopes.first().and_then(|(_, name)| text(*name));
+        if !first.is_some_and(|first| self.wanted.blocks_of.contains(first.as_ref())) {
+            return;
+        }
+        let names: Vec<_> = self.scopes.iter().filter_map(|(_, name)| text(*name)).chain([own]).collect();
+        let at = names.iter().position(|name| name.starts_with("{impl#"));
+        let Some((at, number)) = at.and_then(|at| Some((at, impls::number(&names[at])?))) else { return };
+        let inside = names[at + 1..].iter().map(|name| name.clone().into_owned()).collect();
+        let function = text(found.symbol).map(|symbol| Inside { names: inside, symbol: symbol.into_owned() });
+        let module = names[..at].join("::");
+        self.found.blocks.entry((module, number)).or_default().extend(function);
+    }
+
     fn scope(&self) -> String {
-        let names: Vec<_> = self
+        let mut names: Vec<_> = self
             .scopes
             .iter()
             .map(|(_, name)| self.text(*name).map_or("{unnamed}".into(), String::from_utf8_lossy))
             .collect();
+        self.debug.renumbered.segments(&mut names);
         names.join("::")
     }
 
@@ -218,6 +258,7 @@ fn read<'a>(
     for spec in specs {
         let attribute = entries.read_attribute(*spec)?;
         match attribute.name() {
+            c::DW_AT_linkage_name => found.symbol = Some(attribute.value()),
             c::DW_AT_name => found.name = Some(attribute.value()),
             c::DW_AT_location => found.location = Some(attribute.value()),
             _ => {}

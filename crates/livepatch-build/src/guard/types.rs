@@ -98,7 +98,7 @@ impl<'d, 'a> Types<'d, 'a> {
             .collect()
     }
 
-    fn counts(&self, id: DieId) -> gimli::Result<Vec<String>> {
+    pub(super) fn counts(&self, id: DieId) -> gimli::Result<Vec<String>> {
         let mut counts = Vec::new();
         for (child, tag) in self.debug.children(id)? {
             if tag == c::DW_TAG_subrange_type {
@@ -241,7 +241,7 @@ pub(super) fn differences(old: &Facts, new: &Facts) -> Vec<Change> {
     changes
 }
 
-fn number(entry: &Entry<'_>, at: gimli::DwAt) -> Option<u64> {
+pub(super) fn number(entry: &Entry<'_>, at: gimli::DwAt) -> Option<u64> {
     match entry.attr_value(at)? {
         AttributeValue::Sdata(value) => u64::try_from(value).ok(),
         value => value.udata_value(),

@@ -127,6 +127,9 @@ fn text(made: &Made) -> String {
         let place = function.place.as_ref().map_or_else(String::new, |place| format!(" at {place}"));
         lines.push(format!("  {} ({}){place}", function.path, function.reason));
     }
+    if report.only_initialises {
+        lines.push(crate::inspect::ONLY_INITIALISES.to_owned());
+    }
     lines.join("\n")
 }
 

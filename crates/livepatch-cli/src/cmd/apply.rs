@@ -54,6 +54,10 @@ pub(crate) fn text(report: &ApplyReport) -> String {
         let verb = if report.dry_run { "needs" } else { "brought" };
         lines.push(format!("{verb} {}", report.libraries.join(", ")));
     }
+    lines.extend(inspect::notes_text(&report.notes));
+    if report.only_initialises {
+        lines.push(inspect::ONLY_INITIALISES.to_owned());
+    }
     let applied = report.patches.iter().filter(|patch| patch.state == PatchState::Applied);
     lines.extend(applied.map(patch_text));
     lines.join("\n")

@@ -51,6 +51,7 @@ pub(crate) fn sample() -> Patch {
                     holds: vec![ItemName::new("webapp::vat", Hints::default())],
                     tied: vec![0],
                 }),
+                initialises: false,
             }],
             new_items: vec![NewItem {
                 path: "webapp::NEW".into(),
@@ -61,6 +62,15 @@ pub(crate) fn sample() -> Patch {
             constants: Vec::new(),
             libraries: vec!["libm.so.6".into()],
             indivisible: None,
+            notes: vec![Note {
+                code: "LP0111".into(),
+                title: "kept".into(),
+                item: "webapp::VAT".into(),
+                place: Some("src/main.rs:9".into()),
+                reason: "computed once".into(),
+                help: "restart".into(),
+                functions: vec![0],
+            }],
         },
         sections: vec![
             section(
@@ -105,10 +115,11 @@ fn round_trip() {
 fn files_from_before_a_field_was_there_are_read() {
     let mut patch = sample();
     let json = serde_json::to_value(&patch.meta).unwrap();
-    let fields = ["libraries", "constants", "indivisible"];
+    let fields = ["libraries", "constants", "indivisible", "notes"];
     let old = json.as_object().unwrap().iter().filter(|(key, _)| !fields.contains(&key.as_str()));
     let old: serde_json::Map<_, _> = old.map(|(key, value)| (key.clone(), value.clone())).collect();
     patch.meta.libraries.clear();
+    patch.meta.notes.clear();
     assert_eq!(serde_json::from_value::<Meta>(old.into()).unwrap(), patch.meta);
 }
 
@@ -191,6 +202,7 @@ fn broken_rules_are_named() {
         (|p| p.meta.redirects[0].symbol = SymbolId(1), "not in a code section"),
         (|p| p.meta.redirects[0].room = 4, "no room"),
         (|p| p.meta.redirects.push(p.meta.redirects[0].clone()), "overlaps"),
+        (|p| p.meta.notes[0].functions = vec![1], "a note about"),
         (|p| p.meta.new_items[0].symbol = SymbolId(0), "listed as new"),
         (|p| p.meta.libraries[0] = "/tmp/libm.so.6".into(), "not a plain name"),
         (|p| p.meta.libraries[0].clear(), "not a plain name"),

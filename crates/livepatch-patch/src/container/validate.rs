@@ -37,6 +37,9 @@ pub enum Invalid {
         /// The rule.
         what: &'static str,
     },
+    /// A note is about a function that is not there.
+    #[error("a note about a function that is not in the patch")]
+    Note,
     /// Too many of something.
     #[error("more than {0}")]
     TooMany(&'static str),
@@ -84,6 +87,10 @@ pub(super) fn check(patch: &Patch) -> Result<(), Invalid> {
             let what = "is listed as a constant but defined elsewhere";
             return Err(Invalid::Symbol { symbol: constant.path.clone(), what });
         }
+    }
+    let about = patch.meta.notes.iter().flat_map(|note| &note.functions);
+    if about.max().is_some_and(|last| *last as usize >= patch.meta.redirects.len()) {
+        return Err(Invalid::Note);
     }
     Ok(())
 }

@@ -65,6 +65,11 @@ pub(super) fn extract(patch: &Patch, kept: &Kept) -> Result<Patch, &'static str>
             *tied = tied.iter().filter_map(|at| positions.get(at).copied()).collect();
         }
     }
+    meta.notes.retain_mut(|note| {
+        let is_general = note.functions.is_empty();
+        note.functions = note.functions.iter().filter_map(|at| positions.get(at).copied()).collect();
+        is_general || !note.functions.is_empty()
+    });
     meta.new_items.retain_mut(|item| renumber(&mut item.symbol, &new_symbols));
     meta.constants.retain_mut(|constant| renumber(&mut constant.symbol, &new_symbols));
     Ok(Patch { meta, sections, symbols })

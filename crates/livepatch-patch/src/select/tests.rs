@@ -36,6 +36,7 @@ impl Maker {
                 reason: Reason::Changed,
                 place: None,
                 origin: Some(Origin { holds: vec![item.clone()], item, tied: vec![] }),
+                initialises: false,
             });
         }
         maker
@@ -200,6 +201,21 @@ fn functions_bring_their_closures() {
 fn parts_add_up() {
     let selection = Selection::new().module("bench::t2").function("bench::t::run").type_("bench::t::Plain");
     assert_eq!(all_kinds().kept(selection).len(), 4);
+}
+
+#[test]
+fn a_note_goes_with_the_functions_that_it_is_about() {
+    let mut maker = all_kinds();
+    let note = maker.patch.meta.notes[0].clone();
+    let last = maker.patch.meta.redirects.len() as u32 - 1;
+    maker.patch.meta.notes = [vec![], vec![0], vec![0, last], vec![last]]
+        .map(|functions| Note { functions, ..note.clone() })
+        .into();
+    let path = maker.patch.meta.redirects[last as usize].path.clone();
+    let part = extract::extract(&maker.patch, &[last as usize].into()).unwrap();
+    assert_eq!(part.meta.redirects[0].path, path);
+    let about: Vec<_> = part.meta.notes.iter().map(|note| note.functions.as_slice()).collect();
+    assert_eq!(about, [&[][..], &[0], &[0]]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::{Code, Severity};
 pub mod abi;
 pub mod built_otherwise;
 pub mod closure;
+pub mod computed_once;
 pub mod copies;
 pub mod coroutine;
 pub mod distributed_slice;
@@ -72,6 +73,7 @@ pub static ALL: &[&Rule] = &[
     &mixed_thread_locals::RULE,
     &value_kept::RULE,
     &library::RULE,
+    &computed_once::RULE,
 ];
 
 /// The rule with this code.

@@ -16,6 +16,10 @@ This happens with `debug = 0` or `debug = 1` for one package in the profile, wit
 debug information, with functions written in assembly, and where the optimiser merged a function into another one and
 dropped its description.
 
+The standard library comes without descriptions of its types. Its own functions need no patch, except where link-time
+optimisation compiled them anew, together with the program, and it is not known that the change does not reach them (after a
+dependency was bumped, say).
+
 What to do: build with `cargo livepatch build`, and remove `[profile.*.package.*] debug` settings that turn debug
 information off. If the function is in a foreign object file, build that with `-g`.
 "##,

@@ -1,7 +1,8 @@
 //! Signatures and calling conventions of redirected functions, and whether anything is known about them at all.
 
 use crate::findings::{Finding, rules};
-use crate::guard::demangle::{demangle, is_rust, strip_suffix};
+use crate::guard::demangle::{crate_of, demangle, is_rust, strip_suffix};
+use crate::guard::fixed::CRATES;
 use crate::guard::function::{Function, Signature, linkage_name};
 use crate::guard::input::ChangedFunction;
 use crate::guard::side::{Image, Side};
@@ -86,6 +87,12 @@ fn untyped(function: &ChangedFunction, old: (&Side, &Function), new: (&Side, &Fu
                 format!("the {build} describes no types in the crate of `{}`", demangle(&function.symbol));
             finding = finding.change(what, None, None);
         }
+    }
+    let of_library = crate_of(&function.symbol).is_some_and(|name| CRATES.contains(&name.as_str()));
+    if of_library && new.1.crate_key.contains("library/") {
+        finding.help = "the standard library comes without them, and link-time optimisation compiled it anew together with the \
+                        program: make the change smaller, or ship a build without `lto`"
+            .into();
     }
     found.then_some(finding)
 }

@@ -1,0 +1,160 @@
+//! What is no obstacle, but has to be known where the patch is applied.
+
+use super::describe::Builds;
+use super::{CreateError, CreateReport};
+use crate::diff::once::Initialiser;
+use crate::diff::program::At;
+use crate::diff::{Diff, Meaning};
+use crate::emit::{self, Emitted};
+use crate::findings::{Finding, Place, rules};
+use crate::guard::{self, FunctionInfo, GuardReport};
+use crate::source;
+use crate::units::is_in_program;
+use livepatch_patch::{Meta, Note, Redirect};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// Values that stay as they are, in the report and, for whoever applies it, in the patch.
+pub(super) fn add(
+    builds: &Builds<'_>,
+    (diff, emitted): (&Diff<'_>, &Emitted),
+    judged: &GuardReport,
+    meta: &mut Meta,
+    report: &mut CreateReport,
+) -> Result<(), CreateError> {
+    let variables = kept_values(diff).into_iter().map(|finding| (finding, BTreeSet::new()));
+    let computed = computed_once(builds, diff.meaning.as_ref(), emitted, judged, meta)?;
+    for (finding, functions) in variables.chain(computed) {
+        meta.notes.push(note(&finding, functions));
+        report.findings.push(finding);
+    }
+    report.only_initialises = meta.only_initialises();
+    Ok(())
+}
+
+/// Variables that keep their values although the initial ones changed.
+pub(super) fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {
+    let name = |(_, new): &(At, At)| guard::demangle(emit::name_of(&diff.new, *new));
+    diff.initialisers.iter().map(|pair| Finding::new(&rules::value_kept::RULE, name(pair))).collect()
+}
+
+/// A note that goes into the patch, about these of its functions, or about all of it.
+fn note(finding: &Finding, functions: BTreeSet<u32>) -> Note {
+    Note {
+        code: finding.code.to_string(),
+        title: finding.title.clone(),
+        item: finding.item.clone(),
+        place: finding.place.as_ref().map(Place::to_string),
+        reason: finding.reason.clone(),
+        help: finding.help.clone(),
+        functions: functions.into_iter().collect(),
+    }
+}
+
+/// Finds what only takes effect where a value is not there yet, and marks the functions that do nothing else. Each
+/// finding comes with the functions that it is about.
+fn computed_once(
+    builds: &Builds<'_>,
+    meaning: Option<&Meaning>,
+    emitted: &Emitted,
+    judged: &GuardReport,
+    meta: &mut Meta,
+) -> Result<Vec<(Finding, BTreeSet<u32>)>, CreateError> {
+    let Some(meaning) = meaning else { return Ok(Vec::new()) };
+    let lazies = guard::initialised_once(&builds.new.image, &meaning.holders())?;
+    let manifest = &builds.new.manifest;
+    let units = manifest.units.iter().filter(|unit| is_in_program(unit) && unit.local);
+    let local: HashSet<String> = units.map(|unit| unit.crate_name.clone()).collect();
+    let found = meaning.initialisers(&lazies, &local);
+    tracing::debug!(?found, "compute values that are kept");
+    let symbol = |redirect: &Redirect| emitted.symbols[redirect.symbol.0 as usize].name.as_str();
+    let held: Vec<Held<'_>> = meta.redirects.iter().map(|r| Held::of(symbol(r), meaning, judged)).collect();
+    if !builds.source.hides() {
+        let all = meaning.only_initialises(&found);
+        for (redirect, held) in meta.redirects.iter_mut().zip(&held) {
+            redirect.initialises = held.is_clear
+                && match held.changed.is_empty() {
+                    true => all,
+                    false => held.changed.keys().all(|name| found.get(*name).is_some_and(|f| f.only)),
+                };
+        }
+    }
+    Ok(findings(&found, &held, meaning))
+}
+
+/// What of the change is in a replaced function.
+struct Held<'h> {
+    /// Changed functions that it is made of, by name, with path and place.
+    changed: BTreeMap<&'h str, (&'h str, Option<&'h Place>)>,
+    /// Whether that is all that it is made of.
+    is_clear: bool,
+}
+
+impl<'h> Held<'h> {
+    fn of(symbol: &'h str, meaning: &'h Meaning, judged: &'h GuardReport) -> Self {
+        let mut held = Self { changed: BTreeMap::new(), is_clear: false };
+        let Some(info) = judged.functions.iter().find(|info| info.symbol == symbol) else { return held };
+        held.is_clear = info.inlined.iter().all(|inlined| inlined.symbol.is_some());
+        for (symbol, path, place) in parts(info) {
+            if meaning.is_changed(symbol) {
+                held.changed.insert(meaning.key(symbol), (path, place));
+            }
+        }
+        held
+    }
+}
+
+fn parts(info: &FunctionInfo) -> impl Iterator<Item = (&str, &str, Option<&Place>)> {
+    let own = (info.symbol.as_str(), info.path.as_str(), info.place.as_ref());
+    let inlined =
+        info.inlined.iter().filter_map(|f| Some((f.symbol.as_deref()?, &*f.path, f.place.as_ref())));
+    inlined.chain([own])
+}
+
+/// Path of a function, and that of the variable that keeps what it computes.
+type Computed = (String, Option<String>);
+
+/// One finding for each function in the source and each variable that keeps what it computes.
+fn findings(
+    found: &BTreeMap<String, Initialiser>,
+    held: &[Held<'_>],
+    meaning: &Meaning,
+) -> Vec<(Finding, BTreeSet<u32>)> {
+    let mut all: BTreeMap<Computed, (Option<Place>, BTreeSet<u32>)> = BTreeMap::new();
+    for (name, initialiser) in found {
+        let holders =
+            || held.iter().enumerate().filter_map(|(at, held)| Some((at, held.changed.get(&**name)?)));
+        // The place of what a macro made is in the macro.
+        let own = |place: &&Place| !source::is_foreign(&place.file);
+        let described =
+            holders().next().map(|(_, (path, place))| ((*path).to_owned(), place.filter(own).cloned()));
+        let (path, place) = described.unwrap_or_else(|| (guard::demangle(meaning.new_name(name)), None));
+        let keeper = initialiser.keeper.as_deref().map(guard::demangle);
+        let entry = all.entry((of_macro(&path).to_owned(), keeper)).or_insert((place, BTreeSet::new()));
+        entry.1.extend(holders().map(|(at, _)| at as u32));
+    }
+    let finding = |((path, keeper), (place, functions)): (Computed, (Option<Place>, _))| {
+        let mut finding = Finding::new(&rules::computed_once::RULE, path).at(place);
+        if let Some(keeper) = keeper {
+            finding.title.push_str(&format!(" in `{keeper}`"));
+        }
+        (finding, functions)
+    };
+    all.into_iter().map(finding).collect()
+}
+
+/// A path without the name that a macro (`thread_local!`, `lazy_static!`) gave to a function.
+fn of_macro(path: &str) -> &str {
+    path.rsplit_once("::__").filter(|(_, name)| !name.contains("::")).map_or(path, |(item, _)| item)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of_macro;
+
+    #[test]
+    fn names_of_macros_are_left_out() {
+        assert_eq!(of_macro("app::NAME::__rust_std_internal_init_fn"), "app::NAME");
+        assert_eq!(of_macro("app::NAME::__init::{closure#0}"), "app::NAME::__init::{closure#0}");
+        assert_eq!(of_macro("app::load"), "app::load");
+    }
+}
