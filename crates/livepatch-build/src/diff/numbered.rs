@@ -109,7 +109,7 @@ impl<'g> Users<'g> {
     fn of(graphs: &[&'g Graph; 2], items: &HashMap<&str, &str>) -> Self {
         let mut users = Self { of: HashMap::new(), by_address: HashSet::new() };
         for (user, used, calls) in graphs.iter().flat_map(|graph| graph.references()) {
-            let between = || base(used).is_some_and(|path| is_numbered(&path));
+            let between = || base(used).is_some_and(|path| is_numbered(&path) || is_shim(&path));
             if items.contains_key(used) || between() {
                 users.of.entry(used).or_default().insert(user);
                 if !calls {
@@ -129,8 +129,8 @@ impl<'g> Users<'g> {
                 if !names.contains(user) && is_changed(user) {
                     return true;
                 }
-                let inside = base(user).is_some_and(|user| is_numbered(&user) && path.starts_with(&user));
-                if inside && seen.insert(user) {
+                let is_part = |user: &str| is_shim(user) || (is_numbered(user) && path.starts_with(user));
+                if base(user).is_some_and(|user| is_part(&user)) && seen.insert(user) {
                     work.push(user);
                 }
             }
@@ -142,6 +142,11 @@ impl<'g> Users<'g> {
 /// Whether a path is that of a closure or constant without a name. Those are looked at in other ways.
 fn is_numbered(path: &str) -> bool {
     path.ends_with("$u7d$$u7d$") || path.ends_with('}')
+}
+
+/// Whether it makes a function pointer of a closure, or calls one.
+fn is_shim(path: &str) -> bool {
+    path.contains("4core3ops8function") || path.contains("core::ops::function::")
 }
 
 /// What a path lies in, and what that lies in.
