@@ -94,13 +94,20 @@ fn an_accept_loop_goes_on_in_old_code_and_calls_new() -> Result<(), Failed> {
     run(&program, "apply", file, &wrong)?.expect(exit::USAGE, "apply")?;
     run(&program, "check", file, &left)?.expect(exit::DONE, "check")?;
     assert_eq!(program.round()?, old);
-    run(&program, "apply", file, &left)?.expect(exit::DONE, "apply")?;
+    let applied = run(&program, "apply", file, &left)?.expect(exit::DONE, "apply")?;
+    assert_eq!(still_inside(&applied.json), ["acceptor::accept_loop"]);
     for _ in 0..3 {
         assert_eq!(program.round()?, ["running 10 21", "fresh 11 21"]);
     }
     tools::livepatch(&["rollback", &program.pid().to_string()])?.expect(exit::DONE, "rollback")?;
     assert_eq!(program.round()?, old);
     program.finish()
+}
+
+/// The functions in whose old code a thread goes on, as a report says.
+fn still_inside(report: &serde_json::Value) -> Vec<String> {
+    let threads = report["still_inside"].as_array().into_iter().flatten();
+    threads.filter_map(|thread| Some(thread["function"].as_str()?.to_owned())).collect()
 }
 
 /// A loop of the usual kind: it does one of several things, so the compiler makes a jump table.
@@ -185,7 +192,8 @@ fn a_loop_with_a_jump_table_is_left_running_as_advised() -> Result<(), Failed> {
     for way in [left.as_flattened(), &["--policy", "immediate"]] {
         run(&program, "check", file, way)?.expect(exit::DONE, "check")?;
         assert_eq!(program.round()?, old);
-        run(&program, "apply", file, way)?.expect(exit::DONE, "apply")?;
+        let applied = run(&program, "apply", file, way)?.expect(exit::DONE, "apply")?;
+        assert!(still_inside(&applied.json).contains(&"dispatch::serve".to_owned()), "{}", applied.json);
         for _ in 0..3 {
             assert_eq!(program.round()?, new);
         }

@@ -248,8 +248,9 @@ impl Job<'_> {
         match switch.run(seized, &mut state) {
             Ok(Done { seized, holds, look }) => {
                 so_far.stages.transition(&mut so_far.clock, look);
-                let left = seized.leave();
+                let (left, still_inside) = self.leave(prepared, tables, seized);
                 let mut report = self.report(&state, holds, so_far);
+                report.still_inside = still_inside;
                 report.replaced = active.iter().map(|i| state.patches[*i].id.to_string()).collect();
                 report.mapped_bytes = if known.is_some() { 0 } else { prepared.plan.total() };
                 left?;
@@ -399,6 +400,7 @@ impl Job<'_> {
             libraries: so_far.libraries,
             notes: self.patch.meta.told(),
             only_initialises: self.patch.meta.only_initialises(),
+            still_inside: Vec::new(),
             mapped_bytes: 0,
         }
     }

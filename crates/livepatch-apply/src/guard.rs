@@ -73,6 +73,11 @@ impl Guard {
             return;
         }
         for record in &state.patches {
+            for function in &record.functions {
+                let range = function.new..function.new.offset(function.new_size as i64);
+                let name = format!("`{}` of patch {}", function.path, record.name);
+                self.pieces.push(Forbidden { range, name, fresh_entry: false });
+            }
             let name = format!("patch {}", record.name);
             let range = record.mapping.text_range();
             self.pieces.push(Forbidden { range, name, fresh_entry: false });

@@ -190,8 +190,21 @@ pub struct ApplyReport {
     pub notes: Vec<Note>,
     /// All that the patch changes only computes values that are kept once they are there: it has no effect where they are.
     pub only_initialises: bool,
+    /// Threads that go on in the old code of functions that were left running: what changed there takes effect with the next call.
+    pub still_inside: Vec<StillInside>,
     /// Resident memory that the patch adds, in bytes (mapped parts).
     pub mapped_bytes: u64,
+}
+
+/// A thread in the old code of a function whose calls may finish there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StillInside {
+    /// Thread id.
+    pub tid: i32,
+    /// Thread name.
+    pub name: String,
+    /// Path of the function.
+    pub function: String,
 }
 
 /// What `rollback` did.

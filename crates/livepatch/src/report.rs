@@ -129,11 +129,26 @@ pub struct Report {
     /// All that the patch changes only computes values that are kept once they are there: it has no effect where they are.
     #[serde(default)]
     pub only_initialises: bool,
+    /// Threads that go on in the old code of functions that were left running: what changed there takes effect with the next call.
+    #[serde(default)]
+    pub still_inside: Vec<StillInside>,
     /// Resident memory that the patch adds, in bytes.
     pub mapped_bytes: u64,
     /// What surrounds it.
     #[serde(skip)]
     pub call: Call,
+}
+
+/// A thread in the old code of a function whose calls may finish there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct StillInside {
+    /// Thread id.
+    pub tid: i32,
+    /// Thread name.
+    pub name: String,
+    /// Path of the function.
+    pub function: String,
 }
 
 /// What [`rollback`](crate::rollback) did.

@@ -3,10 +3,21 @@
 use super::{Job, Prepared};
 use crate::branches::branches_into_entry;
 use crate::error::{ApplyError, LeaveRunning, ThreadInside};
+use crate::guard::{Guard, Inside};
+use crate::landing::Landing;
 use crate::options::ApplyOptions;
-use crate::report::Policy;
-use livepatch_patch::Patch;
-use std::collections::BTreeSet;
+use crate::registry::Location;
+use crate::report::{Policy, StillInside};
+use crate::transition::drain;
+use crate::transition::entries::Entries;
+use crate::unwind::Tables;
+use livepatch_patch::{Patch, RunAddr};
+use livepatch_process::{ProcessError, Seized, log};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// How long threads are looked at, at most, to tell who is in old code.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The functions that the caller wants to be left running (indices of redirects).
 pub(super) fn chosen(patch: &Patch, options: &ApplyOptions) -> Result<BTreeSet<usize>, ApplyError> {
@@ -55,6 +66,50 @@ impl Job<'_> {
         let start = self.patch.meta.redirects[at].old.at(prepared.module.image.bias);
         let meets = branches_into_entry(start, &prepared.code[at], &prepared.view.process);
         meets.then(|| "it may branch back into its first instructions, which the jump overwrites".to_owned())
+    }
+
+    /// Lets go of the process, and tells who is in the old code of functions whose calls may finish there.
+    pub(super) fn leave(
+        &self,
+        prepared: &Prepared<'_>,
+        tables: &Tables,
+        seized: Seized,
+    ) -> (Result<(), ProcessError>, Vec<StillInside>) {
+        let process = &prepared.view.process;
+        let mut guard = Guard::default();
+        let redirects = self.patch.meta.redirects.iter().zip(&prepared.code).enumerate();
+        let left = redirects.filter(|(at, _)| self.policy_for(*at) == Policy::Immediate);
+        let mut any = false;
+        for (_, (redirect, code)) in left {
+            let at = redirect.old.at(prepared.module.image.bias);
+            guard.function(Policy::Quiescent, at, code, &redirect.path, process);
+            any = true;
+        }
+        if !any {
+            return (seized.leave(), Vec::new());
+        }
+        let nowhere = Landing::of(Location { at: RunAddr(0) });
+        let entries = Entries::new(process, nowhere, &[], &[], &BTreeMap::new());
+        let deadline = Instant::now() + LOOK;
+        let who = entries.and_then(|entries| {
+            drain::who(seized, drain::Job { process, entries: &entries, tables, guard: &guard, deadline })
+        });
+        let (seized, inside) = match who {
+            Ok(found) => found,
+            Err(error) => {
+                log::warn(format_args!("applied; who is still in old code could not be told: {error}"));
+                return (Ok(()), Vec::new());
+            }
+        };
+        let still = |inside: &Inside| {
+            Some(StillInside {
+                tid: inside.tid.0,
+                name: process.thread_name(inside.tid).unwrap_or_default(),
+                function: inside.function.clone()?,
+            })
+        };
+        let still_inside = inside.iter().filter_map(still).collect();
+        (seized.leave(), still_inside)
     }
 
     /// Says of each thread inside of a replaced function whether that could be left running: what is advised is not refused.

@@ -23,7 +23,7 @@ use super::net::{self, Serialiser};
 use super::standing::{Slept, Standing};
 use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched};
 use crate::error::ApplyError;
-use crate::guard::Guard;
+use crate::guard::{Guard, Inside};
 use crate::unwind::Tables;
 use livepatch_process::{Asleep, Event, Pause, Process, Seized, Tid, log, numbered};
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,6 +148,29 @@ pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed
         Ok(_) => Err(drain.who_is_inside()),
         Err(error) => Err(Failed::Error(error)),
     }
+}
+
+/// Who is inside at this time, by one look at each thread. Nothing is written.
+///
+/// # Errors
+/// The process is gone or cannot be traced.
+pub fn who(seized: Seized, job: Job<'_>) -> Result<(Seized, Vec<Inside>), ApplyError> {
+    let ahead = Ahead { seized, serialiser: Serialiser::default(), slept: BTreeMap::new() };
+    let mut drain = Drain::new(ahead, job);
+    drain.armed = false;
+    drain.begin()?;
+    let unknown = |standing: &Standing| matches!(standing, Standing::Unknown);
+    while drain.roster.threads.values().any(unknown) && Instant::now() < job.deadline {
+        drain.take_events()?;
+        let now = Instant::now();
+        drain.look(now)?;
+        drain.wait(now);
+    }
+    let inside = drain.roster.threads.into_values().filter_map(|standing| match standing {
+        Standing::Inside(seen) => Some(seen.who),
+        _ => None,
+    });
+    Ok((drain.seized, inside.collect()))
 }
 
 impl<'a> Drain<'a> {

@@ -27,6 +27,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("checking process {}", args.pid));
     let options = args.switch.apply_options(&args.part);
-    let report = livepatch_apply::check(args.pid, &file.data, &options).map_err(failed)?;
+    let report = livepatch_apply::check(args.pid, &file.data, &options)
+        .map_err(|error| failed(error, args.switch.policy()))?;
     Outcome::done(&report, super::apply::text(&report))
 }

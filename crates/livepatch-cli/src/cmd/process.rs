@@ -78,7 +78,7 @@ impl SwitchArgs {
         RollbackOptions { policy: self.policy(), deadline: self.timeout() }
     }
 
-    fn policy(&self) -> Policy {
+    pub(crate) fn policy(&self) -> Policy {
         match self.policy {
             PolicyArg::Quiescent => Policy::Quiescent,
             PolicyArg::Immediate => Policy::Immediate,
@@ -91,22 +91,29 @@ impl SwitchArgs {
     }
 }
 
-/// What a failed `apply` or `check` is for the user: a function of the patch that was never idle may be left running.
-pub(crate) fn failed(error: ApplyError) -> Failure {
+/// What a failed `apply`, `check` or `rollback` is for the user: a function of the patch that was never idle may be left running,
+/// what else is in the way only with all that is under way.
+pub(crate) fn failed(error: ApplyError, policy: Policy) -> Failure {
     let ApplyError::Busy { inside, .. } = &error else { return error.into() };
+    let others = inside.iter().any(|thread| thread.function.is_some() && thread.leave_running.is_none());
     let functions: BTreeMap<String, Option<String>> = inside
         .iter()
         .filter_map(|thread| thread.leave_running.as_ref())
         .map(|function| (function.path.clone(), function.objection.clone()))
         .collect();
     let mut failure = Failure::from(error);
-    if functions.is_empty() {
-        return failure;
-    }
     let mut help = "nothing changed; try again, with a longer --timeout".to_owned();
+    if others && policy != Policy::Immediate {
+        help.push_str(
+            "; or, if all calls under way may finish in the code that they are in, with --policy immediate",
+        );
+    }
+    if functions.is_empty() {
+        return if others { failure.help(help) } else { failure };
+    }
     let left: Vec<&String> =
         functions.iter().filter(|(_, objection)| objection.is_none()).map(|(path, _)| path).collect();
-    if left.len() == functions.len() {
+    if left.len() == functions.len() && !others {
         let options: Vec<_> = left.iter().map(|path| format!("--leave-running '{path}'")).collect();
         help.push_str("; or, if calls under way never end and may go on in the old code, with ");
         help.push_str(&options.join(" "));

@@ -1,6 +1,6 @@
 //! `livepatch rollback`: the original functions run again.
 
-use super::process::{SwitchArgs, holds_text, pid};
+use super::process::{SwitchArgs, failed, holds_text, pid};
 use crate::exit::Failure;
 use crate::output::Outcome;
 use crate::progress::Progress;
@@ -31,7 +31,8 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Outcome, Failure> {
         None if args.all => Selector::All,
         None => Selector::Last,
     };
-    let report = livepatch_apply::rollback(args.pid, &selector, &args.switch.rollback_options())?;
+    let report = livepatch_apply::rollback(args.pid, &selector, &args.switch.rollback_options())
+        .map_err(|error| failed(error, args.switch.policy()))?;
     Outcome::done(&report, text(&report))
 }
 
