@@ -42,6 +42,8 @@ const NOT_RAW: &[&str] = &[
 pub(crate) struct RawRun {
     child: Child,
     object: PathBuf,
+    /// A folder for the compiler's temporary files.
+    temporary: PathBuf,
     library: PathBuf,
     done: bool,
 }
@@ -53,6 +55,7 @@ impl RawRun {
         let run = Arguments::parse(args)?;
         // What an earlier compilation left is not this one's.
         let _ = fs::remove_file(&run.object);
+        fs::create_dir_all(&run.temporary).ok()?;
         let child = Command::new(program)
             .args(compiler)
             .args(&run.args)
@@ -61,7 +64,8 @@ impl RawRun {
             .stderr(Stdio::null())
             .spawn()
             .ok()?;
-        Some(Self { child, object: run.object, library: run.library, done: false })
+        let Arguments { object, temporary, library, .. } = run;
+        Some(Self { child, object, temporary, library, done: false })
     }
 
     /// Waits for it, when the real run has succeeded, and returns the digest of the library that the object belongs to.
@@ -79,6 +83,7 @@ impl Drop for RawRun {
             let _ = self.child.wait();
             let _ = fs::remove_file(&self.object);
         }
+        let _ = fs::remove_dir_all(&self.temporary);
     }
 }
 
@@ -90,6 +95,7 @@ fn digest_of_library(path: &Path) -> Digest {
 struct Arguments {
     args: Vec<OsString>,
     object: PathBuf,
+    temporary: PathBuf,
     library: PathBuf,
 }
 
@@ -143,6 +149,9 @@ impl Arguments {
         let out_dir = out_dir.filter(|_| links && optimises)?;
         let object = out_dir.join(format!("{name}{suffix}.livepatch-raw"));
         let emit = format!("--emit=obj={}", object.to_str()?);
+        // Otherwise a run that is killed would leave its temporary files in the folder of the sources.
+        let temporary = object.with_extension("livepatch-raw.tmp");
+        let temporaries = format!("--out-dir={}", temporary.to_str()?);
         let own = [
             "-Cno-prepopulate-passes",
             "-Ccodegen-units=1",
@@ -150,8 +159,9 @@ impl Arguments {
             "-Cembed-bitcode=no",
             "-Clto=off",
         ];
-        kept.extend(own.into_iter().chain([&*emit, "--cap-lints=allow"]).map(OsString::from));
-        Some(Self { args: kept, object, library: out_dir.join(format!("lib{name}{suffix}.rlib")) })
+        kept.extend(own.into_iter().chain([&*emit, &*temporaries, "--cap-lints=allow"]).map(OsString::from));
+        let library = out_dir.join(format!("lib{name}{suffix}.rlib"));
+        Some(Self { args: kept, object, temporary, library })
     }
 }
 
@@ -216,7 +226,7 @@ mod tests {
             args.join(" "),
             "--crate-name app --edition=2024 src/main.rs --crate-type bin -C opt-level=3 -C metadata=0a -C \
              target-cpu=native -Cno-prepopulate-passes -Ccodegen-units=1 -Cdebuginfo=0 -Cembed-bitcode=no -Clto=off \
-             --emit=obj=/t/deps/app-1b.livepatch-raw --cap-lints=allow"
+             --emit=obj=/t/deps/app-1b.livepatch-raw --out-dir=/t/deps/app-1b.livepatch-raw.tmp --cap-lints=allow"
         );
     }
 
