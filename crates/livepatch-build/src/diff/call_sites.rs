@@ -13,7 +13,7 @@ use crate::emit::name_of;
 use crate::guard::demangle;
 use crate::objects::Kind;
 use livepatch_patch::Digest;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Whether a symbol is that of such a variable.
 pub(crate) fn is_call_site(symbol: &str) -> bool {
@@ -22,61 +22,79 @@ pub(crate) fn is_call_site(symbol: &str) -> bool {
 
 impl Diff<'_> {
     /// Gives up the running instances of call sites that replaced code describes otherwise, and of `doubtful` ones, which may have
-    /// been another one's. The latter are taken from the list.
+    /// been another one's. The latter are taken from the list. What only code that stays uses goes on as it is.
     pub(crate) fn renew_call_sites(&mut self, doubtful: &mut Vec<At>) {
-        let (old, new): (HashSet<At>, HashSet<At>) = self.changed.iter().map(|c| (c.old, c.new)).unzip();
         let unsure = doubtful.iter().filter_map(|at| Some((*self.partners.get(at)?, *at)));
-        let candidates: HashSet<(At, At)> = self.initialisers.iter().copied().chain(unsure).collect();
-        let renewed: Vec<At> = candidates
-            .iter()
-            .filter(|(_, at)| is_call_site(name_of(&self.new, *at)))
-            .filter(|(was, is)| {
-                let mut stay = others(&self.old, *was, &old);
-                stay.extend(others(&self.new, *is, &new));
-                if !stay.is_empty() {
-                    tracing::debug!(
-                        call_site = name_of(&self.new, *is),
-                        ?stay,
-                        "stays, as what uses it does"
-                    );
+        let changed = self.initialisers.iter().copied();
+        let sites = changed.chain(unsure).filter(|(_, at)| is_call_site(name_of(&self.new, *at)));
+        let sites: HashSet<(At, At)> = sites.collect();
+        if sites.is_empty() {
+            return;
+        }
+        let (old, new): (HashSet<At>, HashSet<At>) = self.changed.iter().map(|c| (c.old, c.new)).unzip();
+        let (of_old, of_new) = (Referrers::of(&self.old), Referrers::of(&self.new));
+        let (mut renewed, mut untouched) = (HashSet::new(), HashSet::new());
+        for (was, is) in sites {
+            let (of_old, of_new) = (of_old.code(was), of_new.code(is));
+            if of_old.is_disjoint(&old) && of_new.is_disjoint(&new) {
+                untouched.insert(is);
+                continue;
+            }
+            let mut stay = names(&self.old, of_old.difference(&old));
+            stay.extend(names(&self.new, of_new.difference(&new)));
+            if stay.is_empty() {
+                renewed.insert(is);
+            } else {
+                tracing::debug!(call_site = name_of(&self.new, is), ?stay, "stays, as what uses it does");
+            }
+        }
+        self.partners.retain(|new, _| !renewed.contains(new));
+        self.initialisers.retain(|(_, new)| !renewed.contains(new) && !untouched.contains(new));
+        doubtful.retain(|new| !renewed.contains(new));
+    }
+}
+
+fn names<'p>(program: &'p Program<'_>, places: impl Iterator<Item = &'p At>) -> Vec<&'p str> {
+    places.map(|at| name_of(program, *at)).collect()
+}
+
+/// What refers to what in a program.
+struct Referrers<'p, 'a> {
+    program: &'p Program<'a>,
+    to: HashMap<At, Vec<At>>,
+}
+
+impl<'p, 'a> Referrers<'p, 'a> {
+    fn of(program: &'p Program<'a>) -> Self {
+        let mut to: HashMap<At, Vec<At>> = HashMap::new();
+        for (at, section) in program.all() {
+            for reloc in &section.relocs {
+                if let Ref::Named { at: Some(target), .. } | Ref::Constant { at: target, .. } =
+                    reference(program, at.unit, reloc)
+                {
+                    to.entry(target).or_default().push(at);
                 }
-                stay.is_empty()
-            })
-            .map(|(_, at)| *at)
-            .collect();
-        for at in renewed {
-            self.partners.remove(&at);
-            self.initialisers.retain(|(_, new)| *new != at);
-            doubtful.retain(|new| *new != at);
+            }
         }
+        Self { program, to }
     }
-}
 
-/// Names of what uses a variable but is not among `replaced`.
-fn others<'p>(program: &'p Program<'_>, variable: At, replaced: &HashSet<At>) -> Vec<&'p str> {
-    users(program, variable).difference(replaced).map(|at| name_of(program, *at)).collect()
-}
-
-/// Placed code that refers to a variable, directly or through constants.
-fn users(program: &Program<'_>, variable: At) -> HashSet<At> {
-    let refers = |at: At, to: &HashSet<At>| {
-        program.section(at).relocs.iter().any(|reloc| match reference(program, at.unit, reloc) {
-            Ref::Named { at: Some(target), .. } | Ref::Constant { at: target, .. } => to.contains(&target),
-            Ref::Named { at: None, .. } => false,
-        })
-    };
-    let mut wanted = HashSet::from([variable]);
-    loop {
-        let constants = program.all().filter(|(_, section)| section.kind == Kind::ReadOnly).map(|(at, _)| at);
-        let more: Vec<At> = constants.filter(|at| !wanted.contains(at) && refers(*at, &wanted)).collect();
-        if more.is_empty() {
-            break;
+    /// Placed code that refers to a variable, directly or through constants, also its description, which refers back to it.
+    fn code(&self, variable: At) -> HashSet<At> {
+        let (mut seen, mut work) = (HashSet::from([variable]), vec![variable]);
+        let mut code = HashSet::new();
+        while let Some(at) = work.pop() {
+            for user in self.to.get(&at).into_iter().flatten() {
+                match self.program.section(*user).kind {
+                    Kind::ReadOnly if seen.insert(*user) => work.push(*user),
+                    Kind::ReadOnly => {}
+                    _ if *user != variable && self.program.addr(*user).is_some() => drop(code.insert(*user)),
+                    _ => {}
+                }
+            }
         }
-        wanted.extend(more);
+        code
     }
-    // It refers to its description, which refers back to it.
-    let others = program.all().filter(|(at, section)| section.kind != Kind::ReadOnly && *at != variable);
-    others.map(|(at, _)| at).filter(|at| program.addr(*at).is_some() && refers(*at, &wanted)).collect()
 }
 
 /// What a call site describes: a later patch that describes it otherwise must not find this one.
