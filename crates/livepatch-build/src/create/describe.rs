@@ -255,7 +255,7 @@ fn new_items(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<Ne
             path: guard::demangle(symbol),
             symbol: item.symbol,
             kind: item.kind,
-            type_digest: info.map(|info| match is_call_site(symbol) {
+            type_digest: info.map(|info| match is_call_site(&diff.new, item.at) {
                 true => {
                     Digest::of(format!("{} {}", info.type_digest, description(&diff.new, item.at)).as_bytes())
                 }

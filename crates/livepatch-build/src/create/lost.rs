@@ -22,8 +22,8 @@ pub(super) fn variables(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Finding> {
         .brought
         .iter()
         .filter(|item| item.kind != NewItemKind::Function)
+        .filter(|item| !is_call_site(&diff.new, item.at))
         .map(|item| emit::name_of(&diff.new, item.at))
-        .filter(|symbol| !is_call_site(symbol))
         .map(guard::demangle)
         .collect();
     if brought.is_empty() {

@@ -11,13 +11,38 @@ use super::compare::{Ref, reference};
 use super::program::{At, Program};
 use crate::emit::name_of;
 use crate::guard::demangle;
-use crate::objects::Kind;
+use crate::objects::{Kind, Reloc};
 use livepatch_patch::Digest;
 use std::collections::{HashMap, HashSet};
 
-/// Whether a symbol is that of such a variable.
-pub(crate) fn is_call_site(symbol: &str) -> bool {
-    demangle(symbol).ends_with("::__CALLSITE")
+/// Whether a variable is one: it has the name, and refers to a description that refers back to it.
+pub(crate) fn is_call_site(program: &Program<'_>, at: At) -> bool {
+    has_name(name_of(program, at)) && program.section(at).kind.is_variable() && {
+        let (mut seen, mut work) = (HashSet::from([at]), vec![at]);
+        let mut refers_back = false;
+        while let Some(place) = work.pop() {
+            for to in program.section(place).relocs.iter().filter_map(|r| target(program, place, r)) {
+                refers_back |= to == at && place != at;
+                if program.section(to).kind == Kind::ReadOnly && seen.insert(to) {
+                    work.push(to);
+                }
+            }
+        }
+        refers_back
+    }
+}
+
+/// Whether a variable is named as call sites are, by this version of the crate or an earlier one.
+pub(super) fn has_name(symbol: &str) -> bool {
+    let path = demangle(symbol);
+    ["::__CALLSITE", "::CALLSITE"].iter().any(|name| path.ends_with(name))
+}
+
+fn target(program: &Program<'_>, from: At, reloc: &Reloc) -> Option<At> {
+    match reference(program, from.unit, reloc) {
+        Ref::Named { at, .. } => at,
+        Ref::Constant { at, .. } => Some(at),
+    }
 }
 
 impl Diff<'_> {
@@ -26,7 +51,7 @@ impl Diff<'_> {
     pub(crate) fn renew_call_sites(&mut self, doubtful: &mut Vec<At>) {
         let unsure = doubtful.iter().filter_map(|at| Some((*self.partners.get(at)?, *at)));
         let changed = self.initialisers.iter().copied();
-        let sites = changed.chain(unsure).filter(|(_, at)| is_call_site(name_of(&self.new, *at)));
+        let sites = changed.chain(unsure).filter(|(_, at)| is_call_site(&self.new, *at));
         let sites: HashSet<(At, At)> = sites.collect();
         if sites.is_empty() {
             return;
@@ -69,9 +94,7 @@ impl<'p, 'a> Referrers<'p, 'a> {
         let mut to: HashMap<At, Vec<At>> = HashMap::new();
         for (at, section) in program.all() {
             for reloc in &section.relocs {
-                if let Ref::Named { at: Some(target), .. } | Ref::Constant { at: target, .. } =
-                    reference(program, at.unit, reloc)
-                {
+                if let Some(target) = target(program, at, reloc) {
                     to.entry(target).or_default().push(at);
                 }
             }

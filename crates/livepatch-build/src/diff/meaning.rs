@@ -13,7 +13,7 @@
 //! code that it calls, which `repartition.rs` looks after.
 
 use super::by_source::{is_of_library, is_of_others};
-use super::call_sites::is_call_site;
+use super::call_sites::has_name;
 use super::compare::{Comparer, Verdict};
 use super::complete::{is_compiled_together, is_complete};
 use super::graph::Graph;
@@ -183,7 +183,7 @@ impl Judge for ByMeaning<'_, '_> {
     }
 
     fn is_changed_variable(&self, symbol: &str) -> bool {
-        if is_call_site(symbol) {
+        if has_name(symbol) {
             // It holds its line, so it differs wherever something moved.
             return self.source.tainted().mentions_path(&demangle(symbol), self.crates);
         }
