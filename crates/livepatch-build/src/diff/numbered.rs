@@ -12,7 +12,7 @@ use super::pair::by_name;
 use super::program::{At, Program};
 use super::rename::base;
 use crate::emit::name_of;
-use crate::objects::Kind;
+use crate::objects::{Kind, Section};
 use crate::source::SourceDiff;
 use std::collections::{HashMap, HashSet};
 
@@ -30,15 +30,16 @@ impl Diff<'_> {
         if !source.may_renumber() {
             return Default::default();
         }
+        let placed = self.placed_names();
         let doubtful = match &self.meaning {
-            Some(meaning) => of_graphs(&meaning.graphs(), &|name| meaning.is_changed(name)),
+            Some(meaning) => of_graphs(&meaning.graphs(), &placed, &|name| meaning.is_changed(name)),
             None => {
                 let graph = |program: &Program<'_>| Graph::new(program, &by_name(program, |_| true));
                 let names = |program: &Program<'_>, at: At| program.key(name_of(program, at)).to_owned();
                 let old = self.changed.iter().map(|change| names(&self.old, change.old));
                 let new = self.changed.iter().map(|change| names(&self.new, change.new));
                 let changed: HashSet<String> = old.chain(new).collect();
-                of_graphs(&[&graph(&self.old), &graph(&self.new)], &|name| changed.contains(name))
+                of_graphs(&[&graph(&self.old), &graph(&self.new)], &placed, &|name| changed.contains(name))
             }
         };
         if doubtful.names.is_empty() {
@@ -59,6 +60,17 @@ impl Diff<'_> {
         (variables.map(|(at, _)| at).collect(), functions.map(|(at, _)| at).collect())
     }
 
+    /// What either image has. Raw code has more: each thread-local comes with two variables, of which one is used.
+    fn placed_names(&self) -> HashSet<String> {
+        let of = |program| {
+            let placed = move |(at, _): (At, &Section<'_>)| {
+                Program::addr(program, at).map(|_| self.name_in_graphs(program, at))
+            };
+            program.all().filter_map(placed).collect::<Vec<_>>()
+        };
+        of(&self.old).into_iter().chain(of(&self.new)).collect()
+    }
+
     fn name_in_graphs(&self, program: &Program<'_>, at: At) -> String {
         let name = name_of(program, at);
         self.meaning
@@ -68,19 +80,19 @@ impl Diff<'_> {
 }
 
 /// Finds them in what refers to what, before and after.
-fn of_graphs(graphs: &[&Graph; 2], is_changed: &dyn Fn(&str) -> bool) -> Doubtful {
-    let mut groups: HashMap<String, [HashSet<&str>; 2]> = HashMap::new();
-    for (side, graph) in graphs.iter().enumerate() {
-        for name in graph.nodes.keys() {
-            if let Some(path) = base(name).filter(|path| !is_numbered(path)) {
-                groups.entry(path).or_default()[side].insert(name);
-            }
+fn of_graphs(graphs: &[&Graph; 2], placed: &HashSet<String>, is_changed: &dyn Fn(&str) -> bool) -> Doubtful {
+    let mut groups: HashMap<String, HashSet<&str>> = HashMap::new();
+    for name in graphs.iter().flat_map(|graph| graph.nodes.keys()) {
+        if let Some(path) = base(name).filter(|path| !is_numbered(path)) {
+            groups.entry(path).or_default().insert(name);
         }
     }
     let several: HashMap<&str, HashSet<&str>> = groups
         .iter()
-        .filter(|(_, [old, new])| old.len().max(new.len()) > 1)
-        .map(|(path, [old, new])| (path.as_str(), old.union(new).copied().collect()))
+        .map(|(path, all)| {
+            (path.as_str(), all.iter().copied().filter(|name| placed.contains(*name)).collect())
+        })
+        .filter(|(_, names): &(&str, HashSet<&str>)| names.len() > 1)
         .collect();
     let members: HashMap<&str, &str> =
         several.iter().flat_map(|(path, names)| names.iter().map(|name| (*name, *path))).collect();
