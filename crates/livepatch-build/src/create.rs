@@ -14,6 +14,7 @@ mod trial;
 
 use crate::baseline::InputKind;
 use crate::build::Build;
+use crate::diff::same_code::SameCode;
 use crate::diff::{self, Diff, DiffError, Meaning, repartition};
 use crate::emit::{self, EmitError, Emitted};
 use crate::findings::{Finding, Severity, leading, rules};
@@ -254,7 +255,8 @@ fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result
     let statics = describe::shared_statics(diff, emitted);
     let (new_functions, new_statics) = describe::brought(diff, emitted);
     let renamed: Vec<_> = diff.new.renamed().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
-    Ok(guard::check(&guard::GuardInput {
+    let same_code = SameCode::new(diff);
+    let input = guard::GuardInput {
         renamed: &renamed,
         old_image: &old.image,
         new_image: &new.image,
@@ -262,7 +264,8 @@ fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result
         statics: &statics,
         new_functions: &new_functions,
         new_statics: &new_statics,
-    })?)
+    };
+    Ok(guard::check(&input, &|old, new| same_code.is_same(old, new))?)
 }
 
 /// The words of a reason, as reports print it.

@@ -21,6 +21,7 @@ mod pair;
 pub mod program;
 pub(crate) mod rename;
 pub mod repartition;
+pub(crate) mod same_code;
 mod shift;
 pub(crate) mod traces;
 mod uses;
