@@ -4,6 +4,7 @@
 //! ([`crate::diff::repartition`]), select and bind ([`crate::emit`]), judge ([`crate::guard`]), describe
 //! (`create/describe.rs`), then link for a trial, so that nothing is first found out in production.
 
+mod anonymous;
 mod describe;
 mod knowledge;
 mod libraries;
@@ -171,7 +172,8 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
             return Ok(Outcome::Refused(report));
         }
     };
-    let judged = timed("guard", || judge(old, new, &diff, &emitted))?;
+    let mut judged = timed("guard", || judge(old, new, &diff, &emitted))?;
+    report.findings.extend(anonymous::refuse(&diff, &emitted, &mut judged));
     let build = describe::Builds { old, new, source: &source };
     let findings = &mut report.findings;
     let mut meta = timed("describe", || describe::meta(&build, options, &diff, &emitted, &judged, findings))?;

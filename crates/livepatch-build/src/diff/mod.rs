@@ -7,6 +7,7 @@
 //! Functions that only moved to another code unit compare equal: what they are made of is compared, not where the
 //! compiler put it.
 
+pub(crate) mod anonymous;
 mod by_source;
 pub(crate) mod call_sites;
 pub mod compare;
