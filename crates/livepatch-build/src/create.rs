@@ -4,6 +4,7 @@
 //! ([`crate::diff::repartition`]), select and bind ([`crate::emit`]), judge ([`crate::guard`]), describe
 //! (`create/describe.rs`), then link for a trial, so that nothing is first found out in production.
 
+mod anonymous;
 mod describe;
 mod knowledge;
 mod libraries;
@@ -14,6 +15,7 @@ mod trial;
 
 use crate::baseline::InputKind;
 use crate::build::Build;
+use crate::diff::same_code::SameCode;
 use crate::diff::{self, Diff, DiffError, Meaning, repartition};
 use crate::emit::{self, EmitError, Emitted};
 use crate::findings::{Finding, Severity, leading, rules};
@@ -170,7 +172,8 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
             return Ok(Outcome::Refused(report));
         }
     };
-    let judged = timed("guard", || judge(old, new, &diff, &emitted))?;
+    let mut judged = timed("guard", || judge(old, new, &diff, &emitted))?;
+    report.findings.extend(anonymous::refuse(&diff, &emitted, &mut judged));
     let build = describe::Builds { old, new, source: &source };
     let findings = &mut report.findings;
     let mut meta = timed("describe", || describe::meta(&build, options, &diff, &emitted, &judged, findings))?;
@@ -254,7 +257,8 @@ fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result
     let statics = describe::shared_statics(diff, emitted);
     let (new_functions, new_statics) = describe::brought(diff, emitted);
     let renamed: Vec<_> = diff.new.renamed().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
-    Ok(guard::check(&guard::GuardInput {
+    let same_code = SameCode::new(diff);
+    let input = guard::GuardInput {
         renamed: &renamed,
         old_image: &old.image,
         new_image: &new.image,
@@ -262,7 +266,8 @@ fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result
         statics: &statics,
         new_functions: &new_functions,
         new_statics: &new_statics,
-    })?)
+    };
+    Ok(guard::check(&input, &|old, new| same_code.is_same(old, new))?)
 }
 
 /// The words of a reason, as reports print it.

@@ -7,6 +7,7 @@
 //! Functions that only moved to another code unit compare equal: what they are made of is compared, not where the
 //! compiler put it.
 
+pub(crate) mod anonymous;
 mod by_source;
 pub(crate) mod call_sites;
 pub mod compare;
@@ -21,6 +22,7 @@ mod pair;
 pub mod program;
 pub(crate) mod rename;
 pub mod repartition;
+pub(crate) mod same_code;
 mod shift;
 pub(crate) mod traces;
 mod uses;

@@ -22,6 +22,9 @@ pub struct GuardInput<'a> {
     pub new_statics: &'a [NewStatic],
 }
 
+/// Whether the function at an address of the old image is equal to the one at an address of the new image, and is not redirected.
+pub type SameCode<'s> = dyn Fn(LinkAddr, LinkAddr) -> bool + 's;
+
 /// A function to be redirected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedFunction {

@@ -44,7 +44,7 @@ mod vtable;
 pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
 pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
-pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SharedStatic, StaticPlace};
+pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SameCode, SharedStatic, StaticPlace};
 pub use once::{initialised_once, is_of_once_state};
 pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, StaticInfo};
 
@@ -55,11 +55,11 @@ use livepatch_patch::Digest;
 use side::{Image, Loaded, Query, Side, Variable, analyse};
 use std::path::Path;
 
-/// Judges a change.
+/// Judges a change. `same_code` is asked where the images alone do not tell whether two functions are the same.
 ///
 /// # Errors
 /// An image cannot be read, or its debug information is damaged. What cannot be proven is a finding, not an error.
-pub fn check(input: &GuardInput<'_>) -> Result<GuardReport, GuardError> {
+pub fn check(input: &GuardInput<'_>, same_code: &SameCode<'_>) -> Result<GuardReport, GuardError> {
     let (old_file, new_file) =
         rayon::join(|| ImageFile::read(input.old_image), || ImageFile::read(input.new_image));
     let (old_file, new_file) = (old_file?, new_file?);
@@ -74,7 +74,7 @@ pub fn check(input: &GuardInput<'_>) -> Result<GuardReport, GuardError> {
     let old_side = old_side.map_err(|source| old.damaged(source))?;
     let new_side = new_side.map_err(|source| new.damaged(source))?;
     Ok(GuardReport {
-        findings: findings(input, (&old, &old_side), (&new, &new_side))?,
+        findings: findings(input, same_code, (&old, &old_side), (&new, &new_side))?,
         functions: function_infos(&new_query, &new_side),
         new_statics: static_infos(input, &new, &new_side).map_err(|source| new.damaged(source))?,
     })
@@ -96,6 +96,7 @@ fn queries<'q>(input: &GuardInput<'q>) -> (Query<'q>, Query<'q>) {
 
 fn findings(
     input: &GuardInput<'_>,
+    same_code: &SameCode<'_>,
     old: (&Image<'_>, &Side),
     new: (&Image<'_>, &Side),
 ) -> Result<Vec<Finding>, GuardError> {
@@ -108,8 +109,9 @@ fn findings(
     findings.extend(check::layouts(old, new, input.functions).map_err(damaged)?);
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
     findings.extend(check::statics(old.1, new.1, input.statics));
+    let ways = check::Ways { renamed: &renamed, same_code };
     let brought = input.new_functions.iter().map(|f| strip_suffix(&f.symbol)).collect();
-    findings.extend(check::vtables(&old.1.vtables, &new.1.vtables, &renamed, &brought));
+    findings.extend(check::vtables(&old.1.vtables, &new.1.vtables, &ways, &brought));
     findings.extend(check::order(&old.1.vtables, &new.1.vtables, &new.1.graph));
     findings.extend(check::shared_addresses(old.0, new, input.functions, &renamed));
     findings.sort_by(|a, b| (a.code, &a.item).cmp(&(b.code, &b.item)));

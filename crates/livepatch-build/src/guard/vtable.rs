@@ -7,6 +7,7 @@ use super::fixed::is_fixed;
 use super::side::Image;
 use super::types::Types;
 use gimli::{AttributeValue, constants as c};
+use livepatch_patch::LinkAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
@@ -29,7 +30,7 @@ pub(super) enum Slot {
     Number(u64),
     /// A function with these symbols, less the optimiser's suffixes (several where equal code was merged). Paths would not
     /// do: a default method and the one that overrides it have the same.
-    Code(BTreeSet<String>),
+    Code(BTreeSet<String>, LinkAddr),
     /// The address of something that is no function: the vtable of a supertrait.
     Data,
     /// A symbol of another module.
@@ -43,7 +44,7 @@ impl Slot {
     /// that have another one there.
     pub(super) fn agrees(&self, other: &Self, renamed: &Renamed<'_>) -> bool {
         match (self, other) {
-            (Self::Code(old), Self::Code(new)) => {
+            (Self::Code(old, _), Self::Code(new, _)) => {
                 let has = |name: &str| new.iter().any(|now| identity(now) == identity(name));
                 old.iter().any(|name| has(name) || renamed.get(&**name).is_some_and(|now| has(now)))
             }
@@ -56,7 +57,7 @@ impl Slot {
     /// to what the same library code was compiled to.
     pub(super) fn stays(&self, renamed: &Renamed<'_>) -> bool {
         match self {
-            Self::Code(names) => {
+            Self::Code(names, _) => {
                 names.iter().all(|name| !renamed.contains_key(&**name) || is_fixed(&demangle(name)))
             }
             Self::Unreadable => false,
@@ -73,7 +74,7 @@ impl fmt::Display for Slot {
         match self {
             Self::Number(0) => f.write_str("nothing"),
             Self::Number(value) => write!(f, "{value}"),
-            Self::Code(names) => {
+            Self::Code(names, _) => {
                 let quoted: Vec<String> = names.iter().map(|name| format!("`{}`", demangle(name))).collect();
                 f.write_str(&quoted.join(" = "))
             }
@@ -116,7 +117,7 @@ fn slot(image: &Image<'_>, word: Word) -> Slot {
         Word::Import(name) => Slot::Import(name),
         Word::Address(addr) => {
             let names: BTreeSet<String> = image.elf.names_at(addr).into_iter().map(str::to_owned).collect();
-            if names.is_empty() { Slot::Data } else { Slot::Code(names) }
+            if names.is_empty() { Slot::Data } else { Slot::Code(names, LinkAddr(addr)) }
         }
     }
 }
@@ -142,10 +143,11 @@ fn address(image: &Image<'_>, id: DieId, entry: &super::dwarf::Entry<'_>) -> gim
 #[cfg(test)]
 mod tests {
     use super::{Renamed, Slot};
+    use livepatch_patch::LinkAddr;
 
     #[test]
     fn an_old_slot_stays_right_unless_what_the_program_changed_took_its_code_over() {
-        let slot = |name: &str| Slot::Code([name.to_owned()].into());
+        let slot = |name: &str| Slot::Code([name.to_owned()].into(), LinkAddr(0));
         let (own, fixed) = ("_ZN3app4drop17h363f8709f932b15eE", "_ZN4core3fmt4drop17h363f8709f932b15eE");
         assert!(slot(own).stays(&Renamed::new()));
         // Merged with a function of the program: the redirected code may not do what the table stands for.

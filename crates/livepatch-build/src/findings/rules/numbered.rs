@@ -24,6 +24,11 @@ one would go on as that of the other; an address of a function that was stored w
 The change touches macro calls or items in such a function. It may well leave the order as it is, but that cannot be told.
 Call sites of the crate `tracing` are no problem: they come anew with the patch.
 
+Anonymous constants of a module (`const _: () = { … };`, to which many derives expand) are numbered in the same way. A type with
+`#[derive(Deserialize)]` that comes before others gives the numbers of their constants to other ones, and with them the symbols of what is
+declared inside. That is refused if something of it would be replaced or shared. Put the new type behind the others, or into a module
+of its own.
+
 What to do: change only what is not a macro call or an item there, or put what is new into a function of its own (an `#[inline]` one
 costs nothing), where it has numbers of its own.
 "##,

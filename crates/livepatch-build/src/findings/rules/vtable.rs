@@ -17,7 +17,8 @@ pub static RULE: Rule = Rule {
 A `Box<dyn Shape>` made by the running program points to the old table for ever. Code compiled for the new order would call
 `area` and get `name`. An impl that newly overrides a default method is the same: old objects would go on with the default.
 
-Changing the body of a method is fine: the function in the slot is redirected.
+Changing the body of a method is fine: the function in the slot is redirected. A slot that holds another function of equal code is
+fine, too, unless the fix changed the old one: the optimiser merges such functions.
 
 A table that the fixed build has optimised away is refused, too, because nothing says what would be in its slots now. Only where
 type and trait are both the standard library's, that does not matter: the fix cannot have changed them.

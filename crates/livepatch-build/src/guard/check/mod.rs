@@ -14,4 +14,4 @@ pub(super) use order::order;
 pub(super) use renumber::renumbered;
 pub(super) use shared::shared_addresses;
 pub(super) use statics::statics;
-pub(super) use vtables::vtables;
+pub(super) use vtables::{Ways, vtables};

@@ -78,7 +78,7 @@ fn orders(tables: &Vtables) -> BTreeMap<&str, Order> {
 /// The method in a slot, if the symbols of the function there agree on its name.
 fn method(slot: &Slot) -> Option<String> {
     let mut names: BTreeSet<String> = match slot {
-        Slot::Code(symbols) => symbols.iter().map(|symbol| last(&demangle(symbol)).to_owned()).collect(),
+        Slot::Code(symbols, _) => symbols.iter().map(|symbol| last(&demangle(symbol)).to_owned()).collect(),
         Slot::Import(symbol) => [last(&demangle(symbol)).to_owned()].into(),
         Slot::Data => ["a table of a supertrait".to_owned()].into(),
         Slot::Number(_) | Slot::Unreadable => return None,

@@ -5,22 +5,43 @@
 //! trait and the type are the standard library's: no change of the program alters such a table, and the old one is right
 //! as long as its functions are. For any other table it is not known what the fixed source would have in the slots (another
 //! order of the methods, a newly overridden one, a new `Drop`), so it is refused.
+//!
+//! A slot with a merged function holds whichever of them survived. Its names may be others in the new build, but if its code is equal
+//! and goes on to run, old objects get from the old slot what new ones get from the new one.
 
 use crate::findings::{Finding, rules};
+use crate::guard::SameCode;
 use crate::guard::fixed::is_fixed;
 use crate::guard::vtable::{Renamed, Slot, Vtable, Vtables};
 use std::collections::HashSet;
+
+/// What makes functions of other symbols the same.
+pub(in crate::guard) struct Ways<'w> {
+    pub renamed: &'w Renamed<'w>,
+    pub same_code: &'w SameCode<'w>,
+}
+
+impl Ways<'_> {
+    /// Whether an old object's slot leads to what a new one's does: the same function, or one that the optimiser merged it with.
+    fn agree(&self, old: &Slot, new: &Slot) -> bool {
+        let equal = |old: &Slot, new: &Slot| match (old, new) {
+            (Slot::Code(_, old), Slot::Code(_, new)) => (self.same_code)(*old, *new),
+            _ => false,
+        };
+        old.agrees(new, self.renamed) || equal(old, new)
+    }
+}
 
 /// Objects made by the running program keep their vtables, so each of those must be one of the new build, too.
 pub(in crate::guard) fn vtables(
     old: &Vtables,
     new: &Vtables,
-    renamed: &Renamed<'_>,
+    ways: &Ways<'_>,
     brought: &HashSet<&str>,
 ) -> Vec<Finding> {
     let found = old.iter().filter_map(|(name, before)| match new.get(name) {
-        Some(after) => compare(name, before, after, renamed),
-        None => moved(name, before, (old, new), renamed, brought),
+        Some(after) => compare(name, before, after, ways),
+        None => moved(name, before, (old, new), ways, brought),
     });
     found.collect()
 }
@@ -31,17 +52,17 @@ fn moved(
     name: &str,
     before: &[Vtable],
     (old, new): (&Vtables, &Vtables),
-    renamed: &Renamed<'_>,
+    ways: &Ways<'_>,
     brought: &HashSet<&str>,
 ) -> Option<Finding> {
     let plain = without_impl_numbers(name).filter(|_| before.iter().any(|table| table.slots.is_some()))?;
     let is_new = |slot: &Slot| match slot {
-        Slot::Code(names) => names.iter().any(|name| brought.contains(name.as_str())),
+        Slot::Code(names, _) => names.iter().any(|name| brought.contains(name.as_str())),
         _ => false,
     };
     let is_lost = |old: &Vtable, new: &Vtable| {
         let slots = old.slots.iter().flatten().zip(new.slots.iter().flatten());
-        old.len != new.len || slots.into_iter().any(|(old, new)| is_new(new) && !old.agrees(new, renamed))
+        old.len != new.len || slots.into_iter().any(|(old, new)| is_new(new) && !ways.agree(old, new))
     };
     let mut others = new.iter().filter(|(other, _)| {
         !old.contains_key(*other) && without_impl_numbers(other).as_ref() == Some(&plain)
@@ -66,11 +87,11 @@ fn without_impl_numbers(name: &str) -> Option<String> {
     parts.next().map(|_| plain)
 }
 
-fn compare(name: &str, old: &[Vtable], new: &[Vtable], renamed: &Renamed<'_>) -> Option<Finding> {
+fn compare(name: &str, old: &[Vtable], new: &[Vtable], ways: &Ways<'_>) -> Option<Finding> {
     let shown = name.strip_suffix("::{vtable}").unwrap_or(name);
     let fixed = is_fixed(shown);
-    let holds = |old: &Slot, new: &Slot| old.agrees(new, renamed) || (fixed && old.stays(renamed));
-    let gone = |old: &[Slot]| fixed && old.iter().all(|slot| slot.stays(renamed));
+    let holds = |old: &Slot, new: &Slot| ways.agree(old, new) || (fixed && old.stays(ways.renamed));
+    let gone = |old: &[Slot]| fixed && old.iter().all(|slot| slot.stays(ways.renamed));
     let lost = old.iter().find(|before| !new.iter().any(|after| agree(before, after, &holds, &gone)))?;
     let nearest = new.iter().find(|after| after.slots.is_some()).or(new.first())?;
     let mut finding = Finding::new(&rules::vtable::RULE, shown);
@@ -79,9 +100,7 @@ fn compare(name: &str, old: &[Vtable], new: &[Vtable], renamed: &Renamed<'_>) ->
         finding = finding.change("number of slots", text(lost), text(nearest));
     }
     let slots = lost.slots.iter().flatten().zip(nearest.slots.iter().flatten());
-    for (i, (before, after)) in
-        slots.enumerate().filter(|(_, (before, after))| !before.agrees(after, renamed))
-    {
+    for (i, (before, after)) in slots.enumerate().filter(|(_, (before, after))| !ways.agree(before, after)) {
         let (before, mut after) = (before.to_string(), after.to_string());
         if before == after {
             after.push_str(" (another function of that path)");
