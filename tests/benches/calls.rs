@@ -8,6 +8,7 @@ use livepatch_tests::child::Program;
 use livepatch_tests::measure::target::Target;
 use livepatch_tests::measure::{Spread, machine, setting, table, write, write_section};
 use livepatch_tests::project::command;
+use livepatch_tests::tools;
 use livepatch_tests::{Failed, fail};
 use object::{Object, ObjectSection};
 use serde_json::Value;
@@ -15,7 +16,6 @@ use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Calls of a round of the program.
 const CALLS: f64 = 250e3;
@@ -27,19 +27,10 @@ fn round(program: &mut Program) -> Result<(f64, String), Failed> {
     Ok((nanos.parse::<f64>()? / CALLS, sum.to_owned()))
 }
 
-/// `cargo build --release` in the project, with the debug information that `cargo livepatch build` turns on.
+/// The program of a plain build of the project.
 fn plain_build(target: &Target, folder: &str) -> Result<PathBuf, Failed> {
     let dir = target.project().path();
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--quiet", "--target-dir", folder]).current_dir(dir);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_") && name != "CARGO_HOME" {
-            cargo.env_remove(name);
-        }
-    }
-    if !cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "2").status()?.success() {
-        return fail("cargo build failed");
-    }
+    tools::plain_build(dir, folder)?;
     Ok(dir.join(folder).join("release/calls"))
 }
 

@@ -10,7 +10,6 @@ use livepatch_tests::{Failed, fail};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 /// What is changed: a private function that is inlined into a handler.
@@ -37,17 +36,8 @@ fn change(example: &Example, original: &str, turn: u64) -> Result<(), Failed> {
 
 /// cargo's own incremental build of the same change, in a folder of its own.
 fn plain(example: &Example) -> Result<f64, Failed> {
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--quiet", "--target-dir", "plain"]).current_dir(example.path());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_") && name != "CARGO_HOME" {
-            cargo.env_remove(name);
-        }
-    }
     let started = Instant::now();
-    if !cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "2").status()?.success() {
-        return fail("cargo build failed");
-    }
+    tools::plain_build(example.path(), "plain")?;
     Ok(started.elapsed().as_secs_f64() * 1e3)
 }
 

@@ -134,6 +134,25 @@ pub fn livepatch<S: AsRef<OsStr>>(args: &[S]) -> Result<Ran, Failed> {
     Ran::of(Command::new(folder().join("livepatch")).arg("--json").args(args))
 }
 
+/// `cargo build --release` in a project folder into a target folder of its own, with the debug information that
+/// `cargo livepatch build` turns on: what our builds are compared with.
+///
+/// # Errors
+/// If it fails.
+pub fn plain_build(dir: &Path, target: &str) -> Result<(), Failed> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--quiet", "--target-dir", target]).current_dir(dir);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_") && name != "CARGO_HOME" {
+            cargo.env_remove(name);
+        }
+    }
+    match cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "2").status()?.success() {
+        true => Ok(()),
+        false => fail("cargo build failed"),
+    }
+}
+
 /// A command for `cargo livepatch …` in a project folder, as cargo would start it, with a baseline store of the
 /// project's own.
 pub fn cargo_livepatch(dir: &Path) -> Command {

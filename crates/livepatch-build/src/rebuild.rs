@@ -20,12 +20,12 @@ use crate::error::{Error, IoContext, Result, utf8};
 use crate::linker::{Mode, RustcWrapper, read_records};
 use crate::source::record::Roots;
 use crate::store::{BlobStore, Store};
-use crate::timing::timed;
+use crate::timing::{measured, timed};
 use crate::units::{self, Pins};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How to rebuild.
 #[derive(Clone, Debug)]
@@ -106,10 +106,9 @@ impl Again<'_> {
         let session = Session::start(&plan, env.clone(), Some(candidate))?;
         let mut cargo = Duration::ZERO;
         let mut again = |_| -> Result<Linked> {
-            let started = Instant::now();
-            let linked = timed("cargo", || session.run(&plan, Some(&folder.target)))?;
-            cargo += started.elapsed();
-            wanted(linked, &self.baseline.manifest.artifact)
+            let (linked, took) = measured("cargo", || session.run(&plan, Some(&folder.target)));
+            cargo += took;
+            wanted(linked?, &self.baseline.manifest.artifact)
         };
         let stores = [store.blobs(), BlobStore::new(folder.blobs(), folder.tmp())];
         let mut linked = again(())?;

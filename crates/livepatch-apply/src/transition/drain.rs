@@ -140,9 +140,7 @@ pub fn drain(ahead: Ahead, job: Job<'_>) -> Result<Drained<'_>, Failed> {
 /// # Errors
 /// As [`drain()`].
 pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed> {
-    let ahead = Ahead { seized, serialiser: Serialiser::default(), slept: BTreeMap::new() };
-    let mut drain = Drain::new(ahead, job);
-    drain.armed = false;
+    let mut drain = Drain::that_only_looks(seized, job);
     match drain.attempt(LONGEST_GRACE) {
         Ok(Attempt::Drained) => Ok((drain.seized, drain.progress)),
         Ok(_) => Err(drain.who_is_inside()),
@@ -155,9 +153,7 @@ pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed
 /// # Errors
 /// The process is gone or cannot be traced.
 pub fn who(seized: Seized, job: Job<'_>) -> Result<(Seized, Vec<Inside>), ApplyError> {
-    let ahead = Ahead { seized, serialiser: Serialiser::default(), slept: BTreeMap::new() };
-    let mut drain = Drain::new(ahead, job);
-    drain.armed = false;
+    let mut drain = Drain::that_only_looks(seized, job);
     drain.begin()?;
     let unknown = |standing: &Standing| matches!(standing, Standing::Unknown);
     while drain.roster.threads.values().any(unknown) && Instant::now() < job.deadline {
@@ -174,6 +170,12 @@ pub fn who(seized: Seized, job: Job<'_>) -> Result<(Seized, Vec<Inside>), ApplyE
 }
 
 impl<'a> Drain<'a> {
+    /// Without breakpoints.
+    fn that_only_looks(seized: Seized, job: Job<'a>) -> Self {
+        let ahead = Ahead { seized, serialiser: Serialiser::default(), slept: BTreeMap::new() };
+        Self { armed: false, ..Self::new(ahead, job) }
+    }
+
     fn new(Ahead { seized, serialiser, slept }: Ahead, job: Job<'a>) -> Self {
         let now = Instant::now();
         Self {

@@ -67,9 +67,8 @@ impl Graph {
     /// Finds the names from which one of these can be reached.
     pub(super) fn lead_to(&mut self, changed: &HashSet<String>) {
         let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
-        for (name, node) in &self.nodes {
-            let used = node.calls.iter().chain(&node.others);
-            used.for_each(|(used, _)| users.entry(used).or_default().push(name));
+        for (user, used, _) in self.references() {
+            users.entry(used).or_default().push(user);
         }
         let mut leading = HashSet::new();
         let mut work: Vec<&str> = changed.iter().map(String::as_str).collect();
