@@ -1,7 +1,7 @@
 //! ELF images as they lie in the target's memory.
 //!
-//! Everything is read from memory, never from the file: the file may have been replaced or deleted since. Sources: ELF-64
-//! object file format, System V ABI AMD64 supplement, the GNU hash table format.
+//! Everything is what the memory holds, never what a file of that name holds: the file may have been replaced or deleted since
+//! (large pieces come from the mapped file itself, where no page differs). Sources: ELF-64 object file format, System V ABI AMD64 supplement, the GNU hash table format.
 
 use livepatch_patch::{Bias, BuildId, LinkAddr, RunAddr};
 use livepatch_process::ProcessError;

@@ -12,6 +12,10 @@ impl Peek for Process {
     fn peek(&self, at: RunAddr, buf: &mut [u8]) -> Result<(), ProcessError> {
         self.read(at, buf)
     }
+
+    fn bytes(&self, at: RunAddr, len: usize) -> Result<Vec<u8>, ProcessError> {
+        self.read_mapped(at, len)
+    }
 }
 
 /// A module of the process.

@@ -38,6 +38,7 @@ pub mod gap;
 mod ids;
 mod letgo;
 pub mod log;
+mod mapped;
 pub mod maps;
 pub mod memory;
 pub mod numbered;

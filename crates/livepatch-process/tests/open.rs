@@ -39,6 +39,23 @@ fn facts_of_a_process() {
 }
 
 #[test]
+fn what_was_written_over_a_mapped_file_is_read() {
+    let victim = Victim::start();
+    let process = victim.process();
+    let text = process.mapping_at(victim.fact("main")).unwrap().unwrap();
+    let (at, len) = (text.range.start, text.len() as usize);
+    let file = process.read_mapped(at, len).unwrap();
+    assert_eq!(file, process.read_vec(at, len).unwrap());
+    // Padding behind the code, or code that never runs: the program ends before it runs again.
+    let seized = victim.seize();
+    let last = len - 1;
+    process.write(at.offset(last as i64), &[file[last] ^ 1]).unwrap();
+    let now = process.read_mapped(at, len).unwrap();
+    assert_eq!((now[last], &now[..last]), (file[last] ^ 1, &file[..last]));
+    drop(seized);
+}
+
+#[test]
 fn no_such_process() {
     for pid in [Pid(i32::MAX), Pid(-1), Pid(0)] {
         let result = Process::open(pid);
