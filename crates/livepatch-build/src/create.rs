@@ -151,7 +151,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
         diff.initialisers.clear();
     }
     timed("set aside", || repartition::set_aside(&mut diff, (old, new), &source))?;
-    let (mut variables, functions) = diff.doubtful(&source);
+    let (mut variables, functions) = diff.doubtful(&source, (old, new))?;
     diff.renew_call_sites(&mut variables);
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);

@@ -50,7 +50,7 @@ pub(crate) struct RawRun {
 
 impl RawRun {
     /// Starts `program` with these arguments, changed to make raw code; `compiler` precedes them if the program is a wrapper.
-    /// `None` for what has no place in a program, for crates of a registry, and where nothing is optimised.
+    /// `None` for what has no place in a program, and for crates of a registry.
     pub(crate) fn start(program: &str, compiler: Option<&OsStr>, args: &[OsString]) -> Option<Self> {
         let run = Arguments::parse(args)?;
         // What an earlier compilation left is not this one's.
@@ -102,7 +102,7 @@ struct Arguments {
 impl Arguments {
     fn parse(args: &[OsString]) -> Option<Self> {
         let (mut name, mut out_dir, mut suffix) = (None, None, String::new());
-        let (mut links, mut optimises) = (false, false);
+        let mut links = false;
         let mut kept = Vec::with_capacity(args.len() + 8);
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
@@ -128,12 +128,10 @@ impl Arguments {
                     continue;
                 }
                 "--crate-name" => name = Some(value.to_owned()),
-                "-O" => optimises = true,
                 "-C" | "--codegen" => {
                     let (key, setting) = value.split_once('=').unwrap_or((value, ""));
                     match key {
                         "extra-filename" => setting.clone_into(&mut suffix),
-                        "opt-level" => optimises = setting != "0",
                         _ => {}
                     }
                     if NOT_RAW.contains(&key) {
@@ -146,7 +144,7 @@ impl Arguments {
             kept.extend(next.cloned());
         }
         let name = name.filter(|name| !name.starts_with("build_script_"))?;
-        let out_dir = out_dir.filter(|_| links && optimises)?;
+        let out_dir = out_dir.filter(|_| links)?;
         let object = out_dir.join(format!("{name}{suffix}.livepatch-raw"));
         let emit = format!("--emit=obj={}", object.to_str()?);
         // Otherwise a run that is killed would leave its temporary files in the folder of the sources.
@@ -236,7 +234,6 @@ mod tests {
         assert!(parse(whole).is_some());
         for other in [
             "--crate-name app --crate-type lib --emit=metadata -C opt-level=z --out-dir /t",
-            "--crate-name app --crate-type lib --emit=metadata,link --out-dir /t",
             "--crate-name app --crate-type proc-macro --emit=metadata,link -C opt-level=z --out-dir /t",
             "--crate-name build_script_build --crate-type bin --emit=link -C opt-level=z --out-dir /t",
             "--crate-name app --crate-type lib --emit=metadata,link -C opt-level=z --out-dir /t --cap-lints allow",

@@ -5,13 +5,19 @@
 //! running variable would go on as another one, and the address of a function would lead to another one. Nothing tells what
 //! continues what, so such items are doubtful as soon as a function that uses them changed in a way that may have renumbered
 //! them.
+//!
+//! Functions of one name are not all such items: those with other generic arguments have it in common, too. With raw code, the function
+//! that they are in is known by name. Without, it may have been inlined everywhere, and debug information is asked: what it describes in
+//! the very same way, and is compiled in the same crate, is of one name in one place.
 
 use super::Diff;
 use super::graph::Graph;
 use super::pair::by_name;
 use super::program::{At, Program};
 use super::rename::base;
+use crate::build::Build;
 use crate::emit::name_of;
+use crate::guard::{GuardError, trees};
 use crate::objects::{Kind, Section};
 use crate::source::SourceDiff;
 use std::collections::{HashMap, HashSet};
@@ -21,17 +27,26 @@ use std::collections::{HashMap, HashSet};
 struct Doubtful {
     names: HashSet<String>,
     by_address: HashSet<String>,
+    /// The same of items of one path that may have other generic arguments, or be in different places.
+    unclear: HashSet<String>,
 }
 
 impl Diff<'_> {
     /// Running variables (of the new build) and functions whose address may be kept (of the old build), of which it cannot be told
     /// which items of the new source continue them.
-    pub(crate) fn doubtful(&self, source: &SourceDiff) -> (Vec<At>, Vec<At>) {
+    ///
+    /// # Errors
+    /// Debug information that cannot be read.
+    pub(crate) fn doubtful(
+        &self,
+        source: &SourceDiff,
+        builds: (&Build, &Build),
+    ) -> Result<(Vec<At>, Vec<At>), GuardError> {
         if !source.may_renumber() {
-            return Default::default();
+            return Ok(Default::default());
         }
         let placed = self.placed_names();
-        let doubtful = match &self.meaning {
+        let mut doubtful = match &self.meaning {
             Some(meaning) => of_graphs(&meaning.graphs(), &placed, &|name| meaning.is_changed(name)),
             None => {
                 let graph = |program: &Program<'_>| Graph::new(program, &by_name(program, |_| true));
@@ -42,8 +57,12 @@ impl Diff<'_> {
                 of_graphs(&[&graph(&self.old), &graph(&self.new)], &placed, &|name| changed.contains(name))
             }
         };
+        if self.meaning.is_none() {
+            let alike = self.described_alike(&doubtful.unclear, builds)?;
+            doubtful.by_address.extend(alike);
+        }
         if doubtful.names.is_empty() {
-            return Default::default();
+            return Ok(Default::default());
         }
         tracing::debug!(?doubtful, "may have other numbers");
         let key = |program: &Program<'_>, at: At| self.name_in_graphs(program, at);
@@ -57,7 +76,28 @@ impl Diff<'_> {
                 && self.old.addr(*at).is_some()
                 && doubtful.by_address.contains(&key(&self.old, *at))
         });
-        (variables.map(|(at, _)| at).collect(), functions.map(|(at, _)| at).collect())
+        Ok((variables.map(|(at, _)| at).collect(), functions.map(|(at, _)| at).collect()))
+    }
+
+    /// Those of these names that debug information does not tell from another one of them, which the same image or the other has.
+    fn described_alike(
+        &self,
+        names: &HashSet<String>,
+        (old, new): (&Build, &Build),
+    ) -> Result<Vec<String>, GuardError> {
+        let mut alike: HashMap<_, HashSet<String>> = HashMap::new();
+        for (program, build) in [(&self.old, old), (&self.new, new)] {
+            let key = |at| self.name_in_graphs(program, at);
+            let code = program.all().filter(|(_, section)| section.kind == Kind::Text);
+            let placed = code.filter_map(|(at, _)| Some((at, program.addr(at)?)));
+            let wanted: Vec<_> = placed.filter(|(at, _)| names.contains(&key(*at))).collect();
+            let queries: Vec<_> = wanted.iter().map(|(at, addr)| (name_of(program, *at), *addr)).collect();
+            for ((at, _), info) in wanted.iter().zip(trees(&build.image, &queries)?) {
+                let Some(info) = info else { continue };
+                alike.entry((info.path, info.receiver, info.crate_key)).or_default().insert(key(*at));
+            }
+        }
+        Ok(alike.into_values().filter(|names| names.len() > 1).flatten().collect())
     }
 
     /// What either image has. Raw code has more: each thread-local comes with two variables, of which one is used.
@@ -100,9 +140,14 @@ fn of_graphs(graphs: &[&Graph; 2], placed: &HashSet<String>, is_changed: &dyn Fn
     let mut doubtful = Doubtful::default();
     for (path, names) in &several {
         if users.change(names, path, is_changed) {
-            let is_local = parents(path).any(|parent| groups.contains_key(parent));
-            let kept = names.iter().filter(|name| is_local && users.by_address.contains(**name));
-            doubtful.by_address.extend(kept.map(|name| (*name).to_owned()));
+            let is_local = parents(path).any(|parent| is_anonymous(parent) || groups.contains_key(parent));
+            let kept = names.iter().filter(|name| users.by_address.contains(**name));
+            let kept = kept.map(|name| (*name).to_owned());
+            if is_local {
+                doubtful.by_address.extend(kept)
+            } else {
+                doubtful.unclear.extend(kept)
+            }
             doubtful.names.extend(names.iter().map(|name| (*name).to_owned()));
         }
     }
@@ -156,6 +201,12 @@ fn is_numbered(path: &str) -> bool {
     path.ends_with("$u7d$$u7d$") || path.ends_with('}')
 }
 
+/// Whether a path is that of a constant `_`, of which a module may have several.
+fn is_anonymous(path: &str) -> bool {
+    path.ends_with("::_")
+        || path.strip_suffix("1_").is_some_and(|scope| legacy_ends(path).last() == Some(&scope.len()))
+}
+
 /// Whether it makes a function pointer of a closure, or calls one.
 fn is_shim(path: &str) -> bool {
     path.contains("4core3ops8function") || path.contains("core::ops::function::")
@@ -193,6 +244,8 @@ mod tests {
         assert_eq!(of("5check5check1N"), ["5check", "5check5check"]);
         assert_eq!(of("check::check::N"), ["check", "check::check"]);
         assert!(of("5check").is_empty() && of("check").is_empty());
+        assert!(is_anonymous("app::_") && is_anonymous("3app1_") && is_anonymous("3app5check1_"));
+        assert!(!(is_anonymous("app::a_") || is_anonymous("3a1_") || is_anonymous("3app3a1_")));
         // No path at all.
         assert!(of("main").is_empty() && of("9too_long").is_empty());
     }

@@ -134,6 +134,7 @@ fn function_info(symbol: &str, function: &function::Function, handles_functions:
         path: function.path.clone(),
         receiver: function.receiver.clone(),
         result_registers: function.result_registers,
+        crate_key: function.crate_key.clone(),
         place: function.place.clone(),
         inlined: function.inlined.clone(),
         handles_functions,

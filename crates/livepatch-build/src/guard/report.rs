@@ -39,6 +39,8 @@ pub struct FunctionInfo {
     pub receiver: Option<String>,
     /// How many registers may hold its result: none if it has none or if that is in memory.
     pub result_registers: u8,
+    /// The crate that it was compiled in, as its code units are named.
+    pub crate_key: String,
     /// Where it is declared.
     pub place: Option<Place>,
     /// Functions that are inlined into it, at any depth, each once, in order of first appearance.
