@@ -130,9 +130,8 @@ impl Arguments {
                 "--crate-name" => name = Some(value.to_owned()),
                 "-C" | "--codegen" => {
                     let (key, setting) = value.split_once('=').unwrap_or((value, ""));
-                    match key {
-                        "extra-filename" => setting.clone_into(&mut suffix),
-                        _ => {}
+                    if key == "extra-filename" {
+                        setting.clone_into(&mut suffix);
                     }
                     if NOT_RAW.contains(&key) {
                         continue;
