@@ -78,7 +78,7 @@ impl<'a> DynamicSymbols<'a> {
             }
             (None, None) => return Ok(None),
         };
-        let strings = memory.bytes(strtab, strsz.min(1 << 28) as usize)?;
+        let strings = memory.table(strtab, strsz.min(1 << 28) as usize)?;
         Ok(Some(Self { memory, image, table, strings, versions: address(elf::DT_VERSYM.0), hash }))
     }
 
@@ -171,7 +171,7 @@ impl<'a> DynamicSymbols<'a> {
                 }
             }
         };
-        let bytes = self.memory.bytes(self.table, (count.min(MAX_SYMBOLS) * SYM_SIZE) as usize)?;
+        let bytes = self.memory.table(self.table, (count.min(MAX_SYMBOLS) * SYM_SIZE) as usize)?;
         Ok(bytes
             .chunks_exact(SYM_SIZE as usize)
             .filter_map(|symbol| {
@@ -195,7 +195,7 @@ fn gnu_hash(memory: &dyn Peek, at: RunAddr) -> Result<Hash, ProcessError> {
     let bloom_words = u64::from(long(&header, 8)).min(MAX_SYMBOLS);
     let buckets_at = at.offset(16 + bloom_words as i64 * 8);
     Ok(Hash::Gnu {
-        buckets: memory.bytes(buckets_at, buckets as usize * 4)?,
+        buckets: memory.table(buckets_at, buckets as usize * 4)?,
         offset: u64::from(long(&header, 4)),
         chains: buckets_at.offset(buckets as i64 * 4),
     })

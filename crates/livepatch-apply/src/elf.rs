@@ -1,7 +1,8 @@
 //! ELF images as they lie in the target's memory.
 //!
 //! Everything is what the memory holds, never what a file of that name holds: the file may have been replaced or deleted since
-//! (large pieces come from the mapped file itself, where no page differs). Sources: ELF-64 object file format, System V ABI AMD64 supplement, the GNU hash table format.
+//! (large tables come from the mapped file itself, where no page differs). Sources: ELF-64 object file format, System V ABI AMD64
+//! supplement, the GNU hash table format.
 
 use livepatch_patch::{Bias, BuildId, LinkAddr, RunAddr};
 use livepatch_process::ProcessError;
@@ -18,6 +19,11 @@ pub trait Peek {
         let mut buf = vec![0; len];
         self.peek(at, &mut buf)?;
         Ok(buf)
+    }
+
+    /// `len` bytes of a table that nothing writes to: as [`Self::bytes`], if possible without making it resident in the target.
+    fn table(&self, at: RunAddr, len: usize) -> Result<Vec<u8>, ProcessError> {
+        self.bytes(at, len)
     }
 
     /// A little-endian word.

@@ -13,7 +13,7 @@ impl Peek for Process {
         self.read(at, buf)
     }
 
-    fn bytes(&self, at: RunAddr, len: usize) -> Result<Vec<u8>, ProcessError> {
+    fn table(&self, at: RunAddr, len: usize) -> Result<Vec<u8>, ProcessError> {
         self.read_mapped(at, len)
     }
 }

@@ -90,26 +90,21 @@ fn is_it(file: &File, mapping: &Mapping) -> bool {
 mod tests {
     use super::*;
     use crate::Pid;
+    use std::io::{Read, Write};
     use std::process::{Child, Command, Stdio};
 
-    /// A program that waits for its input, with its largest mapping that may only be read.
+    /// A program that waits for more input, with its largest mapping that may only be read.
     fn waiting() -> (Child, Process, Mapping) {
-        let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Once it has answered it loads and reads nothing of its own any more.
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let process = Process::open(Pid(child.id() as i32)).unwrap();
         let only_read = |mapping: &Mapping| {
             let perms = mapping.perms;
             perms.read && !perms.write && !perms.execute && is_library(mapping)
         };
-        let is_there = || process.maps().ok()?.into_iter().filter(only_read).max_by_key(Mapping::len);
-        // Until then it is this program's image, or the library is not loaded yet.
-        let mapping = loop {
-            match is_there() {
-                Some(mapping) if process.thread_name(process.pid().leader()).as_deref() == Some("cat") => {
-                    break mapping;
-                }
-                _ => std::thread::yield_now(),
-            }
-        };
+        let mapping = process.maps().unwrap().into_iter().filter(only_read).max_by_key(Mapping::len).unwrap();
         (child, process, mapping)
     }
 

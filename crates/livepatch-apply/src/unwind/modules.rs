@@ -44,7 +44,7 @@ fn module_table(
     let Some(header) = &module.image.eh_frame_hdr else { return Ok(None) };
     let Some(text) = text_range(module) else { return Ok(None) };
     let size = header.end.0 - header.start.0;
-    let header_bytes = memory.bytes(header.start, size.min(MAX_SECTION) as usize)?;
+    let header_bytes = memory.table(header.start, size.min(MAX_SECTION) as usize)?;
     let name = module.name();
     let start = match Table::eh_frame_start(&name, (header.start, &header_bytes)) {
         Ok(start) => start,
@@ -54,7 +54,7 @@ fn module_table(
         return Ok(Some(Err(TableError { module: name, what: ".eh_frame is outside the module".into() })));
     };
     let size = segment.range.end.0 - start.0;
-    let bytes = memory.bytes(start, size.min(MAX_SECTION) as usize)?;
+    let bytes = memory.table(start, size.min(MAX_SECTION) as usize)?;
     Ok(Some(Table::with_header(&name, text, (header.start, header_bytes), (start, bytes))))
 }
 

@@ -12,6 +12,7 @@ mod by_source;
 pub(crate) mod call_sites;
 pub mod compare;
 mod complete;
+mod described;
 mod graph;
 mod lost;
 mod meaning;

@@ -11,13 +11,14 @@
 //! the very same way, and is compiled in the same crate, is of one name in one place.
 
 use super::Diff;
+use super::described::described;
 use super::graph::Graph;
 use super::pair::by_name;
 use super::program::{At, Program};
 use super::rename::base;
 use crate::build::Build;
 use crate::emit::name_of;
-use crate::guard::{GuardError, trees};
+use crate::guard::GuardError;
 use crate::objects::{Kind, Section};
 use crate::source::SourceDiff;
 use std::collections::{HashMap, HashSet};
@@ -88,13 +89,9 @@ impl Diff<'_> {
         let mut alike: HashMap<_, HashSet<String>> = HashMap::new();
         for (program, build) in [(&self.old, old), (&self.new, new)] {
             let key = |at| self.name_in_graphs(program, at);
-            let code = program.all().filter(|(_, section)| section.kind == Kind::Text);
-            let placed = code.filter_map(|(at, _)| Some((at, program.addr(at)?)));
-            let wanted: Vec<_> = placed.filter(|(at, _)| names.contains(&key(*at))).collect();
-            let queries: Vec<_> = wanted.iter().map(|(at, addr)| (name_of(program, *at), *addr)).collect();
-            for ((at, _), info) in wanted.iter().zip(trees(&build.image, &queries)?) {
-                let Some(info) = info else { continue };
-                alike.entry((info.path, info.receiver, info.crate_key)).or_default().insert(key(*at));
+            let wanted = program.all().map(|(at, _)| at).filter(|at| names.contains(&key(*at)));
+            for (at, info) in described(program, build, wanted)? {
+                alike.entry((info.path, info.receiver, info.crate_key)).or_default().insert(key(at));
             }
         }
         Ok(alike.into_values().filter(|names| names.len() > 1).flatten().collect())

@@ -10,11 +10,12 @@
 //! | functions by the path and the type of debug information, generic arguments included; variables by their path | by the path of the symbol, and the order in which they stand |
 //! | a wrong pair would redirect a function to another one, so what is not unique is left alone | a wrong pair shows itself by other code, and then both count as changed |
 
+use super::described::described;
 use super::names::{is_mangled, normalise};
 use super::pair::ByName;
 use super::program::{At, Program};
 use crate::build::Build;
-use crate::guard::{FunctionInfo, GuardError, demangle, trees};
+use crate::guard::{FunctionInfo, GuardError, demangle};
 use crate::objects::Kind;
 use std::collections::{BTreeMap, HashMap};
 
@@ -70,8 +71,8 @@ pub(super) fn of_programs<'a>(
         return Ok(Aliases::new());
     }
     let side = |side: usize| groups.iter().flat_map(move |group| group[side].iter().copied());
-    let was = describe(old, side(0), old_build)?;
-    let is = describe(new, side(1), new_build)?;
+    let was = identities(old, side(0), old_build)?;
+    let is = identities(new, side(1), new_build)?;
     let mut aliases = Aliases::new();
     for [olds, news] in &groups {
         for (new_name, new_at) in news {
@@ -121,18 +122,13 @@ impl Identity {
     }
 }
 
-fn describe<'a>(
+fn identities<'a>(
     program: &Program<'a>,
     names: impl Iterator<Item = (&'a str, At)>,
     build: &Build,
 ) -> Result<HashMap<At, Identity>, GuardError> {
-    let code = names.filter(|(_, at)| program.section(*at).kind == Kind::Text);
-    let placed: Vec<_> = code.filter_map(|(_, at)| Some((at, program.addr(at)?))).collect();
-    let queries: Vec<_> =
-        placed.iter().map(|(at, addr)| (crate::emit::name_of(program, *at), *addr)).collect();
-    let infos = trees(&build.image, &queries)?;
-    let known = placed.iter().zip(infos).filter_map(|((at, _), info)| Some((*at, Identity::of(&info?))));
-    Ok(known.collect())
+    let infos = described(program, build, names.map(|(_, at)| at))?;
+    Ok(infos.into_iter().map(|(at, info)| (at, Identity::of(&info))).collect())
 }
 
 /// A path without the numbers of `impl` blocks in it.

@@ -14,16 +14,16 @@
 
 use super::by_source::BySource;
 use super::compare::{Ref, is_call, reference};
+use super::described::described;
 use super::meaning::ByMeaning;
 use super::program::{At, Program};
 use super::{Changed, CopySet, Diff};
 use crate::build::{Build, Input};
 use crate::emit::name_of;
-use crate::guard::{FunctionInfo, GuardError, trees};
+use crate::guard::{FunctionInfo, GuardError};
 use crate::objects::{Kind, changed_inputs};
 use crate::source::{Change, Side, SourceDiff};
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 /// Tells what a change can reach.
 pub(super) trait Judge {
@@ -50,8 +50,8 @@ impl Infos {
         let old: Vec<At> = diff.changed.iter().map(|c| c.old).chain(sets(diff, |set| &set.old)).collect();
         let new: Vec<At> = diff.changed.iter().map(|c| c.new).chain(sets(diff, |set| &set.new)).collect();
         let (old, new) = rayon::join(
-            || describe(&diff.old, &old_build.image, &old),
-            || describe(&diff.new, &new_build.image, &new),
+            || described(&diff.old, old_build, old.into_iter()),
+            || described(&diff.new, new_build, new.into_iter()),
         );
         Ok(Self { old: old?, new: new? })
     }
@@ -132,17 +132,6 @@ fn sets<'d>(
     side: impl Fn(&'d CopySet) -> &'d Vec<At> + 'd,
 ) -> impl Iterator<Item = At> + 'd {
     diff.unsettled.iter().flat_map(move |set| side(set).iter().copied())
-}
-
-fn describe(
-    program: &Program<'_>,
-    image: &Path,
-    list: &[At],
-) -> Result<HashMap<At, FunctionInfo>, GuardError> {
-    let placed: Vec<_> = list.iter().filter_map(|at| Some((*at, program.addr(*at)?))).collect();
-    let queries: Vec<_> = placed.iter().map(|(at, addr)| (name_of(program, *at), *addr)).collect();
-    let infos = trees(image, &queries)?;
-    Ok(placed.iter().zip(infos).filter_map(|((at, _), info)| Some((*at, info?))).collect())
 }
 
 fn is_global(program: &Program<'_>, at: At) -> bool {
