@@ -131,7 +131,7 @@ pub(super) fn meta(
     functions.sort_by_key(|(_, function)| function.old);
     let replaced: Vec<_> = functions.iter().map(|(replaced, _)| *replaced).collect();
     let origins = origin::origins(builds, diff, &replaced, judged);
-    let reasons = reasons(builds, diff.meaning.as_ref(), &functions, judged)?;
+    let reasons = reasons(builds, diff.meaning.all(), &functions, judged)?;
     let mut redirects = Vec::new();
     for (((replaced, function), reason), origin) in functions.iter().zip(reasons).zip(origins) {
         let path = path_of(&diff.new, replaced.new);

@@ -4,7 +4,7 @@ use super::describe::Builds;
 use super::{CreateError, CreateReport};
 use crate::diff::once::Initialiser;
 use crate::diff::program::At;
-use crate::diff::{Diff, Meaning};
+use crate::diff::{Diff, Known, Meaning};
 use crate::emit::{self, Emitted};
 use crate::findings::{Finding, Place, rules};
 use crate::guard::{self, FunctionInfo, GuardReport};
@@ -22,7 +22,7 @@ pub(super) fn add(
     report: &mut CreateReport,
 ) -> Result<(), CreateError> {
     let variables = kept_values(diff).into_iter().map(|finding| (finding, BTreeSet::new()));
-    let computed = computed_once(builds, diff.meaning.as_ref(), emitted, judged, meta)?;
+    let computed = computed_once(builds, &diff.meaning, emitted, judged, meta)?;
     for (finding, functions) in variables.chain(computed) {
         meta.notes.push(note(&finding, functions));
         report.findings.push(finding);
@@ -54,12 +54,12 @@ fn note(finding: &Finding, functions: BTreeSet<u32>) -> Note {
 /// finding comes with the functions that it is about.
 fn computed_once(
     builds: &Builds<'_>,
-    meaning: Option<&Meaning>,
+    known: &Known,
     emitted: &Emitted,
     judged: &GuardReport,
     meta: &mut Meta,
 ) -> Result<Vec<(Finding, BTreeSet<u32>)>, CreateError> {
-    let Some(meaning) = meaning else { return Ok(Vec::new()) };
+    let Some(meaning) = known.any() else { return Ok(Vec::new()) };
     let lazies = guard::initialised_once(&builds.new.image, &meaning.holders())?;
     let manifest = &builds.new.manifest;
     let units = manifest.units.iter().filter(|unit| is_in_program(unit) && unit.local);
@@ -68,7 +68,8 @@ fn computed_once(
     tracing::debug!(?found, "compute values that are kept");
     let symbol = |redirect: &Redirect| emitted.symbols[redirect.symbol.0 as usize].name.as_str();
     let held: Vec<Held<'_>> = meta.redirects.iter().map(|r| Held::of(symbol(r), meaning, judged)).collect();
-    if !builds.source.hides() {
+    // Else the patch may do more than is known.
+    if known.all().is_some() && !builds.source.hides() {
         let all = meaning.only_initialises(&found);
         for (redirect, held) in meta.redirects.iter_mut().zip(&held) {
             redirect.initialises = held.is_clear

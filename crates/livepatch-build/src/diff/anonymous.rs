@@ -18,7 +18,7 @@ impl Diff<'_> {
     /// Paths such as `app::module::_` whose constants may have other numbers.
     pub(crate) fn renumbered_constants(&self) -> BTreeSet<String> {
         let mut scopes = BTreeSet::new();
-        match &self.meaning {
+        match self.meaning.all() {
             Some(meaning) => {
                 // Names that were paired are the same on both sides.
                 scopes.extend(meaning.renamed.keys().filter_map(|name| scope(name)));

@@ -69,7 +69,7 @@ impl Diff<'_> {
     /// Whether the new program has the function's item with another meaning.
     fn is_other(&self, at: At, names: &HashSet<&str>, added: &HashSet<String>) -> bool {
         let symbol = name_of(&self.old, at);
-        match &self.meaning {
+        match self.meaning.all() {
             Some(meaning) => meaning.is_changed(symbol) && meaning.lives_on(symbol),
             None => {
                 !names.contains(self.old.key(symbol))

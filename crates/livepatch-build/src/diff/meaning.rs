@@ -34,6 +34,43 @@ use crate::objects::{self, Inputs, Kind, LoadError, Unit};
 use crate::source::{self, Side, SourceDiff};
 use std::collections::{HashMap, HashSet};
 
+/// How much of a change raw code tells.
+#[derive(Debug, Default)]
+pub enum Known {
+    /// All that differs between the builds has raw code.
+    All(Meaning),
+    /// Something else differs, too: this tells what changed in the crates that have raw code, and not what did not change.
+    Ours(Meaning),
+    /// There is no raw code.
+    #[default]
+    Nothing,
+}
+
+impl Known {
+    /// What changed, and that nothing else did.
+    pub(crate) fn all(&self) -> Option<&Meaning> {
+        match self {
+            Self::All(meaning) => Some(meaning),
+            Self::Ours(_) | Self::Nothing => None,
+        }
+    }
+
+    /// What changed, and maybe not everything that did.
+    pub(crate) fn any(&self) -> Option<&Meaning> {
+        match self {
+            Self::All(meaning) | Self::Ours(meaning) => Some(meaning),
+            Self::Nothing => None,
+        }
+    }
+
+    pub(super) fn any_mut(&mut self) -> Option<&mut Meaning> {
+        match self {
+            Self::All(meaning) | Self::Ours(meaning) => Some(meaning),
+            Self::Nothing => None,
+        }
+    }
+}
+
 /// What changed, and what leads there.
 #[derive(Debug)]
 pub struct Meaning {
@@ -52,13 +89,13 @@ pub struct Meaning {
 }
 
 impl Meaning {
-    /// Compares the raw code of two builds; `None` where not all of what differs between them has raw code.
+    /// Compares the raw code of two builds.
     ///
     /// # Errors
     /// Kept objects cannot be read.
-    pub fn between(old: (&Build, &Image), new: (&Build, &Image)) -> Result<Option<Self>, DiffError> {
-        if !is_complete(old.0, new.0) {
-            return Ok(None);
+    pub fn between(old: (&Build, &Image), new: (&Build, &Image)) -> Result<Known, DiffError> {
+        if old.0.raw.is_empty() || new.0.raw.is_empty() {
+            return Ok(Known::Nothing);
         }
         let (old_bytes, new_bytes) = rayon::join(|| read(old.0), || read(new.0));
         let (old_bytes, new_bytes) = (old_bytes?, new_bytes?);
@@ -76,9 +113,9 @@ impl Meaning {
         tracing::debug!(?changed, ?shifted, "raw code compared");
         // Code that is compiled together with ours calls such functions by names that raw code of ours does not show.
         let by_name = |name: &String| !is_mangled(name) || name.contains("___rust");
-        if is_compiled_together(new.0) && changed.iter().any(|name| by_name(name) && name != "main") {
-            return Ok(None);
-        }
+        let is_called_by_name =
+            is_compiled_together(new.0) && changed.iter().any(|name| by_name(name) && name != "main");
+        let is_all = is_complete(old.0, new.0) && !is_called_by_name;
         let graph = |program: &Program<'_>, names: &ByName<'_>| {
             let mut graph = Graph::new(program, names);
             graph.lead_to(&changed);
@@ -87,7 +124,8 @@ impl Meaning {
         let (old, new) = rayon::join(|| graph(&was, &old_names), || graph(&is, &new_names));
         let added = new_names.keys().filter(|name| !old_names.contains_key(*name));
         let added = added.filter_map(|name| rename::base(name)).collect();
-        Ok(Some(Self { changed, shifted, added, aliases: owned, renamed, old, new }))
+        let meaning = Self { changed, shifted, added, aliases: owned, renamed, old, new };
+        Ok(if is_all { Known::All(meaning) } else { Known::Ours(meaning) })
     }
 
     /// Takes functions for unchanged that differ in line numbers only.

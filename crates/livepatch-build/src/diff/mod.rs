@@ -34,7 +34,7 @@ use crate::image::Image;
 use crate::objects::{Inputs, Kind, LoadError, changed_inputs};
 use crate::source::Side;
 use compare::{Comparer, Verdict};
-pub use meaning::Meaning;
+pub use meaning::{Known, Meaning};
 pub use pair::CopySet;
 use program::{At, Program};
 use std::collections::{HashMap, HashSet};
@@ -95,7 +95,7 @@ pub struct Diff<'a> {
     /// New code that differs only because the compiler divided the crate in another way.
     pub repartitioned: Vec<At>,
     /// What of the two builds means something else, where raw code tells.
-    pub meaning: Option<Meaning>,
+    pub meaning: Known,
     /// New section → old section, for everything that lives on.
     pub partners: HashMap<At, At>,
     /// Constants and functions of the new program whose equal twin is in the old image (new → old).
@@ -193,7 +193,7 @@ fn diff_scope<'a>(
         monolithic,
         unsettled,
         repartitioned: Vec::new(),
-        meaning: None,
+        meaning: Known::Nothing,
         partners,
         twins,
         old: old_program,

@@ -47,7 +47,7 @@ impl Diff<'_> {
             return Ok(Default::default());
         }
         let placed = self.placed_names();
-        let mut doubtful = match &self.meaning {
+        let mut doubtful = match self.meaning.all() {
             Some(meaning) => of_graphs(&meaning.graphs(), &placed, &|name| meaning.is_changed(name)),
             None => {
                 let graph = |program: &Program<'_>| Graph::new(program, &by_name(program, |_| true));
@@ -58,7 +58,7 @@ impl Diff<'_> {
                 of_graphs(&[&graph(&self.old), &graph(&self.new)], &placed, &|name| changed.contains(name))
             }
         };
-        if self.meaning.is_none() {
+        if self.meaning.all().is_none() {
             let alike = self.described_alike(&doubtful.unclear, builds)?;
             doubtful.by_address.extend(alike);
         }
@@ -111,7 +111,7 @@ impl Diff<'_> {
     fn name_in_graphs(&self, program: &Program<'_>, at: At) -> String {
         let name = name_of(program, at);
         self.meaning
-            .as_ref()
+            .all()
             .map_or_else(|| program.key(name).to_owned(), |meaning| meaning.key(name).to_owned())
     }
 }

@@ -74,11 +74,11 @@ pub fn set_aside(
         return Ok(());
     }
     let infos = Infos::read(diff, old_build, new_build)?;
-    if let Some(meaning) = &mut diff.meaning {
+    if let Some(meaning) = diff.meaning.any_mut() {
         meaning.forget_lines(&infos, source);
     }
     let crates = changed_crates(old_build, new_build);
-    let meaning = diff.meaning.as_ref().filter(|_| !source.hides());
+    let meaning = diff.meaning.all().filter(|_| !source.hides());
     let judge: Box<dyn Judge> = match meaning {
         Some(meaning) => Box::new(ByMeaning { meaning, diff, source, crates: &crates, infos: &infos }),
         None => Box::new(BySource::new(diff, source, &crates, &infos)),
