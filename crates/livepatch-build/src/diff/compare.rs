@@ -9,7 +9,7 @@
 
 use super::names::is_anonymous;
 use super::program::{At, Program, Target};
-use crate::objects::{Frame, Kind, Merge, Reloc, Section};
+use crate::objects::{Frame, Kind, Merge, Reloc, Section, SymIx};
 use livepatch_patch::RelocKind;
 use std::collections::{HashMap, HashSet};
 
@@ -283,9 +283,8 @@ pub fn reference<'a>(program: &Program<'a>, unit: u32, reloc: &Reloc) -> Ref<'a>
     };
     let unit = program.unit(at);
     let section = unit.section(at.section);
-    if section.kind == Kind::ReadOnly
-        && section.symbols.iter().all(|ix| is_anonymous(unit.symbol(*ix).name, unit.symbol(*ix).global))
-    {
+    let anonymous = |ix: &SymIx| is_anonymous(unit.symbol(*ix).name, unit.symbol(*ix).global);
+    if section.merged || section.kind == Kind::ReadOnly && section.symbols.iter().all(anonymous) {
         return Ref::Constant { at, offset };
     }
     let seen = offset + if section.kind == Kind::Text && is_relative(reloc.kind) { 4 } else { 0 };

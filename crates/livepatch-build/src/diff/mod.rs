@@ -119,10 +119,25 @@ pub fn diff<'a>(
 ) -> Result<Diff<'a>, DiffError> {
     let diff = diff_scope(old, new, false)?;
     // Code in an object that did not change may read a constant that did.
-    let constant_changed = diff.changed.iter().any(|c| diff.old.section(c.old).kind == Kind::ReadOnly);
+    let constant_changed = diff.changed.iter().any(|c| diff.old.section(c.old).kind == Kind::ReadOnly)
+        || differs_in_merged(&diff.old, &diff.new);
     let mut diff = if constant_changed { diff_scope(old, new, true)? } else { diff };
     diff.changed.retain(|changed| diff.new.section(changed.new).kind == Kind::Text);
     Ok(diff)
+}
+
+/// Whether a constant that the linker merges with others, and that other objects can name, has another value.
+fn differs_in_merged(old: &Program<'_>, new: &Program<'_>) -> bool {
+    let merged = |program: &Program<'_>| -> HashSet<(String, Vec<u8>)> {
+        let all = program.all().filter(|(_, section)| section.merged);
+        let named = all.flat_map(|(at, section)| {
+            let symbols = section.symbols.iter().map(move |ix| program.unit(at).symbol(*ix));
+            let named = symbols.filter(|symbol| !names::is_anonymous(symbol.name, symbol.global));
+            named.map(move |symbol| (program.key(symbol.name).to_owned(), section.bytes.to_vec()))
+        });
+        named.collect()
+    };
+    merged(old) != merged(new)
 }
 
 fn diff_scope<'a>(

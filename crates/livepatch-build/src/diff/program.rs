@@ -89,6 +89,9 @@ impl<'a> Placements<'a> {
         let (file, member) = unit.key();
         let mut used: HashMap<&'u str, usize> = HashMap::new();
         let mut place = |section: &'u Section<'_>| {
+            if section.merged {
+                return None;
+            }
             let list = self.by_key.get(&(file, member, section.name))?;
             let next = used.entry(section.name).or_default();
             // Discarded sections are missing from the map, so among several of one name the size decides.

@@ -127,6 +127,7 @@ mod tests {
             size: bytes.len() as u64,
             relocs: Vec::new(),
             merge: None,
+            merged: false,
             symbols: Vec::new(),
             frames: Vec::new(),
         }

@@ -51,6 +51,8 @@ pub struct Section<'a> {
     pub relocs: Vec<Reloc>,
     /// Set if the linker may merge equal entries of this section with others.
     pub merge: Option<Merge>,
+    /// Whether it is one constant of a mergeable section, which the linker puts wherever an equal one is.
+    pub merged: bool,
     /// Symbols defined here that name functions or data, in order of offset; no section symbols.
     pub symbols: Vec<SymIx>,
     /// Unwind entries of the functions in it.

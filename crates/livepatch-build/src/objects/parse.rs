@@ -58,7 +58,9 @@ fn parse_elf(data: &[u8]) -> Result<Option<Parts<'_>>, String> {
     let table = header.sections(LE, data).map_err(|e| e.to_string())?;
     let (mut sections, map) = sections(&table, data)?;
     let symtab = table.symbols(LE, data, elf::SHT_SYMTAB).map_err(|e| e.to_string())?;
-    let symbols = symbols(&symtab, &map)?;
+    let mut symbols = symbols(&symtab, &map)?;
+    let merged = take_entries_apart(&mut symbols, &sections);
+    sections.extend(merged);
     for (i, symbol) in symbols.iter().enumerate() {
         if let Def::Section(section, _) = symbol.def
             && !symbol.is_section
@@ -109,11 +111,40 @@ fn sections<'a>(table: &SectionTable<'a, Elf>, data: &'a [u8]) -> Result<(Vec<Se
             size: header.sh_size(LE),
             relocs: Vec::new(),
             merge,
+            merged: false,
             symbols: Vec::new(),
             frames: Vec::new(),
         });
     }
     Ok((out, map))
+}
+
+/// Makes a section of its own of each constant in a section with entries of one size, which the linker merges with equal ones of other
+/// objects. Such a constant is its bytes: LLVM puts there only what has no address of significance (`unnamed_addr`), whatever its
+/// name. What a reference means depends on its symbol alone, because it may point before or behind the constant.
+fn take_entries_apart<'a>(symbols: &mut [Symbol<'a>], sections: &[Section<'a>]) -> Vec<Section<'a>> {
+    let mut out = Vec::new();
+    for symbol in symbols.iter_mut().filter(|symbol| !symbol.is_section && !symbol.name.is_empty()) {
+        let Def::Section(ix, offset) = symbol.def else { continue };
+        let section = &sections[ix.0 as usize];
+        let Some(Merge::Fixed(size)) = section.merge else { continue };
+        let size = if symbol.size == 0 { size } else { symbol.size };
+        let start = offset as usize;
+        let Some(bytes) = section.bytes.get(start..start.saturating_add(size as usize)) else { continue };
+        symbol.def = Def::Section(SecIx((sections.len() + out.len()) as u32), 0);
+        let (merge, merged) = (None, true);
+        out.push(Section {
+            bytes,
+            size,
+            merge,
+            merged,
+            relocs: Vec::new(),
+            symbols: Vec::new(),
+            frames: Vec::new(),
+            ..*section
+        });
+    }
+    out
 }
 
 fn is_unwind(table: &SectionTable<'_, Elf>, header: &elf::SectionHeader64<LE>) -> bool {
