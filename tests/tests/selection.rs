@@ -17,8 +17,8 @@ struct Case {
 }
 
 impl Case {
-    fn start(profile: Profile) -> Result<Self, Failed> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/selection");
+    fn start(name: &str, profile: Profile) -> Result<Self, Failed> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases").join(name);
         let project = Project::new(&Fixture::read(&folder)?, profile)?;
         let program = Program::start(command(&project.ship()?))?;
         project.write(Side::New)?;
@@ -116,7 +116,7 @@ fn subset_by_subset(case: &mut Case) -> Result<(), Failed> {
     case.gives(&[], &EVERYTHING)?;
     case.gives(&["--module", "selection"], &EVERYTHING)?;
     case.gives(
-        &["--module", "selection::router2", "--function", "LIMIT"],
+        &["--module", "selection::router2", "--function", "selection::cart::LIMIT"],
         &["router2::route", "cart::limit"],
     )?;
     case.gives(&["--function", "selection::router::route"], &["router::route"])?;
@@ -169,10 +169,13 @@ fn unknown(case: &mut Case) -> Result<(), Failed> {
 /// Parts are patches of their own, which replace each other.
 fn replaced(case: &mut Case) -> Result<(), Failed> {
     let apply = |case: &Case, part: &[&str]| case.run("apply", part)?.expect(exit::DONE, "apply");
-    let first = apply(case, &["--module", "selection::router2", "--function", "LIMIT"])?.json;
+    let first =
+        apply(case, &["--module", "selection::router2", "--function", "selection::cart::LIMIT"])?.json;
     assert_eq!(first["already_applied"], false);
     // The same functions, named in another way.
-    let again = apply(case, &["--function", "selection::router2::route", "--function", "LIMIT"])?.json;
+    let again =
+        apply(case, &["--function", "selection::router2::route", "--function", "selection::cart::LIMIT"])?
+            .json;
     assert_eq!(again["already_applied"], true);
     let other = apply(case, &["--type", "selection::cart::Cart"])?.json;
     assert_eq!(other["already_applied"], false);
@@ -197,7 +200,7 @@ fn replaced(case: &mut Case) -> Result<(), Failed> {
 
 #[test]
 fn parts_with_legacy_names() -> Result<(), Failed> {
-    let mut case = Case::start(Profile::Release)?;
+    let mut case = Case::start("selection", Profile::Release)?;
     replaced(&mut case)?;
     unknown(&mut case)?;
     subset_by_subset(&mut case)?;
@@ -206,7 +209,76 @@ fn parts_with_legacy_names() -> Result<(), Failed> {
 
 #[test]
 fn parts_with_v0_names() -> Result<(), Failed> {
-    let mut case = Case::start(Profile::V0)?;
+    let mut case = Case::start("selection", Profile::V0)?;
     subset_by_subset(&mut case)?;
     case.program.finish()
+}
+
+const ALIKE: [&str; 13] = [
+    "Truck::load",
+    "Spare::load",
+    "Rot::enc",
+    "Xor::enc",
+    "Rot::nip",
+    "Xor::nip",
+    "Truck+u64",
+    "Truck+u32",
+    "u64::from",
+    "tariff::bulk",
+    "tariff::lonely",
+    "Yard::next",
+    "Yard::drop",
+];
+
+/// Functions of one name in several types, impls and modules.
+fn alike(case: &mut Case) -> Result<(), Failed> {
+    let module = |name: &'static str| ["--module", name];
+    case.gives(&[], &ALIKE)?;
+    case.gives(&module("alike::codec"), &["Rot::enc", "Xor::enc", "Rot::nip", "Xor::nip"])?;
+    case.gives(&module("alike::tariff"), &["tariff::bulk", "tariff::lonely"])?;
+    case.gives(&module("alike::fleet::yard"), &["Spare::load", "Yard::next", "Yard::drop"])?;
+    let fleet =
+        ["Truck::load", "Spare::load", "Truck+u64", "Truck+u32", "u64::from", "Yard::next", "Yard::drop"];
+    case.gives(&module("alike::fleet"), &fleet)?;
+    for (name, lines) in [
+        ("alike::fleet::Truck", &["Truck::load", "Truck+u64", "Truck+u32"][..]),
+        ("&alike::fleet::Truck", &["Truck+u64", "Truck+u32"]),
+        ("alike::fleet::yard::Spare", &["Spare::load"]),
+        ("alike::codec::Rot", &["Rot::enc", "Rot::nip"]),
+        ("alike::codec::Xor", &["Xor::enc", "Xor::nip"]),
+        ("alike::fleet::yard::Yard", &["Yard::next", "Yard::drop"]),
+    ] {
+        case.gives(&["--type", name], lines)?;
+    }
+    for (name, line) in [
+        ("alike::fleet::Truck::load", "Truck::load"),
+        ("alike::fleet::yard::Spare::load", "Spare::load"),
+        ("<alike::codec::Rot as alike::codec::Codec>::enc", "Rot::enc"),
+        ("alike::codec::Xor::enc", "Xor::enc"),
+        ("alike::codec::Rot::nip", "Rot::nip"),
+        ("alike::codec::Xor::nip", "Xor::nip"),
+        ("<&alike::fleet::Truck as std::ops::Add<u64>>::add", "Truck+u64"),
+        ("<u64 as std::convert::From<&alike::fleet::Truck>>::from", "u64::from"),
+        ("<&alike::fleet::Truck as core::ops::arith::Add<u32>>::add", "Truck+u32"),
+        ("<u64 as From>::from", "u64::from"),
+        ("alike::tariff::bulk", "tariff::bulk"),
+        ("alike::tariff::FLOOR", "tariff::lonely"),
+        ("<alike::fleet::yard::Yard as std::iter::Iterator>::next", "Yard::next"),
+        ("<alike::fleet::yard::Yard as Drop>::drop", "Yard::drop"),
+    ] {
+        case.gives(&["--function", name], &[line])?;
+    }
+
+    let unknown = ["--function", "<&alike::fleet::Truck as std::ops::Add<u8>>::add"];
+    case.refused(&unknown, exit::USAGE).map(drop)
+}
+
+#[test]
+fn parts_that_are_called_alike() -> Result<(), Failed> {
+    for profile in [Profile::Release, Profile::V0] {
+        let mut case = Case::start("alike", profile)?;
+        alike(&mut case)?;
+        case.program.finish()?;
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod anonymous;
 mod describe;
+mod held;
 mod knowledge;
 mod libraries;
 mod lost;

@@ -111,6 +111,20 @@ impl ItemName {
         out
     }
 
+    /// What tells the item from others: its path with the generic arguments of its type and trait, as far as they are known. Impls of one
+    /// trait with other arguments are other items.
+    pub fn key(&self) -> String {
+        let name = &self.name;
+        match (&self.self_type, &self.trait_path) {
+            (Some(self_type), Some(of)) => format!("<{self_type} as {of}>::{name}"),
+            (Some(self_type), None) if is_path(&without_arguments(self_type)) => {
+                format!("{self_type}::{name}")
+            }
+            (Some(self_type), None) => format!("<{self_type}>::{name}"),
+            (None, _) => self.full(),
+        }
+    }
+
     /// The path in its shortest form, without generic arguments: equal for all instantiations and all closures of one item.
     pub fn full(&self) -> String {
         let name = &self.name;

@@ -1,5 +1,5 @@
-//! What a selection has to know of each replaced function: its name in the source, the changed items in it, and which other
-//! functions it cannot be parted from.
+//! What a selection has to know of each replaced function: its name in the source, the changed items in it (`create/held.rs`),
+//! and which other functions it cannot be parted from.
 //!
 //! An old function that stays must not rest on what the compiler knew about an old function that goes, nor a new one on
 //! what it knew about a new one that does not come. Inside of one code unit that may be much: what the callee returns,
@@ -7,19 +7,18 @@
 //! whether the callee may unwind. Between crates it is nothing, unless they were compiled together, and then their objects are the program's own.
 
 use super::describe::{Builds, changed_function};
+use super::held::Source;
 use super::knowledge;
 use crate::diff::Diff;
 use crate::diff::compare::{Ref, is_call, reference};
 use crate::diff::program::{At, Program};
-use crate::diff::traces::Traces;
 use crate::emit::{Emitted, Replaced, name_of};
-use crate::findings::Place;
 use crate::guard::{self, FunctionInfo, GuardReport};
 use crate::objects::Kind;
-use crate::source::{Change, ChangedItem, Side, Tainted};
+use crate::source::{Change, Side};
 use livepatch_patch::item::{Hints, ItemName};
 use livepatch_patch::{Constant, Origin};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 /// Constants of the image that the patch brings with another value.
 pub(super) fn constants(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Constant> {
@@ -54,7 +53,7 @@ pub(super) fn origins(
         };
         return functions.iter().map(alone).collect();
     };
-    let source = Source { items, tainted, traces: Traces::new(&diff.new, Side::New) };
+    let source = Source::new(builds, diff, (items, tainted), &judged.functions);
     let infos: Vec<_> = functions.iter().map(|replaced| info_of(diff, replaced, judged)).collect();
     let mut ties = Ties::new(functions.len());
     for side in [Side::Old, Side::New] {
@@ -85,60 +84,9 @@ fn own_name(diff: &Diff<'_>, replaced: &Replaced, info: Option<&FunctionInfo>) -
     name(symbol, info.map(|info| info.path.as_str()), info.and_then(|info| info.receiver.as_deref()))
 }
 
-fn name(symbol: &str, debug_path: Option<&str>, receiver: Option<&str>) -> ItemName {
+pub(super) fn name(symbol: &str, debug_path: Option<&str>, receiver: Option<&str>) -> ItemName {
     let scope = guard::impl_scope(symbol);
     ItemName::new(&guard::demangle(symbol), Hints { debug_path, receiver, impl_scope: scope.as_deref() })
-}
-
-/// What changed in the source.
-struct Source<'s> {
-    items: &'s [ChangedItem],
-    tainted: &'s Tainted,
-    traces: Traces<'s, 's>,
-}
-
-impl Source<'_> {
-    /// The changed items in a function's code, and whether there are certainly no others.
-    fn held(
-        &self,
-        replaced: &Replaced,
-        own: &ItemName,
-        info: Option<&FunctionInfo>,
-    ) -> (Vec<ItemName>, bool) {
-        let Some(info) = info else { return (vec![own.clone()], false) };
-        let mut held: BTreeMap<String, ItemName> = BTreeMap::new();
-        let mut hold = |item: ItemName| {
-            held.entry(item.full()).or_insert(item);
-        };
-        if self.changed(info.place.as_ref()) {
-            hold(own.clone());
-        }
-        for inlined in info.inlined.iter().filter(|inlined| self.changed(inlined.place.as_ref())) {
-            let symbol = inlined.symbol.as_deref().unwrap_or(&inlined.path);
-            hold(name(symbol, Some(&inlined.path), inlined.receiver.as_deref()));
-        }
-        let Some(missing) = self.traces.missing(self.tainted, replaced.new, info) else {
-            return (held.into_values().collect(), false);
-        };
-        let mut certain = true;
-        for (word, untraced) in missing {
-            let mut named = self.items.iter().filter(|item| item.name == word).peekable();
-            certain &= named.peek().is_some() || !untraced;
-            for item in named {
-                let known = held.values().any(|known| known.full().ends_with(&item.path));
-                if !known {
-                    let item = ItemName::new(&item.path, Hints::default());
-                    held.insert(item.full(), item);
-                }
-            }
-        }
-        (held.into_values().collect(), certain)
-    }
-
-    fn changed(&self, place: Option<&Place>) -> bool {
-        let inside = |p: &Place| self.tainted.is_in_changed_item(self.items, &p.file, p.line, Side::New);
-        place.is_some_and(inside)
-    }
 }
 
 /// Which functions belong together; symmetric.

@@ -89,6 +89,18 @@ impl Graph {
         changed: &HashSet<String>,
         machine: &Uses<'_>,
     ) -> bool {
+        self.lost(own, inlined, changed, machine).is_none_or(|lost| !lost.is_empty())
+    }
+
+    /// What of `changed` may have been inlined and computed away in code that was made of `own` and `inlined`; `None` if it may be
+    /// anything, because an indirect call is gone.
+    pub(super) fn lost(
+        &self,
+        own: Option<&str>,
+        inlined: &HashSet<&str>,
+        changed: &HashSet<String>,
+        machine: &Uses<'_>,
+    ) -> Option<Vec<&str>> {
         let mut members: HashSet<&str> = inlined.iter().copied().chain(own).collect();
         let mut work: Vec<&str> = members.iter().copied().collect();
         let mut wanted = Wanted::default();
@@ -117,7 +129,7 @@ impl Graph {
         if devirtualised || !lost.is_empty() {
             tracing::debug!(?lost, devirtualised, "may have been computed away");
         }
-        devirtualised || !lost.is_empty()
+        (!devirtualised).then_some(lost)
     }
 }
 

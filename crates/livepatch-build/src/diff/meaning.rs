@@ -164,6 +164,23 @@ impl Meaning {
         self.graph(side).nodes.contains_key(self.key(symbol))
     }
 
+    /// Symbols in the new build of the functions whose meaning changed.
+    pub(crate) fn changed_functions(&self) -> impl Iterator<Item = &str> {
+        let functions = self
+            .changed
+            .iter()
+            .filter(|name| self.new.nodes.get(*name).is_some_and(|node| node.kind == Some(Kind::Text)));
+        functions.map(|name| self.new_name(name))
+    }
+
+    /// Keys of what changed and may have been inlined into a function of the new build and computed away; `None` if that may be anything.
+    pub(crate) fn lost(&self, info: &FunctionInfo, program: &Program<'_>, at: At) -> Option<Vec<&str>> {
+        let inlined = info.inlined.iter().filter_map(|inlined| inlined.symbol.as_deref());
+        let inlined: HashSet<&str> = inlined.map(|symbol| self.key(symbol)).collect();
+        let machine = Uses::of(program, at).renamed(|name| self.key(name));
+        self.new.lost(Some(self.key(&info.symbol)), &inlined, &self.changed, &machine)
+    }
+
     /// What refers to what, in the old build and in the new one.
     pub(super) fn graphs(&self) -> [&Graph; 2] {
         [&self.old, &self.new]

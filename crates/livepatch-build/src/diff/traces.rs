@@ -7,7 +7,7 @@ use super::compare::{Ref, reference};
 use super::program::{At, Program};
 use crate::guard::{FunctionInfo, demangle};
 use crate::objects::Kind;
-use crate::source::{Side, Tainted};
+use crate::source::{Expected, Side, Tainted};
 use std::collections::{BTreeSet, HashMap};
 
 /// One program's code, to look for mentions in.
@@ -50,7 +50,7 @@ impl<'p, 'a> Traces<'p, 'a> {
         }
         let mut found: HashMap<String, usize> = HashMap::new();
         for inlined in &info.inlined {
-            *found.entry(last_name(family(&inlined.path)).to_owned()).or_default() += 1;
+            *found.entry(last_name(family(&inlined.path)).to_owned()).or_default() += inlined.times as usize;
         }
         for at in self.members(at, info) {
             for name in references(self.program, at) {
@@ -58,7 +58,7 @@ impl<'p, 'a> Traces<'p, 'a> {
             }
         }
         let found = |name: &String| found.get(name).copied().unwrap_or(0);
-        let missing = expected.into_iter().filter(|(name, count)| found(name) < *count);
+        let missing = expected.into_iter().filter(|(name, count)| *count > 0 && found(name) < *count);
         Some(missing.map(|(name, _)| (found(&name) == 0, name)).map(|(none, name)| (name, none)).collect())
     }
 
@@ -73,16 +73,44 @@ impl<'p, 'a> Traces<'p, 'a> {
 
 /// Tainted names that the code should refer to; `None` if that is not known of a part of it.
 fn expected(tainted: &Tainted, side: Side, info: &FunctionInfo) -> Option<HashMap<String, usize>> {
-    let mut all: HashMap<String, usize> = HashMap::new();
-    for place in info.inlined.iter().filter_map(|f| f.place.as_ref()).chain(&info.place) {
+    let inlined = info.inlined.iter().filter_map(|f| Some((f.place.as_ref()?, f.times as usize)));
+    let mut items: HashMap<*const Expected, Copies<'_>> = HashMap::new();
+    for (place, times) in inlined.chain(info.place.as_ref().map(|place| (place, 1))) {
         if tainted.is_function_tainted(&place.file, place.line, side) != Some(true) {
             continue;
         }
-        for (name, count) in tainted.expected_references(&place.file, place.line, side)? {
-            *all.entry(name.clone()).or_default() += count;
-        }
+        let expected = tainted.expected_references(&place.file, place.line, side)?;
+        let copies = items.entry(expected).or_insert_with(|| Copies { expected, at: HashMap::new() });
+        *copies.at.entry(place.line).or_default() += times;
+    }
+    let mut all: HashMap<String, usize> = HashMap::new();
+    for (name, count) in items.values().flat_map(Copies::references) {
+        *all.entry(name.to_owned()).or_default() += count;
     }
     Some(all)
+}
+
+/// What of one item of the source is in a function: by the lines that its parts are declared on, how many copies.
+struct Copies<'t> {
+    expected: &'t Expected,
+    at: HashMap<u32, usize>,
+}
+
+impl<'t> Copies<'t> {
+    /// The references that all copies have to have. A closure without a copy of its own was called, or computed away with what it
+    /// mentions.
+    fn references(&self) -> Vec<(&'t str, usize)> {
+        let closures = &self.expected.closures;
+        let own = self.at.iter().filter(|(line, _)| !closures.contains_key(line)).map(|(_, times)| *times);
+        let own = own.max().unwrap_or(0);
+        let of_closures = closures
+            .iter()
+            .map(|(line, counted)| (self.at.get(line).copied().unwrap_or(0).max(own.min(1)), counted));
+        let parts = of_closures.chain([(own, &self.expected.own)]);
+        parts
+            .flat_map(|(times, counted)| counted.iter().map(move |(name, n)| (name.as_str(), n * times)))
+            .collect()
+    }
 }
 
 /// Functions and variables that code refers to, once for each reference.
@@ -95,13 +123,13 @@ fn references<'a>(program: &Program<'a>, at: At) -> impl Iterator<Item = &'a str
 }
 
 /// The path of the function that a closure stands in.
-fn family(path: &str) -> &str {
+pub(crate) fn family(path: &str) -> &str {
     let end = ["::{{closure}}", "::{closure"].iter().filter_map(|mark| path.find(mark)).min();
     &path[..end.unwrap_or(path.len())]
 }
 
 /// The item's own name: `total` of `<app::Price<u8> as app::Sum>::total::<u32>`.
-fn last_name(path: &str) -> &str {
+pub(crate) fn last_name(path: &str) -> &str {
     let mut path = path;
     while path.ends_with('>') {
         let mut depth = 0;

@@ -7,7 +7,7 @@ use super::scan::crate_key;
 use super::types::Types;
 use crate::findings::Place;
 use gimli::{AttributeValue, constants as c};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// An out-of-line function.
 #[derive(Debug)]
@@ -85,7 +85,8 @@ fn read(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Function> 
 struct Contents {
     types: Vec<DieId>,
     known: HashSet<DieId>,
-    origins: HashSet<DieId>,
+    /// Origins of what is inlined, with the index of its entry.
+    origins: HashMap<DieId, Option<usize>>,
     inlined: Vec<FunctionRef>,
 }
 
@@ -116,20 +117,39 @@ impl Contents {
         Ok(())
     }
 
+    /// Index of a function among those that are inlined.
+    fn note(&mut self, function: FunctionRef) -> usize {
+        let same = |known: &FunctionRef| FunctionRef { times: 1, ..known.clone() } == function;
+        match self.inlined.iter().position(same) {
+            Some(at) => {
+                self.inlined[at].times += 1;
+                at
+            }
+            None => {
+                self.inlined.push(function);
+                self.inlined.len() - 1
+            }
+        }
+    }
+
     fn inline(&mut self, types: &Types<'_, '_>, id: DieId) -> gimli::Result<()> {
         let debug = types.debug;
         let entry = debug.entry(id)?;
         let Some(origin) = debug.target(id, &entry, c::DW_AT_abstract_origin)? else { return Ok(()) };
-        if !self.origins.insert(origin) {
+        if let Some(known) = self.origins.get(&origin) {
+            if let Some(at) = known {
+                self.inlined[*at].times += 1;
+            }
             return Ok(());
         }
-        if let Some(path) = debug.path(origin)? {
-            let (symbol, receiver) = (linkage_name(debug, origin)?, receiver(types, origin)?);
-            let function = FunctionRef { path, symbol, receiver, place: debug.place(origin)? };
-            if !self.inlined.contains(&function) {
-                self.inlined.push(function);
+        let index = match debug.path(origin)? {
+            Some(path) => {
+                let (symbol, receiver) = (linkage_name(debug, origin)?, receiver(types, origin)?);
+                Some(self.note(FunctionRef { path, symbol, receiver, place: debug.place(origin)?, times: 1 }))
             }
-        }
+            None => None,
+        };
+        self.origins.insert(origin, index);
         for (id, _) in debug.origins(origin)? {
             self.gather(types, id)?;
         }

@@ -30,7 +30,7 @@ pub fn inlined_at(image: &Path, addrs: &[LinkAddr]) -> Result<Vec<Vec<FunctionRe
             let place = frame
                 .location
                 .and_then(|location| Some(Place { file: location.file?.to_owned(), line: location.line? }));
-            stack.push(FunctionRef { path, symbol: None, receiver: None, place });
+            stack.push(FunctionRef { path, symbol: None, receiver: None, place, times: 1 });
         }
         stacks.push(stack);
     }

@@ -60,6 +60,8 @@ pub struct FunctionRef {
     pub receiver: Option<String>,
     /// A place in it: where it is declared, or (in an inline stack) where execution stands in it.
     pub place: Option<Place>,
+    /// How many copies of it are inlined, at any depth; 1 in an inline stack.
+    pub times: u32,
 }
 
 /// The type of a static, condensed.

@@ -26,7 +26,11 @@ impl Extent {
         Some(Self { first: tokens.first()?.position(), last: last.position(), last_line: last.last_line })
     }
 
-    fn holds(&self, token: &Token) -> bool {
+    pub(super) fn first_line(&self) -> u32 {
+        self.first.0
+    }
+
+    pub(super) fn holds(&self, token: &Token) -> bool {
         (self.first..=self.last).contains(&token.position())
     }
 }

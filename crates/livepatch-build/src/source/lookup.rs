@@ -1,6 +1,6 @@
 //! Answers about single functions.
 
-use super::mentions::string_words;
+use super::mentions::{Expected, string_words};
 use super::{ChangedItem, Side};
 use std::collections::HashSet;
 
@@ -21,7 +21,7 @@ pub(super) struct ItemLines {
     pub last: u32,
     pub tainted: bool,
     /// How often its machine code has to refer to each tainted name; `None` if that is not known.
-    pub expected: Option<Vec<(String, usize)>>,
+    pub expected: Option<Expected>,
 }
 
 /// The functions of a file.
@@ -60,11 +60,11 @@ impl Tainted {
         }
     }
 
-    /// How often the machine code of the function declared at this place refers to each tainted name, if nothing that it
-    /// mentions was computed away. `None` if that is not known.
-    pub fn expected_references(&self, file: &str, line: u32, side: Side) -> Option<&[(String, usize)]> {
+    /// How often the machine code of the item around this place refers to each tainted name, if nothing that it mentions was
+    /// computed away: the same answer, at the same address, for all places in one item. `None` if that is not known.
+    pub fn expected_references(&self, file: &str, line: u32, side: Side) -> Option<&Expected> {
         match self.lines_of(file, side) {
-            Found::One(lines) if !self.all => lines.item_at(line)?.expected.as_deref(),
+            Found::One(lines) if !self.all => lines.item_at(line)?.expected.as_ref(),
             _ => None,
         }
     }
@@ -144,7 +144,7 @@ pub(crate) fn is_foreign(path: &str) -> bool {
 
 /// Whether one path is the end of the other, component by component. A place in a registry, a git checkout or the
 /// standard library is never one of ours.
-fn same_file(ours: &str, theirs: &str) -> bool {
+pub(crate) fn same_file(ours: &str, theirs: &str) -> bool {
     let ours = ours.strip_prefix(super::record::TARGET).unwrap_or(ours);
     if FOREIGN.iter().any(|part| theirs.contains(part) && !ours.contains(part)) {
         return false;

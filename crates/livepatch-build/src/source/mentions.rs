@@ -1,10 +1,12 @@
 //! Which names a piece of source can reach, and the closure over all of it.
 
 use super::additions::Candidate;
+use super::closures::Extent;
 use super::items::{Entity, File, Owner};
+use super::pieces::without_name;
 use super::tokens::{Context, Token, TokenKind};
 use super::{Doubt, Sure};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// How often a name occurs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,7 +33,12 @@ impl Mentions {
     }
 
     pub(super) fn add(&mut self, tokens: &[Token]) {
-        for at in 0..tokens.len() {
+        self.add_part(tokens, |_| true);
+    }
+
+    /// Counts those of the tokens only that are `wanted`.
+    fn add_part(&mut self, tokens: &[Token], wanted: impl Fn(&Token) -> bool) {
+        for at in (0..tokens.len()).filter(|at| wanted(&tokens[*at])) {
             match tokens[at].kind {
                 TokenKind::Ident if can_name_value(tokens, at) => self.ident(tokens, at),
                 TokenKind::Literal => self.literal(tokens, at),
@@ -95,19 +102,58 @@ impl Mentions {
     }
 }
 
-/// How often machine code of an item has to refer to each name of the set, if no mention of it was computed away;
-/// `None` if it may mention any. A function that is passed on as a generic argument is not referred to.
+/// Names, each with how often code has to refer to it.
+pub(super) type Counted = Vec<(String, usize)>;
+
+/// How often machine code of an item has to refer to each name of a set, if no mention of it was computed away. A function
+/// that is passed on as a generic argument is not referred to.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// References of a copy of the item, without its closures.
+    pub own: Vec<(String, usize)>,
+    /// References of a copy of each closure, by the line that it begins on. Those that begin beside the header count as the
+    /// item's own, because the line is its, too.
+    pub closures: BTreeMap<u32, Vec<(String, usize)>>,
+}
+
+/// `None` if the item may mention any name.
 pub(super) fn expected(
     entity: &Entity,
     names: &HashSet<String>,
     functions: &HashSet<&str>,
-) -> Option<Vec<(String, usize)>> {
-    let mentioned = entity.mentions.names.iter().filter(|(name, _)| names.contains(*name));
-    let counted = mentioned.map(|(name, uses)| {
-        let other = if functions.contains(name.as_str()) { 0 } else { uses.other };
-        (name.clone(), uses.called + other)
-    });
-    (!entity.mentions.wild).then(|| counted.filter(|(_, count)| *count > 0).collect())
+) -> Option<Expected> {
+    if entity.mentions.wild {
+        return None;
+    }
+    let mut expected = Expected::default();
+    if entity.mentions.meet(names).is_none() {
+        return Some(expected);
+    }
+    let count = |mentions: &Mentions| -> Counted {
+        let mentioned = mentions.names.iter().filter(|(name, _)| names.contains(*name));
+        let counted = mentioned.map(|(name, uses)| {
+            let other = if functions.contains(name.as_str()) { 0 } else { uses.other };
+            (name.clone(), uses.called + other)
+        });
+        counted.filter(|(_, count)| *count > 0).collect()
+    };
+    // The braces of the body are in the header, without what is between them.
+    let mut header = entity.header.iter().rev().skip_while(|token| matches!(&*token.text, "{" | "}"));
+    let header_ends = header.next().map_or(entity.span.last_line, |token| token.last_line);
+    let line_of = |token: &Token| {
+        let around = entity.closures.iter().filter(|closure| closure.holds(token));
+        around.map(Extent::first_line).filter(|line| *line > header_ends).max()
+    };
+    let lines: BTreeSet<u32> = entity.closures.iter().map(Extent::first_line).collect();
+    for line in lines.into_iter().filter(|line| *line > header_ends) {
+        let mut part = Mentions::default();
+        part.add_part(&entity.body, |token| line_of(token) == Some(line));
+        expected.closures.insert(line, count(&part));
+    }
+    let mut own = Mentions::of(&without_name(entity.header.clone(), &entity.name));
+    own.add_part(&entity.body, |token| line_of(token).is_none());
+    expected.own = count(&own);
+    Some(expected)
 }
 
 /// Names that only functions have.

@@ -46,7 +46,8 @@ use crate::findings::Place;
 use crate::timing::timed;
 
 pub use lookup::Tainted;
-pub(crate) use lookup::is_foreign;
+pub(crate) use lookup::{is_foreign, same_file};
+pub use mentions::Expected;
 pub use set::{SourceFile, SourceSet};
 
 /// What differs between the sources of two builds.

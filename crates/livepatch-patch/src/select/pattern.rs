@@ -2,7 +2,7 @@
 
 use super::{Part, Unknown};
 use crate::item::{ItemName, is_below, is_path, normalise, segments, without_arguments};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that a selection of a patch can name.
 pub(super) struct Names<'p> {
@@ -31,10 +31,26 @@ impl<'p> Names<'p> {
         }
     }
 
-    /// Paths of all items, for messages.
+    /// What all items are called in messages.
     pub fn all(&self) -> Vec<String> {
-        let all: BTreeSet<String> = self.items.iter().map(|item| item.full()).collect();
+        let all: BTreeSet<String> = self.labels().into_values().collect();
         all.into_iter().collect()
+    }
+
+    /// What each item is called in messages, by its key: a path that selects it, with generic arguments only where that path
+    /// would mean other items, too.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for item in &self.items {
+            keys.entry(item.full()).or_default().insert(item.key());
+        }
+        let label = |(full, keys): (String, BTreeSet<String>)| {
+            let only = keys.len() == 1;
+            keys.into_iter()
+                .map(move |key| (key.clone(), if only { full.clone() } else { key }))
+                .collect::<Vec<_>>()
+        };
+        keys.into_iter().flat_map(label).collect()
     }
 
     fn matching(&self, wanted: impl Fn(&ItemName) -> bool) -> BTreeSet<usize> {
@@ -60,11 +76,8 @@ impl<'p> Names<'p> {
 
     /// A type with its methods, those for references to it included.
     fn of_type(&self, wanted: &str) -> Result<BTreeSet<usize>, String> {
-        let (exact, bare) = (normalise(wanted), without_arguments(wanted));
-        let is_meant = |of: &str| {
-            let of = if wanted.starts_with('&') { of } else { behind_references(of) };
-            if bare == exact { without_arguments(of) == bare } else { of == exact }
-        };
+        let is_meant =
+            |of: &str| means(wanted, if wanted.starts_with('&') { of } else { behind_references(of) });
         Ok(self.matching(|item| item.self_type.as_deref().is_some_and(is_meant)))
     }
 
@@ -76,16 +89,21 @@ impl<'p> Names<'p> {
             );
         }
         let exact = normalise(wanted);
-        let spelled = self.matching(|item| normalise(&item.path) == exact && !is_inside(&item.path));
-        let bare = ItemName::new(wanted, Default::default()).full();
-        let bare = normalise(&bare);
-        let has_arguments = bare != exact && without_arguments(wanted) != exact;
-        let full = if has_arguments {
-            spelled
-        } else {
-            self.matching(|item| normalise(&item.full()) == bare).union(&spelled).copied().collect()
+        let spelled = self.matching(|item| {
+            normalise(&item.key()) == exact || (normalise(&item.path) == exact && !is_inside(&item.path))
+        });
+        let named = ItemName::new(wanted, Default::default());
+        let bare = normalise(&named.full());
+        let has_arguments = without_arguments(wanted) != exact;
+        let last_has_arguments = segments(wanted).last().is_some_and(|last| last.contains('<'));
+        let full = match &named.self_type {
+            _ if last_has_arguments => BTreeSet::new(),
+            Some(of) => self.matching(|item| is_method(item, &named.name, of, named.trait_path.as_deref())),
+            None if has_arguments => BTreeSet::new(),
+            None => self.matching(|item| normalise(&item.full()) == bare),
         };
-        let found = if full.is_empty() { self.method(&bare)? } else { full };
+        let full: BTreeSet<usize> = full.union(&spelled).copied().collect();
+        let found = if full.is_empty() && !has_arguments { self.method(&bare)? } else { full };
         let inside: Vec<String> = found.iter().map(|at| normalise(&self.items[*at].full())).collect();
         let below = self.matching(|item| {
             let (own, scope) = (normalise(&item.full()), normalise(&item.scope));
@@ -108,7 +126,8 @@ impl<'p> Names<'p> {
     fn method(&self, wanted: &str) -> Result<BTreeSet<usize>, String> {
         let is = |of: &Option<String>, item: &ItemName| {
             let of = of.as_deref().map(behind_references).map(without_arguments);
-            of.is_some_and(|of| normalise(&format!("{of}::{}", item.name)) == wanted)
+            let outer = wanted.strip_suffix(item.name.as_str()).and_then(|outer| outer.strip_suffix("::"));
+            of.zip(outer).is_some_and(|(of, outer)| same_path(outer, &of))
         };
         let by_type = self.matching(|item| item.trait_path.is_some() && is(&item.self_type, item));
         let traits: BTreeSet<String> = by_type.iter().map(|at| self.items[*at].full()).collect();
@@ -143,6 +162,41 @@ impl<'p> Names<'p> {
         const MOST: usize = 5;
         found.into_iter().filter(|path| path != part.path().trim()).take(MOST).collect()
     }
+}
+
+/// Whether an item is the method of this name of what is meant by a type and, if it is one of a trait, a trait.
+fn is_method(item: &ItemName, name: &str, self_type: &str, trait_path: Option<&str>) -> bool {
+    let same_trait = match (trait_path, &item.trait_path) {
+        (Some(wanted), Some(of)) => means(wanted, of),
+        (None, None) => true,
+        _ => false,
+    };
+    same_trait && item.name == name && item.self_type.as_deref().is_some_and(|of| means(self_type, of))
+}
+
+/// Whether a type or trait is meant by what a user wrote. Generic arguments count only if given.
+fn means(wanted: &str, real: &str) -> bool {
+    let (wanted, real) = (normalise(wanted), normalise(real));
+    let (path, real_path) = (without_arguments(&wanted), without_arguments(&real));
+    let arguments = |text: &'_ str| text.find('<').map_or(String::new(), |at| text[at..].to_owned());
+    same_path(&path, &real_path)
+        && (path == wanted || wanted == real || (path != real_path && arguments(&wanted) == arguments(&real)))
+}
+
+/// Whether two paths without arguments mean the same. What the standard library defines goes by shorter paths, through which it is
+/// exported (`std::iter::Iterator`), or by its name alone.
+fn same_path(wanted: &str, real: &str) -> bool {
+    if wanted == real {
+        return true;
+    }
+    let Some(real) = real.strip_prefix("core::").filter(|real| is_path(real) && is_path(wanted)) else {
+        return false;
+    };
+    let exported = wanted.strip_prefix("core::");
+    let short = exported.unwrap_or(wanted);
+    let mut names = segments(real).into_iter();
+    let in_order = segments(short).into_iter().all(|name| names.any(|real| real == name));
+    in_order && names.next().is_none() && (exported.is_some() || !short.contains("::"))
 }
 
 fn is_inside(path: &str) -> bool {

@@ -53,7 +53,7 @@ pub(super) fn choose(patch: &Patch, selection: &Selection) -> Result<Kept, Selec
         return Err(SelectError::NotHeld { unknown, holds: names.all() });
     }
     let direct: Kept = wanted.iter().copied().filter(|at| *at < redirects.len()).collect();
-    let items: BTreeSet<String> = wanted.iter().map(|at| names.items[*at].full()).collect();
+    let items: BTreeSet<String> = wanted.iter().map(|at| names.items[*at].key()).collect();
     let undivided = |reason: &str| SelectError::Indivisible { reason: reason.to_owned() };
     let (Some(origins), None) = (known, &patch.meta.indivisible) else {
         let reason = patch.meta.indivisible.as_deref();
@@ -61,7 +61,7 @@ pub(super) fn choose(patch: &Patch, selection: &Selection) -> Result<Kept, Selec
             .unwrap_or("it was made by a version of livepatch that did not record what is in each function");
         return if direct == all { Ok(all) } else { Err(undivided(reason)) };
     };
-    let choice = Choice { patch, origins, direct, items };
+    let choice = Choice { patch, origins, direct, items, labels: names.labels() };
     let kept = choice.kept();
     let missing = choice.missing(&kept);
     if missing.is_empty() { Ok(kept) } else { Err(SelectError::Incomplete { missing }) }
@@ -91,17 +91,23 @@ struct Choice<'p> {
     origins: Vec<&'p Origin>,
     /// Functions of selected names.
     direct: Kept,
-    /// Selected items.
+    /// Keys of selected items.
     items: BTreeSet<String>,
+    /// What items are called, by key.
+    labels: BTreeMap<String, String>,
 }
 
 impl Choice<'_> {
     fn path(&self, at: usize) -> String {
-        self.origins[at].item.full()
+        self.label(&self.origins[at].item.key())
+    }
+
+    fn label(&self, key: &str) -> String {
+        self.labels.get(key).map_or_else(|| key.to_owned(), String::clone)
     }
 
     fn kept(&self) -> Kept {
-        let holds = |origin: &Origin| origin.holds.iter().any(|item| self.items.contains(&item.full()));
+        let holds = |origin: &Origin| origin.holds.iter().any(|item| self.items.contains(&item.key()));
         let hosts = self.origins.iter().enumerate().filter(|(_, origin)| holds(origin)).map(|(at, _)| at);
         let mut kept: Kept = self.direct.iter().copied().chain(hosts).collect();
         loop {
@@ -124,7 +130,7 @@ impl Choice<'_> {
             missing.entry((needs.clone(), selected.clone())).or_insert(Missing { selected, needs, reason });
         };
         for (at, item) in self.strange_items(kept) {
-            note(at, item, "holds the changed code of");
+            note(at, self.label(&item), "holds the changed code of");
         }
         let reach = Reach::of(self.patch);
         for &at in kept {
@@ -159,12 +165,12 @@ impl Choice<'_> {
         let mut holders: HashMap<String, Kept> = HashMap::new();
         for (at, origin) in self.origins.iter().enumerate() {
             for item in &origin.holds {
-                holders.entry(item.full()).or_default().insert(at);
+                holders.entry(item.key()).or_default().insert(at);
             }
         }
         let mut found = Vec::new();
         for &at in kept {
-            for item in self.origins[at].holds.iter().map(ItemName::full) {
+            for item in self.origins[at].holds.iter().map(ItemName::key) {
                 if !self.items.contains(&item) && !holders[&item].is_subset(&self.direct) {
                     found.push((at, item));
                 }
