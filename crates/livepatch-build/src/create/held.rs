@@ -53,7 +53,7 @@ impl<'s> Source<'s> {
             traces: Traces::new(&diff.new, Side::New),
             program: &diff.new,
             names: diff.meaning.any(),
-            meaning: diff.meaning.all().filter(|_| !builds.source.hides()),
+            meaning: diff.meaning.all().filter(|meaning| meaning.tells_all(builds.source)),
             described: inlined.chain(own).collect(),
             functions,
             linked: &builds.new.manifest.link.crate_name,

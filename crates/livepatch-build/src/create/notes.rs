@@ -69,7 +69,7 @@ fn computed_once(
     let symbol = |redirect: &Redirect| emitted.symbols[redirect.symbol.0 as usize].name.as_str();
     let held: Vec<Held<'_>> = meta.redirects.iter().map(|r| Held::of(symbol(r), meaning, judged)).collect();
     // Else the patch may do more than is known.
-    if known.all().is_some() && !builds.source.hides() {
+    if known.all().is_some_and(|meaning| meaning.tells_all(builds.source)) {
         let all = meaning.only_initialises(&found);
         for (redirect, held) in meta.redirects.iter_mut().zip(&held) {
             redirect.initialises = held.is_clear

@@ -23,6 +23,7 @@ use super::program::{At, Program};
 use super::rename;
 use super::repartition::{Infos, Judge};
 use super::shift::{self, Shift};
+use super::traces::{family, last_name};
 use super::uses::Uses;
 use super::{Diff, DiffError};
 use crate::build::Build;
@@ -162,6 +163,18 @@ impl Meaning {
     /// Whether there is raw code of it, on this side.
     pub(super) fn knows(&self, symbol: &str, side: Side) -> bool {
         self.graph(side).nodes.contains_key(self.key(symbol))
+    }
+
+    /// Whether raw code shows all that changed in the source.
+    pub(crate) fn tells_all(&self, source: &SourceDiff) -> bool {
+        let shows = |name: &str, in_closure: bool| {
+            self.changed.iter().filter(|symbol| symbol.contains(name)).any(|symbol| {
+                let path = demangle(symbol);
+                let around = family(&path);
+                (around.len() < path.len()) == in_closure && last_name(around) == name
+            })
+        };
+        !source.hides(shows)
     }
 
     /// Symbols in the new build of the functions whose meaning changed.

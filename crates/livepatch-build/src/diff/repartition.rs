@@ -78,7 +78,7 @@ pub fn set_aside(
         meaning.forget_lines(&infos, source);
     }
     let crates = changed_crates(old_build, new_build);
-    let meaning = diff.meaning.all().filter(|_| !source.hides());
+    let meaning = diff.meaning.all().filter(|meaning| meaning.tells_all(source));
     let judge: Box<dyn Judge> = match meaning {
         Some(meaning) => Box::new(ByMeaning { meaning, diff, source, crates: &crates, infos: &infos }),
         None => Box::new(BySource::new(diff, source, &crates, &infos)),

@@ -1,6 +1,7 @@
 //! Old and new files, item by item.
 
 use super::additions::{Additions, Candidate, align};
+use super::hiding::{Hiding, Telling};
 use super::items::{Entity, File, parse};
 use super::lookup::{ItemLines, Lines, Tainted};
 use super::macros::Packages;
@@ -38,7 +39,8 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     items.extend(additions.items());
     if items.is_empty() {
         let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
-        return Ok(SourceDiff { change: Change::Nothing, tainted, direct: None, hides: true });
+        let (change, hides) = (Change::Nothing, Hiding::Anywhere);
+        return Ok(SourceDiff { change, tainted, direct: None, hides, functions: Vec::new() });
     }
     runs_at_compile_time(new, &old_files, &new_files)?;
     let all: Vec<&File> = old_files.iter().chain(&new_files).map(|file| &**file).collect();
@@ -53,10 +55,11 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     };
     let seeds: HashSet<String> =
         changed.iter().map(|pair| pair.any().name.clone()).chain(additions.names()).collect();
-    let functions = function_names(&all);
+    let only_functions = function_names(&all);
     let tainted = |names: HashSet<String>| {
-        let lines =
-            |files: &[Shared]| files.iter().map(|file| lines(file, &names, &functions, &closure)).collect();
+        let lines = |files: &[Shared]| {
+            files.iter().map(|file| lines(file, &names, &only_functions, &closure)).collect()
+        };
         let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
         Tainted::new(names, old_lines, new_lines)
     };
@@ -66,11 +69,14 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
         .flatten()
         .try_for_each(|entity| closure.by_name_only(entity))
         .and_then(|()| closure.grow(seeds.clone()));
+    let functions = changed.iter().filter_map(Pair::telling).collect();
+    let unknown = |reason: String| SourceDiff { functions, ..SourceDiff::everything(reason) };
     Ok(match reached {
         Ok(names) => {
-            SourceDiff { change: Change::Items(items), tainted: tainted(names), direct: None, hides: true }
+            let (change, tainted) = (Change::Items(items), tainted(names));
+            SourceDiff { change, tainted, ..unknown(String::new()) }
         }
-        Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..SourceDiff::everything(doubt.0) },
+        Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..unknown(doubt.0) },
     })
 }
 
@@ -162,6 +168,14 @@ impl<'a> Pair<'a> {
             within: self.old.zip(self.new).and_then(|(old, new)| closures::around(old, new)),
             renumbers: self.old.zip(self.new).is_some_and(|(old, new)| closures::may_renumber(old, new)),
         }
+    }
+
+    /// Of a function.
+    fn telling(&self) -> Option<Telling> {
+        let any = self.any();
+        let in_closure =
+            self.old.zip(self.new).is_some_and(|(old, new)| closures::around(old, new).is_some());
+        (any.kind == ItemKind::Fn).then(|| Telling::of((any.name.clone(), in_closure), self.old, self.new))
     }
 }
 

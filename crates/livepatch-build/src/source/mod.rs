@@ -44,6 +44,7 @@ use crate::build::Build;
 use crate::error::Result;
 use crate::findings::Place;
 use crate::timing::timed;
+use hiding::{Hiding, Telling};
 
 pub use lookup::Tainted;
 pub(crate) use lookup::{is_foreign, same_file};
@@ -57,8 +58,10 @@ pub struct SourceDiff {
     tainted: Tainted,
     /// Where it is known which items changed, but not what that reaches: the items, and what mentions them.
     direct: Option<(Vec<ChangedItem>, Tainted)>,
-    /// Whether raw code may not show all of it.
-    hides: bool,
+    /// Where raw code may not show all of it.
+    hides: Hiding,
+    /// What changed in the bodies of functions that raw code may not show.
+    functions: Vec<Telling>,
 }
 
 /// The kind and extent of a difference.
@@ -137,7 +140,7 @@ impl SourceDiff {
     /// Compares the sources of two builds.
     pub fn between(old: &SourceSet, new: &SourceSet) -> Self {
         let diff = compare::between(old, new).unwrap_or_else(|doubt| Self::everything(doubt.0));
-        Self { hides: hiding::hides(old, new), ..diff }
+        Self { hides: hiding::between(old, new, &diff.functions), ..diff }
     }
 
     /// Compares the sources that two builds were made from.
@@ -155,7 +158,13 @@ impl SourceDiff {
     /// The answer where sources are not known.
     pub fn everything(reason: impl Into<String>) -> Self {
         let change = Change::Everything { reason: reason.into() };
-        Self { change, tainted: Tainted::everything(), direct: None, hides: true }
+        Self {
+            change,
+            tainted: Tainted::everything(),
+            direct: None,
+            hides: Hiding::Anywhere,
+            functions: Vec::new(),
+        }
     }
 
     /// Whether items in the body of some function may have other numbers among those of their name.
@@ -167,9 +176,14 @@ impl SourceDiff {
         }
     }
 
-    /// Whether there may be a change that raw code does not show, see `hiding.rs`.
-    pub(crate) fn hides(&self) -> bool {
-        self.hides
+    /// Whether there may be a change that raw code does not show, see `hiding.rs`; `shows` tells whether it shows a change of a function of
+    /// this name itself, or of a closure in one.
+    pub(crate) fn hides(&self, shows: impl Fn(&str, bool) -> bool) -> bool {
+        match &self.hides {
+            Hiding::Nowhere => false,
+            Hiding::Functions(names) => !names.iter().all(|(name, in_closure)| shows(name, *in_closure)),
+            Hiding::Anywhere => true,
+        }
     }
 
     /// Whether a place lies in the text that changed: a changed item, or a closure in it if nothing else of it changed.

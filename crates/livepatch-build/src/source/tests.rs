@@ -402,3 +402,28 @@ proptest! {
 fn crates() -> std::collections::HashSet<String> {
     ["app".to_owned()].into()
 }
+
+/// What raw code may not show of a change, told by whether it shows a change of `f` itself.
+#[test]
+fn what_raw_code_may_hide() {
+    let cases = [
+        ("fn f() { a(1) }", "fn f() { a(2) }", [false, false]),
+        ("fn f() { a.load(Relaxed) }", "fn f() { a.load(Acquire) }", [true, false]),
+        ("fn f() { g() }", "static N: N = N; fn f() { N.add(1, Relaxed); g() }", [true, false]),
+        ("const O: O = Relaxed; fn f() { a(1) }", "const O: O = Acquire; fn f() { a(2) }", [true, true]),
+        (
+            "const O: O = Relaxed; fn f() { Acquire }",
+            "const O: O = Acquire; fn f() { Relaxed }",
+            [true, true],
+        ),
+        // A closure is a function of its own.
+        ("fn f() { g(|| a.load(Relaxed)) }", "fn f() { g(|| a.load(Acquire)) }", [true, true]),
+        ("fn f() { m!(Relaxed) }", "fn f() { m!(Acquire) }", [true, false]),
+        ("macro_rules! m { () => { Relaxed } }", "macro_rules! m { () => { Acquire } }", [true, true]),
+    ];
+    for (old, new, expected) in cases {
+        let diff = diff(old, new);
+        let shows_f = |name: &str, in_closure: bool| name == "f" && !in_closure;
+        assert_eq!([diff.hides(|_, _| false), diff.hides(shows_f)], expected, "{old} -> {new}");
+    }
+}
