@@ -181,7 +181,10 @@ fn replaced(case: &mut Case) -> Result<(), Failed> {
     assert_eq!(other["already_applied"], false);
     assert_eq!(other["replaced"].as_array().map(Vec::len), Some(1), "{other}");
     assert_eq!(case.new_lines()?, ["Cart::area", "Cart::name", "Cart::each"]);
-    let whole = apply(case, &[])?.json;
+    let pid = case.program.pid().to_string();
+    let whole = tools::livepatch(&["-v".as_ref(), "apply".as_ref(), pid.as_ref(), case.file.as_os_str()])?;
+    assert!(whole.text.contains("entries switched"), "-v says what is done: {}", whole.text);
+    let whole = whole.expect(exit::DONE, "apply")?.json;
     assert_eq!(case.new_lines()?, EVERYTHING);
     let status = case.status()?;
     let patches = status["patches"].as_array().ok_or("no patches")?;

@@ -26,7 +26,7 @@ use crate::transition::entries::Entries;
 use crate::unwind::Tables;
 use livepatch_patch::link::{Plan, plan};
 use livepatch_patch::{BuildId, Digest, Patch, RunAddr, Selected};
-use livepatch_process::{Seized, on_tracer_thread};
+use livepatch_process::{Seized, log, on_tracer_thread};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -147,6 +147,13 @@ impl Job<'_> {
         load::unwinder(&view.process, &view.modules, module, &scope)?;
         let prepared = Prepared { view: &view, module, found, code, plan, scope };
         self.check_entries(&prepared)?;
+        log::info(format_args!(
+            "patch {} fits process {}: {} functions to replace, {} bytes to map",
+            self.id,
+            self.pid,
+            prepared.code.len(),
+            prepared.plan.total()
+        ));
         let tables = view.tables()?;
         let rules = Rules::new(&view.process, &view.modules)?;
         let mut stages = Stages { prepare_ms: clock.lap(), ..Stages::default() };
@@ -154,7 +161,9 @@ impl Job<'_> {
         let Some(mut seized) = view.seize(self.deadline)? else { return Ok(None) };
         safepoint::check_filters(&mut seized, self.deadline)?;
         stages.attach_ms = clock.lap();
+        log::info(format_args!("attached to {} threads", seized.threads().len()));
         if !libraries.is_empty() && !self.options.dry_run {
+            log::info(format_args!("the program loads {}", libraries.join(", ")));
             past.libraries = Some(self.bring(&prepared, &tables, &rules, seized, libraries)?);
             return Ok(None);
         }
@@ -232,12 +241,14 @@ impl Job<'_> {
                 let record = &state.patches[index];
                 load::check_contents(loader.process, &self.id, &record.mapping, &record.contents)?;
                 state.patches[index].applied_at = now();
+                log::info(format_args!("the patch is mapped already"));
                 index
             }
             None => {
                 let loaded =
                     loader.load(&mut seized, &mut state, self.patch, &self.id, &prepared.plan, bound)?;
                 let record = self.record(prepared, &state, loaded)?;
+                log::info(format_args!("mapped and linked at {}", record.mapping.base));
                 state.patches.push(record);
                 state.patches.len() - 1
             }

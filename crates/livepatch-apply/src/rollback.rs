@@ -14,7 +14,7 @@ use crate::report::{Clock, Holds, Policy, RollbackReport, Stages};
 use crate::session::{View, patch_reports, until_settled};
 use crate::switch::{Done, Switch};
 use livepatch_patch::RunAddr;
-use livepatch_process::{Seized, on_tracer_thread};
+use livepatch_process::{Seized, log, on_tracer_thread};
 use std::time::{Duration, Instant};
 
 /// Which patches to take out.
@@ -121,6 +121,7 @@ fn finish(
 ) -> Result<(), ApplyError> {
     if report.rolled_back.is_empty() {
         return Err(ApplyError::NothingToRollBack(match selector {
+            Selector::Id(id) if id.is_empty() => "an empty id means no patch".into(),
             Selector::Id(id) => format!("no patch with id {id} is applied"),
             Selector::Last | Selector::All => "no patch is applied in this process".into(),
         }));
@@ -167,9 +168,11 @@ fn take_out(
     let mut stages = Stages { prepare_ms: clock.lap(), ..Stages::default() };
     let Some(seized) = view.seize(deadline)? else { return Ok(None) };
     stages.attach_ms = clock.lap();
+    log::info(format_args!("attached to {} threads", seized.threads().len()));
     let mut guard = Guard::default();
     guard.patches(options.policy, &state);
     let record = &state.patches[active];
+    log::info(format_args!("patch {} is taken out: {} functions", record.id, record.functions.len()));
     if options.policy == Policy::Immediate {
         for function in &record.functions {
             // Under the jump is no code that could branch: what it is does not matter here.

@@ -78,6 +78,16 @@ pub(crate) enum Why {
 impl Switch<'_> {
     /// Notes the intention, switches, notes the result.
     pub(crate) fn run(&self, seized: Seized, state: &mut State) -> Result<Done, Box<NotDone>> {
+        let done = self.switch(seized, state)?;
+        let (entries, holds) = (self.writes.len(), &done.holds);
+        log::info(format_args!(
+            "{entries} entries switched; held at most: threads outside {} us, threads that came to an entry {} us; {} retries",
+            holds.world_stopped_us, holds.parked_us, holds.retries
+        ));
+        Ok(done)
+    }
+
+    fn switch(&self, seized: Seized, state: &mut State) -> Result<Done, Box<NotDone>> {
         let landing = Landing::of(self.location);
         let originals = originals(state);
         let pads = match self.policy {

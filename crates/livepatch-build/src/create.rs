@@ -26,7 +26,7 @@ use crate::objects::Inputs;
 use crate::source::{Change, SourceDiff};
 use crate::timing::timed;
 use crate::units;
-use livepatch_patch::{ContainerError, Patch, Reason};
+use livepatch_patch::{ContainerError, Patch};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -269,13 +269,4 @@ fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result
         new_statics: &new_statics,
     };
     Ok(guard::check(&input, &|old, new| same_code.is_same(old, new))?)
-}
-
-/// The words of a reason, as reports print it.
-pub fn reason_text(reason: &Reason) -> String {
-    match reason {
-        Reason::Changed => "changed".into(),
-        Reason::Inlines(path) => format!("inlines {path}"),
-        Reason::New => "new".into(),
-    }
 }

@@ -2,7 +2,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Outcome, bytes, count};
-use livepatch_patch::{ContainerError, Digest, NewItemKind, Note, Patch, Place, Reason, SectionKind};
+use livepatch_patch::{ContainerError, Digest, NewItemKind, Note, Patch, Place, SectionKind};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -46,15 +46,6 @@ pub struct PatchFile {
     pub data: Vec<u8>,
 }
 
-/// A reason in the words of the JSON contract: `changed`, `inlines PATH`, `uses PATH` or `new`.
-pub fn reason(reason: &Reason) -> String {
-    match reason {
-        Reason::Changed => "changed".into(),
-        Reason::Inlines(path) => format!("inlines {path}"),
-        Reason::New => "new".into(),
-    }
-}
-
 /// What is said of a patch that changes nothing else than how values are computed that are kept.
 pub(crate) const ONLY_INITIALISES: &str = "attention: all that this patch changes computes values that are kept once they are there; \
     it has an effect only where such a value is not there yet";
@@ -84,7 +75,7 @@ fn describe(file: &PatchFile) -> Value {
         json!({
             "path": redirect.path,
             "symbol": symbol(redirect.symbol),
-            "reason": reason(&redirect.reason),
+            "reason": redirect.reason.to_string(),
             "place": redirect.place,
             "address": redirect.old.to_string(),
             "old_size": redirect.old_size,
@@ -158,7 +149,7 @@ fn text(file: &PatchFile) -> String {
     line("size", &bytes(file.data.len() as u64));
     let _ = writeln!(text, "\nreplaces {}:", count(meta.redirects.len(), "function"));
     for redirect in &meta.redirects {
-        let _ = write!(text, "  {} ({})", redirect.path, reason(&redirect.reason));
+        let _ = write!(text, "  {} ({})", redirect.path, redirect.reason);
         let _ = match &redirect.place {
             Some(place) => writeln!(text, " at {place}"),
             None => writeln!(text),

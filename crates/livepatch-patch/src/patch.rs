@@ -9,6 +9,7 @@ use crate::ident::{Arch, BuildId, Digest};
 use crate::item::ItemName;
 use crate::reloc::RelocKind;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A whole patch.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,8 +188,22 @@ pub enum Reason {
     Changed,
     /// Code of this function, inlined into it, changed.
     Inlines(String),
+    /// Nothing that changed shows in it, but something may have been inlined into it and computed away.
+    Reached,
     /// The image has no such function.
     New,
+}
+
+/// The words of reports and of the command line's JSON.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed => f.write_str("changed"),
+            Self::Inlines(path) => write!(f, "inlines {path}"),
+            Self::Reached => f.write_str("may hold what changed"),
+            Self::New => f.write_str("new"),
+        }
+    }
 }
 
 /// An item that the patch brings into the process.

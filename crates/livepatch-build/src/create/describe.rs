@@ -1,6 +1,6 @@
 //! What the patch says about itself, and what the guard has to know about it.
 
-use super::{CreateError, CreateOptions, FunctionReport, Ignored, libraries, origin, reason_text};
+use super::{CreateError, CreateOptions, FunctionReport, Ignored, libraries, origin};
 use crate::build::Build;
 use crate::diff::call_sites::{description, is_call_site};
 use crate::diff::program::{At, Program};
@@ -183,7 +183,7 @@ fn reasons(
         .iter()
         .map(|(_, function)| {
             let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
-            by_meaning(meaning, function, info).or_else(|| by_source(builds.source, info?))
+            by_meaning(builds.source, meaning, function, info).or_else(|| by_source(builds.source, info?))
         })
         .collect();
     let first = |(replaced, function): &(&Replaced, ChangedFunction)| {
@@ -194,18 +194,28 @@ fn reasons(
     let stacks = if places.is_empty() { Vec::new() } else { guard::inlined_at(&builds.new.image, &places)? };
     let found: Vec<Reason> =
         unknown().zip(stacks).map(|((_, function), stack)| by_first_instruction(function, stack)).collect();
-    let mut found = found.into_iter();
+    let mut found = found.into_iter().map(|reason| match reason {
+        Reason::Changed if meaning.is_some() => Reason::Reached,
+        reason => reason,
+    });
     Ok(known.into_iter().map(|known| known.or_else(|| found.next()).unwrap_or(Reason::Changed)).collect())
 }
 
 fn by_meaning(
+    source: &SourceDiff,
     meaning: Option<&Meaning>,
     function: &ChangedFunction,
     info: Option<&FunctionInfo>,
 ) -> Option<Reason> {
     let meaning = meaning?;
     if meaning.is_changed(&function.new_symbol) {
-        return Some(Reason::Changed);
+        // The compiler inlines small functions before it makes raw code.
+        let text = |place: &Option<Place>| {
+            place.as_ref().is_some_and(|place| source.is_in_changed_text(place, Side::New))
+        };
+        let info = info.filter(|info| !text(&info.place));
+        let inlined = info.and_then(|info| info.inlined.iter().find(|inlined| text(&inlined.place)));
+        return Some(inlined.map_or(Reason::Changed, |inlined| Reason::Inlines(inlined.path.clone())));
     }
     let changed =
         |inlined: &&FunctionRef| inlined.symbol.as_deref().is_some_and(|symbol| meaning.is_changed(symbol));
@@ -271,14 +281,14 @@ pub(super) fn functions(meta: &Meta, emitted: &Emitted) -> Vec<FunctionReport> {
     let replaced = meta.redirects.iter().map(|redirect| FunctionReport {
         path: redirect.path.clone(),
         symbol: name(redirect.symbol),
-        reason: reason_text(&redirect.reason),
+        reason: redirect.reason.to_string(),
         place: redirect.place.clone(),
     });
     let new =
         meta.new_items.iter().filter(|item| item.kind == NewItemKind::Function).map(|item| FunctionReport {
             path: item.path.clone(),
             symbol: name(item.symbol),
-            reason: reason_text(&Reason::New),
+            reason: Reason::New.to_string(),
             place: None,
         });
     replaced.chain(new).collect()

@@ -216,7 +216,9 @@ impl Meaning {
         let inlined: HashSet<&str> = inlined.map(|symbol| self.key(symbol)).collect();
         let own = symbol.map(|symbol| self.key(symbol));
         let roots = || inlined.iter().copied().chain(own);
-        if roots().any(|name| self.changed.contains(name)) || info.inlined.iter().any(is_nameless) {
+        // What has no raw code of its own on this side was inlined before raw code was made: that of another root has it.
+        let is_changed = |name: &str| self.changed.contains(name) && graph.nodes.contains_key(name);
+        if roots().any(is_changed) || info.inlined.iter().any(is_nameless) {
             return true;
         }
         if !roots().any(|name| graph.leading.contains(name)) {

@@ -77,6 +77,8 @@ fn applied(report: &Report) -> String {
     assert!(report.holds.threads > 0 && report.total_ms > 0.0);
     assert!(report.call.total >= report.call.start + report.call.waited);
     assert_eq!(report.call.json["patches"][0]["id"], report.patches[0].id);
+    let said = |words: &str| report.call.log.iter().any(|line| line.contains(words));
+    assert!(said("attached to") && said("entries switched"), "{:?}", report.call.log);
     format!("applied {}", functions.join(" "))
 }
 
