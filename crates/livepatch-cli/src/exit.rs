@@ -4,9 +4,9 @@
 //! without a catch-all arm, so that a new error variant does not compile before somebody has decided its code.
 
 #[cfg(feature = "apply")]
-use livepatch_apply::SelectError;
-#[cfg(feature = "apply")]
 use livepatch_apply::error::{ApplyError, ThreadInside};
+#[cfg(feature = "apply")]
+use livepatch_apply::{Mismatch, SelectError};
 use livepatch_patch::{ContainerError, chain};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -118,7 +118,7 @@ impl From<ApplyError> for Failure {
                 failure.extra = details;
                 failure
             }
-            ApplyError::Mismatch(_) => Self::new(Exit::Mismatch, message).help("nothing changed"),
+            ApplyError::Mismatch(mismatch) => Self::new(Exit::Mismatch, message).help(way_out(&mismatch)),
             ApplyError::Permission(_) => Self::new(Exit::Permission, message),
             ApplyError::Lost(_) => Self::new(Exit::Lost, message),
             ApplyError::Refused { .. } => Self::new(Exit::Refused, message),
@@ -140,6 +140,23 @@ impl From<ApplyError> for Failure {
                 .help("`livepatch status PID` lists the patches of the process"),
             ApplyError::Environment { .. } | ApplyError::NotUndone { .. } => Self::new(Exit::Error, message),
         }
+    }
+}
+
+#[cfg(feature = "apply")]
+fn way_out(mismatch: &Mismatch) -> &'static str {
+    match mismatch {
+        Mismatch::NoSuchBuild { .. } => {
+            "nothing changed; `livepatch ps` shows which process runs which build, and `cargo livepatch baseline list` of which \
+             builds there is a baseline to make a patch from"
+        }
+        Mismatch::Patch(_) | Mismatch::Outside { .. } => {
+            "nothing changed; copy the patch file again, or make it anew"
+        }
+        Mismatch::Code { .. } | Mismatch::Entry { .. } => {
+            "nothing changed; a debugger or another tool wrote there: have it take that back, or restart the program"
+        }
+        _ => "nothing changed",
     }
 }
 

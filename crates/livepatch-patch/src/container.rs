@@ -45,7 +45,7 @@ const DIGEST_AT: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
     /// Not an ELF file, or one without our header.
-    #[error("not a livepatch patch file: {0}")]
+    #[error("not a livepatch patch file, or one that is cut off: {0}")]
     NotAPatch(String),
     /// Written by a version of the format that this tool cannot read.
     #[error(

@@ -171,8 +171,8 @@ pub(super) fn meta(
     })
 }
 
-/// Why each function is in the patch: raw code knows best, then the source; where neither tells, the function of the program
-/// that the first changed instruction came from is named.
+/// Why each function is in the patch: raw code knows best, then the source. Where there is no raw code and the source does not tell, the
+/// function of the program that the first changed instruction came from is named.
 fn reasons(
     builds: &Builds<'_>,
     meaning: Option<&Meaning>,
@@ -183,7 +183,9 @@ fn reasons(
         .iter()
         .map(|(_, function)| {
             let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
-            by_meaning(builds.source, meaning, function, info).or_else(|| by_source(builds.source, info?))
+            let told = by_meaning(builds.source, meaning, function, info);
+            let told = told.or_else(|| by_source(builds.source, info?));
+            told.or(meaning.map(|_| Reason::Reached))
         })
         .collect();
     let first = |(replaced, function): &(&Replaced, ChangedFunction)| {
@@ -194,10 +196,7 @@ fn reasons(
     let stacks = if places.is_empty() { Vec::new() } else { guard::inlined_at(&builds.new.image, &places)? };
     let found: Vec<Reason> =
         unknown().zip(stacks).map(|((_, function), stack)| by_first_instruction(function, stack)).collect();
-    let mut found = found.into_iter().map(|reason| match reason {
-        Reason::Changed if meaning.is_some() => Reason::Reached,
-        reason => reason,
-    });
+    let mut found = found.into_iter();
     Ok(known.into_iter().map(|known| known.or_else(|| found.next()).unwrap_or(Reason::Changed)).collect())
 }
 

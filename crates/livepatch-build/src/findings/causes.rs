@@ -1,15 +1,16 @@
 //! Findings that are about one and the same thing: the cause is told, what only follows from it is not.
 //!
-//! No refusal is lost: something is left out only where its cause stays.
+//! No refusal is lost: something is left out only where its cause stays. What is about the user's own code comes first.
 
 use super::{Code, Finding, rules};
+use crate::source::is_foreign;
 
 /// Rules that closures with other numbers break as well: a closure is compared with another function, or with one that
 /// shares its code.
 const FOLLOW: [Code; 3] =
     [rules::signature::RULE.code, rules::abi::RULE.code, rules::shared_address::RULE.code];
 
-/// Leaves out what follows from other findings.
+/// Leaves out what follows from other findings, and puts those about places in code of others last.
 ///
 /// Where closures cannot be matched by their numbers, whatever is said of single closures of that parent, or of functions of the
 /// standard library that stand between a closure and its callers, may come from comparing the wrong ones.
@@ -23,13 +24,29 @@ pub fn leading(findings: Vec<Finding>) -> Vec<Finding> {
             .any(|module| finding.item.starts_with(module));
         !parents.is_empty() && FOLLOW.contains(&finding.code) && (is_closures || is_between)
     };
-    let (_, leading) = findings.into_iter().partition(follows);
+    let (_, mut leading): (_, Vec<Finding>) = findings.into_iter().partition(follows);
+    leading.sort_by_key(|finding| finding.place.as_ref().is_some_and(|place| is_foreign(&place.file)));
     leading
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::findings::Place;
+
+    #[test]
+    fn the_users_own_code_comes_first() {
+        let at = |file: &str| Some(Place { file: file.to_owned(), line: 1 });
+        let all = vec![
+            Finding::new(&rules::type_layout::RULE, "std::sync::Chan")
+                .at(at("/rustc/1/library/std/src/x.rs")),
+            Finding::new(&rules::type_layout::RULE, "dep::T")
+                .at(at("/home/.cargo/registry/src/i/dep/src/lib.rs")),
+            Finding::new(&rules::type_layout::RULE, "app::Session").at(at("src/main.rs")),
+        ];
+        let order: Vec<_> = leading(all).into_iter().map(|finding| finding.item).collect();
+        assert_eq!(order, ["app::Session", "std::sync::Chan", "dep::T"]);
+    }
 
     #[test]
     fn renumbered_closures_explain_what_is_wrong_with_each() {
