@@ -156,7 +156,7 @@ fn way_out(mismatch: &Mismatch) -> &'static str {
         Mismatch::Code { .. } | Mismatch::Entry { .. } => {
             "nothing changed; a debugger or another tool wrote there: have it take that back, or restart the program"
         }
-        _ => "nothing changed",
+        Mismatch::Tls | Mismatch::Core(_) | Mismatch::Contents { .. } => "nothing changed",
     }
 }
 

@@ -114,24 +114,23 @@ impl ItemName {
     /// What tells the item from others: its path with the generic arguments of its type and trait, as far as they are known. Impls of one
     /// trait with other arguments are other items.
     pub fn key(&self) -> String {
-        let name = &self.name;
-        match (&self.self_type, &self.trait_path) {
-            (Some(self_type), Some(of)) => format!("<{self_type} as {of}>::{name}"),
-            (Some(self_type), None) if is_path(&without_arguments(self_type)) => {
-                format!("{self_type}::{name}")
-            }
-            (Some(self_type), None) => format!("<{self_type}>::{name}"),
-            (None, _) => self.full(),
-        }
+        self.written(str::to_owned)
     }
 
     /// The path in its shortest form, without generic arguments: equal for all instantiations and all closures of one item.
     pub fn full(&self) -> String {
+        self.written(without_arguments)
+    }
+
+    /// The path, with the type and the trait as `part` writes them.
+    fn written(&self, part: impl Fn(&str) -> String) -> String {
         let name = &self.name;
-        match (self.self_type.as_deref().map(without_arguments), &self.trait_path) {
-            (Some(self_type), Some(of)) => format!("<{self_type} as {}>::{name}", without_arguments(of)),
-            (Some(self_type), None) if is_path(&self_type) => format!("{self_type}::{name}"),
-            (Some(self_type), None) => format!("<{self_type}>::{name}"),
+        match (&self.self_type, &self.trait_path) {
+            (Some(self_type), Some(of)) => format!("<{} as {}>::{name}", part(self_type), part(of)),
+            (Some(self_type), None) if is_path(&without_arguments(self_type)) => {
+                format!("{}::{name}", part(self_type))
+            }
+            (Some(self_type), None) => format!("<{}>::{name}", part(self_type)),
             (None, _) if self.scope.is_empty() => name.clone(),
             (None, _) => format!("{}::{name}", self.scope),
         }

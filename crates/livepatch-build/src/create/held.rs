@@ -84,15 +84,15 @@ impl<'s> Source<'s> {
         };
         let lost = self.lost(replaced, info);
         let mut certain = true;
+        let places =
+            || info.inlined.iter().map(|inlined| inlined.place.as_ref()).chain([info.place.as_ref()]);
+        let is_shown =
+            |item: &&ChangedItem| places().any(|place| self.is_in(std::slice::from_ref(*item), place));
         for (word, untraced) in missing {
             let named: Vec<&ChangedItem> = self.items.iter().filter(|item| item.name == word).collect();
             certain &= !named.is_empty() || !untraced;
-            for item in named.into_iter().flat_map(|item| self.meant(item, lost.as_deref())) {
-                let is_shown = held.values().any(|known| known.full() == item.full());
-                if !is_shown {
-                    held.insert(item.key(), item);
-                }
-            }
+            let hidden = named.into_iter().filter(|item| !is_shown(item));
+            hidden.flat_map(|item| self.meant(item, lost.as_deref())).for_each(&mut hold);
         }
         (held.into_values().collect(), certain)
     }
@@ -137,13 +137,8 @@ impl<'s> Source<'s> {
 
     /// Symbols of what debug information has in the lines of an item.
     fn shown_in(&self, item: &ChangedItem) -> impl Iterator<Item = &'s str> {
-        let span = item.new.clone();
-        let inside = move |place: &Place| {
-            span.as_ref().is_some_and(|span| {
-                (span.first_line..=span.last_line).contains(&place.line) && same_file(&span.file, &place.file)
-            })
-        };
-        let shown = self.described.iter().filter(move |(_, (.., place))| place.is_some_and(&inside));
+        let inside = |place| self.is_in(std::slice::from_ref(item), place);
+        let shown = self.described.iter().filter(move |(_, (.., place))| inside(*place));
         shown.map(|(symbol, _)| *symbol)
     }
 
@@ -161,8 +156,11 @@ impl<'s> Source<'s> {
     }
 
     fn changed(&self, place: Option<&Place>) -> bool {
-        let inside = |p: &Place| self.tainted.is_in_changed_item(self.items, &p.file, p.line, Side::New);
-        place.is_some_and(inside)
+        self.is_in(self.items, place)
+    }
+
+    fn is_in(&self, items: &[ChangedItem], place: Option<&Place>) -> bool {
+        place.is_some_and(|p| self.tainted.is_in_changed_item(items, &p.file, p.line, Side::New))
     }
 }
 

@@ -179,8 +179,7 @@ fn means(wanted: &str, real: &str) -> bool {
     let (wanted, real) = (normalise(wanted), normalise(real));
     let (path, real_path) = (without_arguments(&wanted), without_arguments(&real));
     let arguments = |text: &'_ str| text.find('<').map_or(String::new(), |at| text[at..].to_owned());
-    same_path(&path, &real_path)
-        && (path == wanted || wanted == real || (path != real_path && arguments(&wanted) == arguments(&real)))
+    same_path(&path, &real_path) && (path == wanted || arguments(&wanted) == arguments(&real))
 }
 
 /// Whether two paths without arguments mean the same. What the standard library defines goes by shorter paths, through which it is
