@@ -209,12 +209,8 @@ fn by_meaning(
     let meaning = meaning?;
     if meaning.is_changed(&function.new_symbol) {
         // The compiler inlines small functions before it makes raw code.
-        let text = |place: &Option<Place>| {
-            place.as_ref().is_some_and(|place| source.is_in_changed_text(place, Side::New))
-        };
-        let info = info.filter(|info| !text(&info.place));
-        let inlined = info.and_then(|info| info.inlined.iter().find(|inlined| text(&inlined.place)));
-        return Some(inlined.map_or(Reason::Changed, |inlined| Reason::Inlines(inlined.path.clone())));
+        let told = info.and_then(|info| by_places(info, |place| source.is_in_changed_text(place, Side::New)));
+        return Some(told.unwrap_or(Reason::Changed));
     }
     let changed =
         |inlined: &&FunctionRef| inlined.symbol.as_deref().is_some_and(|symbol| meaning.is_changed(symbol));
@@ -223,13 +219,15 @@ fn by_meaning(
 
 fn by_source(source: &SourceDiff, info: &FunctionInfo) -> Option<Reason> {
     let (items, tainted) = source.items()?;
-    let changed = |place: &Option<Place>| {
-        place.as_ref().is_some_and(|p| tainted.is_in_changed_item(items, &p.file, p.line, Side::New))
-    };
-    if changed(&info.place) {
+    by_places(info, |place| tainted.is_in_changed_item(items, &place.file, place.line, Side::New))
+}
+
+/// By where the function, and what is inlined into it, is declared.
+fn by_places(info: &FunctionInfo, changed: impl Fn(&Place) -> bool) -> Option<Reason> {
+    if info.place.as_ref().is_some_and(&changed) {
         return Some(Reason::Changed);
     }
-    let inlined = info.inlined.iter().find(|inlined| changed(&inlined.place));
+    let inlined = info.inlined.iter().find(|inlined| inlined.place.as_ref().is_some_and(&changed));
     inlined.map(|inlined| Reason::Inlines(inlined.path.clone()))
 }
 

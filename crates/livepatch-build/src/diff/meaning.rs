@@ -188,10 +188,15 @@ impl Meaning {
 
     /// Keys of what changed and may have been inlined into a function of the new build and computed away; `None` if that may be anything.
     pub(crate) fn lost(&self, info: &FunctionInfo, program: &Program<'_>, at: At) -> Option<Vec<&str>> {
-        let inlined = info.inlined.iter().filter_map(|inlined| inlined.symbol.as_deref());
-        let inlined: HashSet<&str> = inlined.map(|symbol| self.key(symbol)).collect();
+        let inlined = self.inlined(info);
         let machine = Uses::of(program, at).renamed(|name| self.key(name));
         self.new.lost(Some(self.key(&info.symbol)), &inlined, &self.changed, &machine)
+    }
+
+    /// Keys of what is inlined into a function.
+    fn inlined<'s>(&'s self, info: &'s FunctionInfo) -> HashSet<&'s str> {
+        let symbols = info.inlined.iter().filter_map(|inlined| inlined.symbol.as_deref());
+        symbols.map(|symbol| self.key(symbol)).collect()
     }
 
     /// What refers to what, in the old build and in the new one.
@@ -212,8 +217,7 @@ impl Meaning {
         side: Side,
     ) -> bool {
         let graph = self.graph(side);
-        let inlined = info.inlined.iter().filter_map(|inlined| inlined.symbol.as_deref());
-        let inlined: HashSet<&str> = inlined.map(|symbol| self.key(symbol)).collect();
+        let inlined = self.inlined(info);
         let own = symbol.map(|symbol| self.key(symbol));
         let roots = || inlined.iter().copied().chain(own);
         // What has no raw code of its own on this side was inlined before raw code was made: that of another root has it.
