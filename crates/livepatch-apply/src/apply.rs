@@ -14,7 +14,7 @@ use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
 use crate::registry::{EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, State};
 use crate::repair::repair;
-use crate::report::{ApplyReport, Clock, Holds, Stages};
+use crate::report::{ApplyReport, Clock, Holds, Policy, Stages};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
 use crate::session::{UNDO_LIMIT, View, patch_reports, until_settled};
@@ -182,6 +182,13 @@ impl Job<'_> {
             let at = redirect.old.at(prepared.module.image.bias);
             let policy = self.policy_for(index);
             guard.function(policy, at, code, &redirect.path, &prepared.view.process);
+        }
+        for orphan in &self.patch.meta.orphans {
+            let at = orphan.old.at(prepared.module.image.bias);
+            let is_left = |function: &u32| self.policy_for(*function as usize) == Policy::Immediate;
+            if !orphan.from.iter().all(is_left) {
+                guard.orphan(at, orphan.old_size, &orphan.path);
+            }
         }
         guard
     }

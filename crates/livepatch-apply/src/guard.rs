@@ -67,6 +67,12 @@ impl Guard {
         });
     }
 
+    /// Forbids a function that nothing replaces, and that replaced functions jump to.
+    pub fn orphan(&mut self, start: RunAddr, size: u64, name: &str) {
+        let range = start..start.offset(size as i64);
+        self.pieces.push(Forbidden { range, name: name.into(), fresh_entry: false });
+    }
+
     /// Forbids the code of every patch in the process (quiescent only: it stays mapped, so old calls may finish in it).
     pub fn patches(&mut self, policy: Policy, state: &State) {
         if policy == Policy::Immediate {

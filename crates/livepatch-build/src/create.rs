@@ -173,11 +173,13 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
             return Ok(Outcome::Refused(report));
         }
     };
-    let mut judged = timed("guard", || judge(old, new, &diff, &emitted))?;
+    let orphans = diff.orphans();
+    let mut judged = timed("guard", || judge(old, new, &diff, &emitted, &orphans))?;
     report.findings.extend(anonymous::refuse(&diff, &emitted, &mut judged));
     let build = describe::Builds { old, new, source: &source };
     let findings = &mut report.findings;
-    let mut meta = timed("describe", || describe::meta(&build, options, &diff, &emitted, &judged, findings))?;
+    let mut meta =
+        timed("describe", || describe::meta(&build, options, &diff, &emitted, &orphans, &judged, findings))?;
     report.findings.extend(judged.findings.iter().cloned());
     report.findings.extend(lost::variables(&diff, &emitted));
     report.findings.extend(libraries::findings(&meta.libraries));
@@ -252,18 +254,26 @@ fn structural(diff: &Diff<'_>) -> Vec<Finding> {
     findings
 }
 
-fn judge(old: &Build, new: &Build, diff: &Diff<'_>, emitted: &Emitted) -> Result<GuardReport, CreateError> {
+fn judge(
+    old: &Build,
+    new: &Build,
+    diff: &Diff<'_>,
+    emitted: &Emitted,
+    orphans: &[diff::lost::Orphan],
+) -> Result<GuardReport, CreateError> {
     let functions: Vec<_> =
         emitted.replaced.iter().filter_map(|r| describe::changed_function(diff, r)).collect();
     let statics = describe::shared_statics(diff, emitted);
     let (new_functions, new_statics) = describe::brought(diff, emitted);
     let renamed: Vec<_> = diff.new.renamed().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
+    let orphans = describe::orphan_addrs(diff, orphans);
     let same_code = SameCode::new(diff);
     let input = guard::GuardInput {
         renamed: &renamed,
         old_image: &old.image,
         new_image: &new.image,
         functions: &functions,
+        orphans: &orphans,
         statics: &statics,
         new_functions: &new_functions,
         new_statics: &new_statics,

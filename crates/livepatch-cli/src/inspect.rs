@@ -99,6 +99,9 @@ fn describe(file: &PatchFile) -> Value {
         "created": meta.created,
         "patch_bytes": file.data.len(),
         "functions": functions.collect::<Vec<_>>(),
+        "orphans": meta.orphans.iter().map(|orphan| json!({
+            "path": orphan.path, "address": orphan.old.to_string(), "old_size": orphan.old_size,
+        })).collect::<Vec<_>>(),
         "new_items": items.collect::<Vec<_>>(),
         "indivisible": meta.indivisible,
         "sections": patch.sections.iter().map(|section| json!({

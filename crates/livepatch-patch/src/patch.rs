@@ -47,6 +47,9 @@ pub struct Meta {
     pub target: Target,
     /// Functions of the image that are replaced.
     pub redirects: Vec<Redirect>,
+    /// Functions of the image that have no counterpart in the patch, and that replaced functions jump to.
+    #[serde(default)]
+    pub orphans: Vec<Orphan>,
     /// Symbols defined in the patch that have no counterpart in the image: new functions, statics, thread-locals.
     pub new_items: Vec<NewItem>,
     /// Named constants of the image whose value is another in the patch.
@@ -169,6 +172,22 @@ pub struct Origin {
     pub holds: Vec<ItemName>,
     /// Other functions ([`Meta::redirects`]) without which its code, old or new, is not proven right.
     pub tied: Vec<u32>,
+}
+
+/// A function of the image that the rebuilt one lacks and that nothing calls once the functions that jump to it are replaced.
+///
+/// A thread in it is in what the patch replaces, although no replaced function is on its stack: the function that jumped to
+/// it (a tail call) left its frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orphan {
+    /// Demangled path without hash.
+    pub path: String,
+    /// Where it starts in the image.
+    pub old: LinkAddr,
+    /// Its size in bytes.
+    pub old_size: u64,
+    /// The functions ([`Meta::redirects`]) that jump to it, themselves or through others that are so.
+    pub from: Vec<u32>,
 }
 
 /// A named constant whose value changed: all functions that read it have to be applied together.

@@ -108,6 +108,7 @@ impl Program {
                         tls: None,
                     },
                     redirects: Vec::new(),
+                    orphans: Vec::new(),
                     new_items: Vec::new(),
                     constants: Vec::new(),
                     libraries: Vec::new(),

@@ -4,7 +4,7 @@ use super::{CreateError, CreateOptions, FunctionReport, Ignored, libraries, orig
 use crate::build::Build;
 use crate::diff::call_sites::{description, is_call_site};
 use crate::diff::program::{At, Program};
-use crate::diff::{Diff, Meaning};
+use crate::diff::{Diff, Meaning, lost};
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::findings::{Finding, Place, rules};
 use crate::guard::{
@@ -13,8 +13,9 @@ use crate::guard::{
 };
 use crate::source::{Side, SourceDiff};
 use livepatch_patch::{
-    Arch, Digest, LinkAddr, Meta, NewItem, NewItemKind, Reason, Redirect, SymbolId, Target,
+    Arch, Digest, LinkAddr, Meta, NewItem, NewItemKind, Orphan, Reason, Redirect, SymbolId, Target,
 };
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes that a direct jump takes.
@@ -117,12 +118,18 @@ pub(super) struct Builds<'b> {
     pub source: &'b SourceDiff,
 }
 
+/// Where orphans are.
+pub(super) fn orphan_addrs(diff: &Diff<'_>, orphans: &[lost::Orphan]) -> BTreeSet<LinkAddr> {
+    orphans.iter().filter_map(|orphan| diff.old.addr(orphan.at)).collect()
+}
+
 /// The header of the patch; functions without room for a jump become findings.
 pub(super) fn meta(
     builds: &Builds<'_>,
     options: &CreateOptions,
     diff: &Diff<'_>,
     emitted: &Emitted,
+    orphans: &[lost::Orphan],
     judged: &GuardReport,
     findings: &mut Vec<Finding>,
 ) -> Result<Meta, CreateError> {
@@ -155,8 +162,15 @@ pub(super) fn meta(
             initialises: false,
         });
     }
+    let number = |at: &At| replaced.iter().position(|replaced| replaced.old == *at).map(|at| at as u32);
+    let orphans = orphans.iter().filter_map(|orphan| {
+        let (old, old_size) = extent(&diff.old, orphan.at)?;
+        let from = orphan.from.iter().filter_map(number).collect();
+        Some(Orphan { path: path_of(&diff.old, orphan.at), old, old_size, from })
+    });
     let manifest = &builds.old.manifest;
     Ok(Meta {
+        orphans: orphans.collect(),
         name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         rustc: manifest.invocation.rustc.lines().next().unwrap_or_default().to_owned(),

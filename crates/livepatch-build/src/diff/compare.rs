@@ -404,6 +404,13 @@ fn differ(old: &[u8], new: &[u8], range: std::ops::Range<usize>) -> Option<u64> 
     old.iter().zip(new).position(|(a, b)| a != b).map(|i| (range.start + i) as u64)
 }
 
+/// Whether a call ([`is_call`]) leaves the frame of the function that makes it: it is a jump.
+pub fn is_jump(bytes: &[u8], reloc: &Reloc) -> bool {
+    let before = |n: usize| (reloc.offset as usize).checked_sub(n).and_then(|i| bytes.get(i)).copied();
+    // e8 call, ff /2 call
+    !matches!((before(2), before(1)), (_, Some(0xe8)) | (Some(0xff), Some(0x15)))
+}
+
 /// Whether a relocated field is the operand of a direct or GOT-indirect call or jump, not an address being taken.
 pub fn is_call(bytes: &[u8], reloc: &Reloc) -> bool {
     let at = reloc.offset as usize;

@@ -4,17 +4,84 @@
 //! where it cannot be told which of several functions continues it, there is nothing to redirect it to; that is harmless only
 //! as long as nothing but replaced code calls it.
 
-use super::compare::{Ref, is_call, reference};
+use super::compare::{Ref, is_call, is_jump, reference};
 use super::program::{At, Program};
 use super::rename::base;
 use super::{Changed, Diff};
 use crate::emit::name_of;
 use crate::objects::Kind;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// How a function refers to another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// By a call: it is on the stack for as long as the other runs.
+    Call,
+    /// By a jump: it left its frame.
+    Jump,
+    /// It takes the address, or it is data.
+    Address,
+}
+
+/// An old function without a new one, and the replaced functions that jump to it, themselves or through others.
+pub(crate) struct Orphan {
+    pub(crate) at: At,
+    pub(crate) from: BTreeSet<At>,
+}
 
 impl Diff<'_> {
     /// Old functions of another meaning in the new build, which code that stays can still reach, and that nothing replaces.
     pub(crate) fn lost(&self) -> Vec<At> {
+        let names: HashSet<&str> = keys(&self.new).collect();
+        let added = self.added();
+        let unpaired = self.unpaired();
+        let reachable = self.reachable(&unpaired, &users(&self.old, &unpaired));
+        let mut lost: Vec<At> =
+            reachable.into_iter().filter(|at| self.is_other(*at, &names, &added)).collect();
+        lost.sort_unstable();
+        lost
+    }
+
+    /// Old functions that nothing continues or calls any more, and that a thread may be in without a replaced function on its
+    /// stack, because that one jumped there.
+    pub(crate) fn orphans(&self) -> Vec<Orphan> {
+        let unpaired = self.unpaired();
+        let users = users(&self.old, &unpaired);
+        let reachable = self.reachable(&unpaired, &users);
+        let replaced = self.replaced();
+        let jumps = users.iter().filter(|(at, _)| !reachable.contains(*at)).flat_map(|(at, users)| {
+            users.iter().filter(|(_, how)| *how == Use::Jump).map(|(user, _)| (*user, *at))
+        });
+        let jumps: Vec<(At, At)> = jumps.collect();
+        let mut from: HashMap<At, BTreeSet<At>> = HashMap::new();
+        loop {
+            let mut grown = false;
+            for (user, at) in &jumps {
+                let more = match replaced.contains(user) {
+                    true => BTreeSet::from([*user]),
+                    false => from.get(user).cloned().unwrap_or_default(),
+                };
+                let known = from.entry(*at).or_default();
+                let before = known.len();
+                known.extend(more);
+                grown |= known.len() > before;
+            }
+            if !grown {
+                break;
+            }
+        }
+        let mut orphans: Vec<Orphan> = from.into_iter().map(|(at, from)| Orphan { at, from }).collect();
+        orphans.retain(|orphan| !orphan.from.is_empty());
+        orphans.sort_unstable_by_key(|orphan| orphan.at);
+        orphans
+    }
+
+    fn replaced(&self) -> HashSet<At> {
+        self.changed.iter().map(|Changed { old, .. }| *old).collect()
+    }
+
+    /// Old functions that nothing in the new build continues.
+    fn unpaired(&self) -> HashSet<At> {
         let continued: HashSet<At> = self
             .partners
             .values()
@@ -22,31 +89,22 @@ impl Diff<'_> {
             .copied()
             .chain(self.changed.iter().map(|c| c.old))
             .collect();
-        let names: HashSet<&str> = keys(&self.new).collect();
-        let added = self.added();
         let code = self.old.all().filter(|(at, s)| s.kind == Kind::Text && self.old.addr(*at).is_some());
-        let unpaired: HashSet<At> = code
-            .map(|(at, _)| at)
+        code.map(|(at, _)| at)
             .filter(|at| !continued.contains(at) && !self.unsettled.iter().any(|set| set.old.contains(at)))
-            .collect();
-        let reachable = self.reachable(&unpaired);
-        let mut lost: Vec<At> =
-            reachable.into_iter().filter(|at| self.is_other(*at, &names, &added)).collect();
-        lost.sort_unstable();
-        lost
+            .collect()
     }
 
     /// Those of these functions that can still be called: something that stays refers to them, or their address was taken and
     /// may have been kept, or one of them calls another that is so.
-    fn reachable(&self, unpaired: &HashSet<At>) -> HashSet<At> {
-        let replaced: HashSet<At> = self.changed.iter().map(|Changed { old, .. }| *old).collect();
-        let users = users(&self.old, unpaired);
+    fn reachable(&self, unpaired: &HashSet<At>, users: &Users) -> HashSet<At> {
+        let replaced = self.replaced();
         let mut reachable = HashSet::new();
         loop {
-            let is_called = |(user, calls): &(At, bool)| match calls {
-                true if unpaired.contains(user) => reachable.contains(user),
-                true => !replaced.contains(user),
-                false => true,
+            let is_called = |(user, how): &(At, Use)| match how {
+                Use::Address => true,
+                _ if unpaired.contains(user) => reachable.contains(user),
+                _ => !replaced.contains(user),
             };
             let more: Vec<At> = users
                 .iter()
@@ -85,9 +143,11 @@ fn keys<'p>(program: &'p Program<'_>) -> impl Iterator<Item = &'p str> {
     code.map(|(at, _)| program.key(name_of(program, at)))
 }
 
-/// Who refers to each of these functions, and whether by a direct call.
-fn users(program: &Program<'_>, functions: &HashSet<At>) -> HashMap<At, Vec<(At, bool)>> {
-    let mut users: HashMap<At, Vec<(At, bool)>> = HashMap::new();
+type Users = HashMap<At, Vec<(At, Use)>>;
+
+/// Who refers to each of these functions, and how.
+fn users(program: &Program<'_>, functions: &HashSet<At>) -> Users {
+    let mut users = Users::new();
     if functions.is_empty() {
         return users;
     }
@@ -97,8 +157,12 @@ fn users(program: &Program<'_>, functions: &HashSet<At>) -> HashMap<At, Vec<(At,
                 && functions.contains(&at)
                 && user != at
             {
-                let calls = section.kind == Kind::Text && is_call(section.bytes, reloc);
-                users.entry(at).or_default().push((user, calls));
+                let how = match section.kind == Kind::Text && is_call(section.bytes, reloc) {
+                    true if is_jump(section.bytes, reloc) => Use::Jump,
+                    true => Use::Call,
+                    false => Use::Address,
+                };
+                users.entry(at).or_default().push((user, how));
             }
         }
     }

@@ -14,7 +14,7 @@ pub mod compare;
 mod complete;
 mod described;
 mod graph;
-mod lost;
+pub(crate) mod lost;
 mod meaning;
 pub mod names;
 mod numbered;

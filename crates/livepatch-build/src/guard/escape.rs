@@ -16,6 +16,7 @@ use super::side::Image;
 use super::types::Types;
 use crate::findings::Place;
 use edges::Edges;
+use livepatch_patch::LinkAddr;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// One of the two images.
@@ -25,8 +26,8 @@ pub(super) struct Scene<'s, 'a> {
     pub(super) others: HashSet<&'s str>,
     /// Where the redirected functions are in this image.
     pub(super) redirected: BTreeSet<u64>,
-    /// Whether it is the one that runs.
-    pub(super) runs: bool,
+    /// If it is the one that runs: functions that the transition waits for besides the redirected ones.
+    pub(super) runs: Option<&'s BTreeSet<LinkAddr>>,
 }
 
 /// What was found about some closures in one image.

@@ -1,6 +1,7 @@
 //! What the guard is asked about.
 
 use livepatch_patch::LinkAddr;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// A change to be judged: the two linked, unstripped images and what the patch would touch.
@@ -12,6 +13,8 @@ pub struct GuardInput<'a> {
     pub new_image: &'a Path,
     /// Functions that will be redirected; they exist in both images.
     pub functions: &'a [ChangedFunction],
+    /// Functions of the old image that the transition waits for besides those: nothing continues them, and they are jumped to.
+    pub orphans: &'a BTreeSet<LinkAddr>,
     /// Old and new symbols of functions that have other ones in the new image, whether they are redirected or not.
     pub renamed: &'a [(String, String)],
     /// Named variables that exist in both images and that the patch refers to.

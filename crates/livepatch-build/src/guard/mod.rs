@@ -106,7 +106,7 @@ fn findings(
     let renamed: vtable::Renamed<'_> =
         renamed.chain(redirected).map(|(old, new)| (strip_suffix(old), strip_suffix(new))).collect();
     let mut findings = check::functions(old, new, input.functions).map_err(damaged)?;
-    findings.extend(check::layouts(old, new, input.functions).map_err(damaged)?);
+    findings.extend(check::layouts(old, new, input).map_err(damaged)?);
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
     findings.extend(check::statics(old.1, new.1, input.statics));
     let ways = check::Ways { renamed: &renamed, same_code };

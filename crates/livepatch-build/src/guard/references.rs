@@ -10,8 +10,19 @@ use std::collections::BTreeSet;
 pub(super) struct Reference {
     /// The function referred to.
     pub(super) to: u64,
-    /// The function that calls it and is returned to; `None` for whatever else: a jump, a pointer in code or data.
-    pub(super) caller: Option<u64>,
+    /// What refers to it.
+    pub(super) by: By,
+}
+
+/// What refers to a function, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum By {
+    /// This function calls it and is returned to.
+    Call(u64),
+    /// This function jumps to it.
+    Jump(u64),
+    /// Its address is in code or data.
+    Address,
 }
 
 /// Everything that refers to the functions at these addresses.
@@ -27,7 +38,11 @@ pub(super) fn to(image: &Image<'_>, targets: &BTreeSet<u64>) -> Vec<Reference> {
     let code = elf.code();
     let found: Vec<Vec<Reference>> =
         code.par_iter().map(|(start, bytes)| in_function(*start, bytes, targets)).collect();
-    pointed.into_iter().map(|to| Reference { to, caller: None }).chain(found.into_iter().flatten()).collect()
+    pointed
+        .into_iter()
+        .map(|to| Reference { to, by: By::Address })
+        .chain(found.into_iter().flatten())
+        .collect()
 }
 
 fn in_function(start: u64, code: &[u8], targets: &BTreeSet<u64>) -> Vec<Reference> {
@@ -38,14 +53,16 @@ fn in_function(start: u64, code: &[u8], targets: &BTreeSet<u64>) -> Vec<Referenc
         decoder.decode_out(&mut instruction);
         if instruction.op0_kind() == OpKind::NearBranch64 {
             let to = instruction.near_branch_target();
-            let is_loop = to == start && instruction.mnemonic() != Mnemonic::Call;
-            if targets.contains(&to) && !is_loop {
-                let caller = (instruction.mnemonic() == Mnemonic::Call).then_some(start);
-                found.push(Reference { to, caller });
+            let by = match instruction.mnemonic() {
+                Mnemonic::Call => By::Call(start),
+                _ => By::Jump(start),
+            };
+            if targets.contains(&to) && by != By::Jump(to) {
+                found.push(Reference { to, by });
             }
         }
         if instruction.is_ip_rel_memory_operand() && targets.contains(&instruction.ip_rel_memory_address()) {
-            found.push(Reference { to: instruction.ip_rel_memory_address(), caller: None });
+            found.push(Reference { to: instruction.ip_rel_memory_address(), by: By::Address });
         }
     }
     found
@@ -53,7 +70,7 @@ fn in_function(start: u64, code: &[u8], targets: &BTreeSet<u64>) -> Vec<Referenc
 
 #[cfg(test)]
 mod tests {
-    use super::{Reference, in_function};
+    use super::{By, Reference, in_function};
 
     #[test]
     fn a_call_is_told_from_a_jump_and_a_pointer() {
@@ -64,8 +81,8 @@ mod tests {
             0xe8, 0x00, 0x00, 0x00, 0x00, // call the next instruction
         ];
         let found = in_function(0x1000, &code, &[0x2000].into());
-        let callers: Vec<Option<u64>> = found.iter().map(|reference| reference.caller).collect();
-        assert_eq!(callers, [Some(0x1000), None, None]);
+        let by: Vec<By> = found.iter().map(|reference| reference.by).collect();
+        assert_eq!(by, [By::Call(0x1000), By::Address, By::Jump(0x1000)]);
         assert!(found.iter().all(|reference| matches!(reference, Reference { to: 0x2000, .. })));
     }
 }

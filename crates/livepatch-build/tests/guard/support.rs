@@ -7,6 +7,7 @@ use livepatch_build::guard::{
 };
 use livepatch_patch::LinkAddr;
 use object::{Object, ObjectSymbol, SymbolKind};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -77,6 +78,7 @@ impl Pair {
             old_image: &self.old,
             new_image: &self.new,
             functions,
+            orphans: &BTreeSet::new(),
             statics,
             new_functions,
             new_statics,

@@ -53,6 +53,12 @@ pub(crate) fn sample() -> Patch {
                 }),
                 initialises: false,
             }],
+            orphans: vec![Orphan {
+                path: "webapp::gone".into(),
+                old: LinkAddr(0x2000),
+                old_size: 16,
+                from: vec![0],
+            }],
             new_items: vec![NewItem {
                 path: "webapp::NEW".into(),
                 symbol: SymbolId(5),

@@ -68,6 +68,7 @@ pub(super) fn check(patch: &Patch) -> Result<(), Invalid> {
         check_symbol(patch, symbol).map_err(|what| Invalid::Symbol { symbol: symbol.name.clone(), what })?;
     }
     check_redirects(patch)?;
+    check_orphans(patch)?;
     check_libraries(&patch.meta.libraries)?;
     for item in &patch.meta.new_items {
         let fits = defined_in(patch, item.symbol).is_some_and(|kind| match item.kind {
@@ -167,6 +168,22 @@ fn check_libraries(libraries: &[String]) -> Result<(), Invalid> {
         None => Ok(()),
         Some(name) => Err(Invalid::Library { library: name.clone(), what: "not a plain name" }),
     }
+}
+
+fn check_orphans(patch: &Patch) -> Result<(), Invalid> {
+    for orphan in &patch.meta.orphans {
+        let fail = |what| Err(Invalid::Redirect { path: orphan.path.clone(), what });
+        if !orphan.from.iter().max().is_some_and(|last| (*last as usize) < patch.meta.redirects.len()) {
+            return fail("reached from a function that is not in the patch");
+        }
+        if orphan.old_size == 0 || orphan.old_size > MAX_SIZE {
+            return fail("empty or larger than 1 GiB");
+        }
+        if orphan.old.checked_add(orphan.old_size).is_none() {
+            return fail("ends beyond the address space");
+        }
+    }
+    Ok(())
 }
 
 fn check_redirects(patch: &Patch) -> Result<(), Invalid> {

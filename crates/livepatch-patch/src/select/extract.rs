@@ -58,18 +58,19 @@ pub(super) fn extract(patch: &Patch, kept: &Kept) -> Result<Patch, &'static str>
     let mut meta = patch.meta.clone();
     let positions: BTreeMap<u32, u32> =
         kept.iter().enumerate().map(|(new, old)| (*old as u32, new as u32)).collect();
+    let moved_to = |functions: &mut Vec<u32>| {
+        *functions = functions.iter().filter_map(|at| positions.get(at).copied()).collect();
+        !functions.is_empty()
+    };
     meta.redirects = redirects.into_iter().cloned().collect();
     for redirect in &mut meta.redirects {
         redirect.symbol = new_symbols[&redirect.symbol];
         if let Some(Origin { tied, .. }) = &mut redirect.origin {
-            *tied = tied.iter().filter_map(|at| positions.get(at).copied()).collect();
+            moved_to(tied);
         }
     }
-    meta.notes.retain_mut(|note| {
-        let is_general = note.functions.is_empty();
-        note.functions = note.functions.iter().filter_map(|at| positions.get(at).copied()).collect();
-        is_general || !note.functions.is_empty()
-    });
+    meta.notes.retain_mut(|note| note.functions.is_empty() || moved_to(&mut note.functions));
+    meta.orphans.retain_mut(|orphan| moved_to(&mut orphan.from));
     meta.new_items.retain_mut(|item| renumber(&mut item.symbol, &new_symbols));
     meta.constants.retain_mut(|constant| renumber(&mut constant.symbol, &new_symbols));
     Ok(Patch { meta, sections, symbols })

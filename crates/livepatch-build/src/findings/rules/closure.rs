@@ -18,16 +18,16 @@ pub static RULE: Rule = Rule {
 The running program may keep the first closure in a thread, a queue or a callback table; the patched body reads captures
 that are not there.
 
-It is allowed where no old value can exist when the switch is made, as in most iterator chains and sorts: in both builds the closure lives in
-the frame of the patched function only, and
+It is allowed where no old value can exist when the switch is made, as in most iterator chains, sorts and functions that take a closure
+and call it: in both builds the closure lives in the frame of the patched function only, and
 
 - is inlined there altogether, and appears in the signature of no function that exists out of line, or
-- is handed to functions of the standard library alone, each of which exists in one build only and is called by nothing but
-  patched functions and others of that kind; and what is made of the closure are adapters of `core` (`Map`, `Filter`), tuples,
-  references and closures. With `-C symbol-mangling-version=v0` both builds have functions of the same names, and it is refused.
+- is handed to functions each of which exists in one build only and is called by nothing but patched functions and others of that
+  kind; and what is made of the closure are adapters of `core` (`Map`, `Filter`), tuples, references and closures. With
+  `-C symbol-mangling-version=v0` both builds have functions of the same names, and it is refused.
 
-A closure in a static, a box, a collection, a thread, an async body or a trait object, or one that a function of the program takes or
-returns, is refused. The finding says which of these it is.
+A closure in a static, a box, a collection, a thread, an async body, a struct of the program or a trait object, or one that is handed
+to a function whose address is taken, is refused. The finding says which of these it is.
 
 What to do: keep the captures as they are in the patch.
 "##,

@@ -4,7 +4,7 @@ use crate::findings::{Change, Finding, Place, rules};
 use crate::guard::escape::{Escapes, Scene, escapes};
 use crate::guard::fixed;
 use crate::guard::graph::{Graph, Named, Root, reach};
-use crate::guard::input::ChangedFunction;
+use crate::guard::input::GuardInput;
 use crate::guard::names::{Nature, last, mentions, nature};
 use crate::guard::scan::{Wanted, scan};
 use crate::guard::side::{Image, Side};
@@ -23,7 +23,7 @@ struct Changed<'g> {
 pub(in crate::guard) fn layouts(
     (old_image, old): (&Image<'_>, &Side),
     (new_image, new): (&Image<'_>, &Side),
-    redirected: &[ChangedFunction],
+    input: &GuardInput<'_>,
 ) -> Result<Vec<Finding>> {
     let mut changed: BTreeMap<&str, Changed<'_>> = BTreeMap::new();
     let elsewhere = old_elsewhere(old_image, &old.graph, &new.graph)?;
@@ -43,7 +43,7 @@ pub(in crate::guard) fn layouts(
             }
         }
     }
-    let closures = closures(old_image, new_image, redirected, &changed)?;
+    let closures = closures(old_image, new_image, input, &changed)?;
     changed.retain(|name, _| !closures.harmless.contains(*name));
     let names: Vec<&str> = changed.keys().copied().collect();
     changed.retain(|name, _| !follows(name, &names));
@@ -95,7 +95,7 @@ struct Closures {
 fn closures(
     old: &Image<'_>,
     new: &Image<'_>,
-    redirected: &[ChangedFunction],
+    input: &GuardInput<'_>,
     changed: &BTreeMap<&str, Changed<'_>>,
 ) -> Result<Closures> {
     let closures: BTreeSet<String> = changed
@@ -106,9 +106,15 @@ fn closures(
     if closures.is_empty() {
         return Ok(Closures::default());
     }
-    let redirected: (BTreeSet<u64>, BTreeSet<u64>) = redirected.iter().map(|f| (f.old.0, f.new.0)).unzip();
-    let before = Scene { image: old, others: new.elf.identities(), redirected: redirected.0, runs: true };
-    let after = Scene { image: new, others: old.elf.identities(), redirected: redirected.1, runs: false };
+    let redirected: (BTreeSet<u64>, BTreeSet<u64>) =
+        input.functions.iter().map(|f| (f.old.0, f.new.0)).unzip();
+    let before = Scene {
+        image: old,
+        others: new.elf.identities(),
+        redirected: redirected.0,
+        runs: Some(input.orphans),
+    };
+    let after = Scene { image: new, others: old.elf.identities(), redirected: redirected.1, runs: None };
     let (before, after) = rayon::join(|| escapes(&before, &closures), || escapes(&after, &closures));
     let (before, mut after) = (before?, after?);
     let confined = |name: &str| {
