@@ -32,7 +32,7 @@ use crate::findings::Place;
 use crate::guard::{FunctionInfo, FunctionRef, demangle};
 use crate::image::Image;
 use crate::objects::{self, Inputs, Kind, LoadError, Unit};
-use crate::source::{self, Side, SourceDiff};
+use crate::source::{self, Side, SourceDiff, Suspect};
 use std::collections::{HashMap, HashSet};
 
 /// How much of a change raw code tells.
@@ -167,11 +167,15 @@ impl Meaning {
 
     /// Whether raw code shows all that changed in the source.
     pub(crate) fn tells_all(&self, source: &SourceDiff) -> bool {
-        let shows = |name: &str, in_closure: bool| {
-            self.changed.iter().filter(|symbol| symbol.contains(name)).any(|symbol| {
+        let shows = |Suspect { name, parent, in_closure }: &Suspect| {
+            self.changed.iter().filter(|symbol| symbol.contains(&**name)).any(|symbol| {
                 let path = demangle(symbol);
                 let around = family(&path);
-                (around.len() < path.len()) == in_closure && last_name(around) == name
+                let is_word = |word: &str| word == parent;
+                (around.len() < path.len()) == *in_closure
+                    && last_name(around) == name
+                    && (parent.is_empty()
+                        || around.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(is_word))
             })
         };
         !source.hides(shows)

@@ -79,6 +79,7 @@ pub fn set_aside(
     }
     let crates = changed_crates(old_build, new_build);
     let meaning = diff.meaning.all().filter(|meaning| meaning.tells_all(source));
+    let by_meaning = meaning.is_some();
     let judge: Box<dyn Judge> = match meaning {
         Some(meaning) => Box::new(ByMeaning { meaning, diff, source, crates: &crates, infos: &infos }),
         None => Box::new(BySource::new(diff, source, &crates, &infos)),
@@ -101,6 +102,8 @@ pub fn set_aside(
         return Ok(());
     }
     let (back, rest): (Vec<_>, Vec<_>) = aside.into_iter().partition(|change| reaching.contains(&change.old));
+    let names = |list: &[Changed]| list.iter().map(|c| name_of(&diff.new, c.new)).collect::<Vec<_>>();
+    tracing::debug!(by_meaning, reached = ?names(&real), calls_those = ?names(&back), aside = rest.len(), "set aside");
     real.extend(back);
     aside = rest;
     diff.unsettled = unsettled;

@@ -1,7 +1,7 @@
 //! Old and new files, item by item.
 
 use super::additions::{Additions, Candidate, align};
-use super::hiding::{Hiding, Telling};
+use super::hiding::Hiding;
 use super::items::{Entity, File, parse};
 use super::lookup::{ItemLines, Lines, Tainted};
 use super::macros::Packages;
@@ -40,7 +40,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     if items.is_empty() {
         let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
         let (change, hides) = (Change::Nothing, Hiding::Anywhere);
-        return Ok(SourceDiff { change, tainted, direct: None, hides, functions: Vec::new() });
+        return Ok(SourceDiff { change, tainted, direct: None, hides });
     }
     runs_at_compile_time(new, &old_files, &new_files)?;
     let all: Vec<&File> = old_files.iter().chain(&new_files).map(|file| &**file).collect();
@@ -69,14 +69,12 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
         .flatten()
         .try_for_each(|entity| closure.by_name_only(entity))
         .and_then(|()| closure.grow(seeds.clone()));
-    let functions = changed.iter().filter_map(Pair::telling).collect();
-    let unknown = |reason: String| SourceDiff { functions, ..SourceDiff::everything(reason) };
     Ok(match reached {
         Ok(names) => {
             let (change, tainted) = (Change::Items(items), tainted(names));
-            SourceDiff { change, tainted, ..unknown(String::new()) }
+            SourceDiff { change, tainted, direct: None, hides: Hiding::Anywhere }
         }
-        Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..unknown(doubt.0) },
+        Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..SourceDiff::everything(doubt.0) },
     })
 }
 
@@ -168,14 +166,6 @@ impl<'a> Pair<'a> {
             within: self.old.zip(self.new).and_then(|(old, new)| closures::around(old, new)),
             renumbers: self.old.zip(self.new).is_some_and(|(old, new)| closures::may_renumber(old, new)),
         }
-    }
-
-    /// Of a function.
-    fn telling(&self) -> Option<Telling> {
-        let any = self.any();
-        let in_closure =
-            self.old.zip(self.new).is_some_and(|(old, new)| closures::around(old, new).is_some());
-        (any.kind == ItemKind::Fn).then(|| Telling::of((any.name.clone(), in_closure), self.old, self.new))
     }
 }
 

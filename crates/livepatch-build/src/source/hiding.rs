@@ -5,11 +5,11 @@
 //! witness, unless it was changed in bodies of functions alone, and raw code tells of each of these for another reason: then all that the
 //! change can reach leads there.
 
-use super::SourceSet;
-use super::items::Entity;
+use super::items::{Entity, File, parse};
 use super::macros::Packages;
-use super::tokens::{Token, flatten};
-use proc_macro2::TokenStream;
+use super::tokens::Token;
+use super::{ItemKind, SourceFile, SourceSet, closures};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 const WORDS: &[&str] = &[
     "Relaxed",
@@ -37,72 +37,115 @@ const PARTS: &[&str] = &["unchecked", "volatile", "fence", "unaligned"];
 pub(super) enum Hiding {
     /// Nowhere.
     Nowhere,
-    /// In the bodies of the functions of these names only, each with whether in a closure of it. Where raw code changed for another
-    /// reason, it is known to be changed.
-    Functions(Vec<(String, bool)>),
+    /// In the bodies of these functions only. Where raw code changed for another reason, it is known to be changed.
+    Functions(Vec<Suspect>),
     /// Perhaps in code that did not change itself.
     Anywhere,
 }
 
-/// The body of a changed function on one side: its file, where it begins and ends, and the telling words in it.
-#[derive(Clone, Debug)]
-struct Body {
-    file: String,
-    extent: ((u32, u32), (u32, u32)),
-    words: Vec<String>,
+/// A function with such a change in its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub(crate) name: String,
+    /// The type, trait, module or function that it is in, or else its file's name; empty for the root of a crate.
+    pub(crate) parent: String,
+    /// Whether all of the change is in one of its closures.
+    pub(crate) in_closure: bool,
 }
 
-/// A function whose body changed, with whether all of the change is in one of its closures.
-#[derive(Clone, Debug)]
-pub(super) struct Telling {
-    name: (String, bool),
-    old: Option<Body>,
-    new: Option<Body>,
-}
+/// One function, and what it is in both sets: not more than one each.
+type Place<'f> = (&'f str, &'f str, &'f str);
 
-impl Telling {
-    pub(super) fn of(name: (String, bool), old: Option<&Entity>, new: Option<&Entity>) -> Self {
-        let body = |entity: &Entity| {
-            let extent = (entity.body.first()?.position(), entity.body.last()?.position());
-            Some(Body { file: entity.span.file.clone(), extent, words: telling(entity.body.iter()) })
-        };
-        Self { name, old: old.and_then(body), new: new.and_then(body) }
-    }
-}
-
-/// Whether the difference between two sets of sources may be such a change; `functions` are those whose bodies changed.
-pub(super) fn between(old: &SourceSet, new: &SourceSet, functions: &[Telling]) -> Hiding {
-    let macros: Vec<&str> =
-        old.files.iter().chain(&new.files).filter(|f| has_macros(&f.bytes)).map(|f| &*f.path).collect();
-    let packages = Packages::of(new);
-    let changed = |one: &SourceSet, other: &SourceSet, bodies: &[&Body]| -> Option<Vec<String>> {
-        let mut words = Vec::new();
-        for file in one.files.iter().filter(|file| file.is_rust()) {
-            let at = other.files.binary_search_by(|other| other.path.cmp(&file.path));
-            if at.is_ok_and(|at| other.files[at].bytes == file.bytes) {
-                continue;
-            }
-            if !macros.is_empty() && packages.may_be_in_macro(&file.path, &macros) {
-                return None;
-            }
-            let bodies: Vec<_> = bodies.iter().filter(|body| body.file == file.path).collect();
-            let outside = |token: &&Token| {
-                bodies.iter().all(|body| !(body.extent.0..=body.extent.1).contains(&token.position()))
-            };
-            words.extend(telling(tokens(&file.bytes)?.iter().filter(outside)));
-        }
-        Some(words)
+/// Whether the difference between two sets of sources may be such a change.
+pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Hiding {
+    let (Some(was), Some(is)) = (changed_files(old, new), changed_files(new, old)) else {
+        return Hiding::Anywhere;
     };
-    let bodies = |side: fn(&Telling) -> Option<&Body>| functions.iter().filter_map(side).collect::<Vec<_>>();
-    let was = changed(old, new, &bodies(|function| function.old.as_ref()));
-    let is = changed(new, old, &bodies(|function| function.new.as_ref()));
-    if was.is_none() || was != is {
+    let (olds, news) = (functions(&was), functions(&is));
+    if outside(&was, &olds) != outside(&is, &news) {
         return Hiding::Anywhere;
     }
-    let words = |body: &Option<Body>| body.as_ref().map(|body| body.words.clone()).unwrap_or_default();
-    let differ = functions.iter().filter(|function| words(&function.old) != words(&function.new));
-    let names: Vec<_> = differ.map(|function| function.name.clone()).collect();
-    if names.is_empty() { Hiding::Nowhere } else { Hiding::Functions(names) }
+    let mut suspects = Vec::new();
+    let mut changed: HashMap<(String, &str), usize> = HashMap::new();
+    for place in olds.keys().chain(news.keys().filter(|place| !olds.contains_key(*place))) {
+        let (old, new) = (olds.get(place).copied(), news.get(place).copied());
+        let Some(any) = new.or(old).filter(|_| old.map(|e| &e.body) != new.map(|e| &e.body)) else {
+            continue;
+        };
+        *changed.entry((parent(any), &any.name)).or_default() += 1;
+        let words = |entity: Option<&Entity>| entity.map(|entity| telling(&entity.body)).unwrap_or_default();
+        if words(old) != words(new) {
+            let in_closure = old.zip(new).is_some_and(|(old, new)| closures::around(old, new).is_some());
+            suspects.push(Suspect { name: any.name.clone(), parent: parent(any), in_closure });
+        }
+    }
+    let is_alone = |suspect: &Suspect| changed[&(suspect.parent.clone(), &*suspect.name)] == 1;
+    match suspects.is_empty() {
+        true => Hiding::Nowhere,
+        false if suspects.iter().all(is_alone) => Hiding::Functions(suspects),
+        false => Hiding::Anywhere,
+    }
+}
+
+/// The files of one set that the other has not, or has with other contents; `None` if that cannot be told of their items.
+fn changed_files(one: &SourceSet, other: &SourceSet) -> Option<Vec<File>> {
+    let macros: Vec<&str> =
+        one.files.iter().chain(&other.files).filter(|f| has_macros(&f.bytes)).map(|f| &*f.path).collect();
+    let packages = Packages::of(one);
+    let is_same = |file: &SourceFile| {
+        let at = other.files.binary_search_by(|other| other.path.cmp(&file.path));
+        at.is_ok_and(|at| other.files[at].bytes == file.bytes)
+    };
+    let changed = one.files.iter().filter(|file| file.is_rust() && !is_same(file));
+    changed
+        .map(|file| {
+            let is_macro = !macros.is_empty() && packages.may_be_in_macro(&file.path, &macros);
+            if is_macro { None } else { parse(file, one.test).ok() }
+        })
+        .collect()
+}
+
+/// Functions, by their places. Where a place has several, none of them; nor those with types or impls in their bodies.
+fn functions(files: &[File]) -> BTreeMap<Place<'_>, &Entity> {
+    let mut all: BTreeMap<Place<'_>, Vec<&Entity>> = BTreeMap::new();
+    for (file, entity) in files.iter().flat_map(|file| file.entities.iter().map(move |entity| (file, entity)))
+    {
+        all.entry((&file.path, &entity.container, &entity.name)).or_default().push(entity);
+    }
+    let alone = all.into_iter().filter_map(|(place, list)| match *list {
+        [one] => Some((place, one)),
+        _ => None,
+    });
+    let is_plain = |entity: &Entity| entity.kind == ItemKind::Fn && entity.local_items.is_empty();
+    alone.filter(|(_, entity): &(_, &Entity)| is_plain(entity)).collect()
+}
+
+/// What is told outside of the bodies of these functions, and in values of constants and statics in them.
+fn outside(files: &[File], functions: &BTreeMap<Place<'_>, &Entity>) -> Vec<String> {
+    let mut words = Vec::new();
+    for file in files {
+        let own = functions.iter().filter(|((path, ..), _)| *path == file.path);
+        let mut inside: HashSet<_> = own.flat_map(|(_, e)| e.body.iter().map(Token::position)).collect();
+        let values = file.entities.iter().filter(|entity| entity.kind != ItemKind::Fn);
+        values.flat_map(|entity| &entity.body).for_each(|token| _ = inside.remove(&token.position()));
+        words.extend(telling(file.tokens.iter().filter(|token| !inside.contains(&token.position()))));
+    }
+    words
+}
+
+/// The last word of what the function is in, without generic arguments.
+fn parent(entity: &Entity) -> String {
+    let around = entity.path.strip_suffix(&*entity.name).unwrap_or_default();
+    let around = around.trim_end_matches("::");
+    let head = if around.ends_with('>') { around.split('<').next().unwrap_or_default() } else { around };
+    let word = |text: &str| {
+        text.rsplit(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .find(|word| !word.is_empty())
+            .map(str::to_owned)
+    };
+    let file = entity.span.file.rsplit('/').next().unwrap_or_default().trim_end_matches(".rs");
+    let file = if matches!(file, "main" | "lib" | "mod") { "" } else { file };
+    word(head).unwrap_or_else(|| file.to_owned())
 }
 
 fn has_macros(bytes: &[u8]) -> bool {
@@ -110,15 +153,8 @@ fn has_macros(bytes: &[u8]) -> bool {
     bytes.windows(name.len()).any(|window| window == name)
 }
 
-fn tokens(bytes: &[u8]) -> Option<Vec<Token>> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let tokens = text.parse::<TokenStream>().ok().map(flatten);
-    proc_macro2::extra::invalidate_current_thread_spans();
-    tokens
-}
-
-fn telling<'t>(tokens: impl Iterator<Item = &'t Token>) -> Vec<String> {
-    let names = tokens.filter(|token| token.is_ident()).map(Token::name);
+fn telling<'t>(tokens: impl IntoIterator<Item = &'t Token>) -> Vec<String> {
+    let names = tokens.into_iter().filter(|token| token.is_ident()).map(Token::name);
     let telling = names.filter(|name| WORDS.contains(name) || PARTS.iter().any(|part| name.contains(part)));
     telling.map(str::to_owned).collect()
 }

@@ -44,7 +44,8 @@ use crate::build::Build;
 use crate::error::Result;
 use crate::findings::Place;
 use crate::timing::timed;
-use hiding::{Hiding, Telling};
+use hiding::Hiding;
+pub(crate) use hiding::Suspect;
 
 pub use lookup::Tainted;
 pub(crate) use lookup::{is_foreign, same_file};
@@ -60,8 +61,6 @@ pub struct SourceDiff {
     direct: Option<(Vec<ChangedItem>, Tainted)>,
     /// Where raw code may not show all of it.
     hides: Hiding,
-    /// What changed in the bodies of functions that raw code may not show.
-    functions: Vec<Telling>,
 }
 
 /// The kind and extent of a difference.
@@ -140,7 +139,7 @@ impl SourceDiff {
     /// Compares the sources of two builds.
     pub fn between(old: &SourceSet, new: &SourceSet) -> Self {
         let diff = compare::between(old, new).unwrap_or_else(|doubt| Self::everything(doubt.0));
-        Self { hides: hiding::between(old, new, &diff.functions), ..diff }
+        Self { hides: hiding::between(old, new), ..diff }
     }
 
     /// Compares the sources that two builds were made from.
@@ -158,13 +157,7 @@ impl SourceDiff {
     /// The answer where sources are not known.
     pub fn everything(reason: impl Into<String>) -> Self {
         let change = Change::Everything { reason: reason.into() };
-        Self {
-            change,
-            tainted: Tainted::everything(),
-            direct: None,
-            hides: Hiding::Anywhere,
-            functions: Vec::new(),
-        }
+        Self { change, tainted: Tainted::everything(), direct: None, hides: Hiding::Anywhere }
     }
 
     /// Whether items in the body of some function may have other numbers among those of their name.
@@ -176,12 +169,12 @@ impl SourceDiff {
         }
     }
 
-    /// Whether there may be a change that raw code does not show, see `hiding.rs`; `shows` tells whether it shows a change of a function of
-    /// this name itself, or of a closure in one.
-    pub(crate) fn hides(&self, shows: impl Fn(&str, bool) -> bool) -> bool {
+    /// Whether there may be a change that raw code does not show, see `hiding.rs`; `shows` tells whether it shows a change of this function
+    /// itself, or of a closure in it.
+    pub(crate) fn hides(&self, shows: impl Fn(&Suspect) -> bool) -> bool {
         match &self.hides {
             Hiding::Nowhere => false,
-            Hiding::Functions(names) => !names.iter().all(|(name, in_closure)| shows(name, *in_closure)),
+            Hiding::Functions(suspects) => !suspects.iter().all(shows),
             Hiding::Anywhere => true,
         }
     }

@@ -1,6 +1,6 @@
 //! Each rule with a lookalike that must not trigger it.
 
-use super::{Change, ItemKind, Side, SourceDiff, SourceFile, SourceSet};
+use super::{Change, ItemKind, Side, SourceDiff, SourceFile, SourceSet, Suspect};
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -416,6 +416,25 @@ fn what_raw_code_may_hide() {
             "const O: O = Acquire; fn f() { Relaxed }",
             [true, true],
         ),
+        // Whatever else changed.
+        (
+            "struct S; fn f() { g() }",
+            "#[repr(C)] struct S; impl Drop for S { fn drop(&mut self) {} } fn f() { N.add(1, Relaxed) }",
+            [true, false],
+        ),
+        // One of these says nothing of the other.
+        ("impl A { fn f() { a } }", "impl A { fn f() { Relaxed } }", [true, true]),
+        (
+            "mod a { fn f() { 1 } } mod b { mod a { fn f() { 1 } } }",
+            "mod a { fn f() { Relaxed } } mod b { mod a { fn f() { 2 } } }",
+            [true, true],
+        ),
+        ("fn f() { static X: X = Relaxed; }", "fn f() { static X: X = Acquire; }", [true, true]),
+        (
+            "#[cfg(a)] fn f() { 1 } #[cfg(b)] fn f() { 1 }",
+            "#[cfg(a)] fn f() { Acquire } #[cfg(b)] fn f() { 2 }",
+            [true, true],
+        ),
         // A closure is a function of its own.
         ("fn f() { g(|| a.load(Relaxed)) }", "fn f() { g(|| a.load(Acquire)) }", [true, true]),
         ("fn f() { m!(Relaxed) }", "fn f() { m!(Acquire) }", [true, false]),
@@ -423,7 +442,8 @@ fn what_raw_code_may_hide() {
     ];
     for (old, new, expected) in cases {
         let diff = diff(old, new);
-        let shows_f = |name: &str, in_closure: bool| name == "f" && !in_closure;
-        assert_eq!([diff.hides(|_, _| false), diff.hides(shows_f)], expected, "{old} -> {new}");
+        let shows_f =
+            |suspect: &Suspect| (&*suspect.name, &*suspect.parent, suspect.in_closure) == ("f", "", false);
+        assert_eq!([diff.hides(|_| false), diff.hides(shows_f)], expected, "{old} -> {new}");
     }
 }

@@ -173,7 +173,7 @@ fn check_libraries(libraries: &[String]) -> Result<(), Invalid> {
 fn check_orphans(patch: &Patch) -> Result<(), Invalid> {
     for orphan in &patch.meta.orphans {
         let fail = |what| Err(Invalid::Redirect { path: orphan.path.clone(), what });
-        if !orphan.from.iter().max().is_some_and(|last| (*last as usize) < patch.meta.redirects.len()) {
+        if orphan.from.iter().max().is_none_or(|last| *last as usize >= patch.meta.redirects.len()) {
             return fail("reached from a function that is not in the patch");
         }
         if orphan.old_size == 0 || orphan.old_size > MAX_SIZE {
