@@ -156,7 +156,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     diff.renew_call_sites(&mut variables);
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
-    report.findings.extend(lost::functions(&diff));
+    report.findings.extend(lost::functions(&diff, old)?);
     report.findings.extend(lost::doubtful(&diff, &variables, &functions));
     if diff.changed.is_empty() {
         return Ok(without_code(report, &diff));

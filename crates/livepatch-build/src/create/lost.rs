@@ -1,18 +1,51 @@
 //! What the running program would lose: functions that nothing replaces, and variables that the patch would bring anew.
 
+use crate::build::Build;
 use crate::diff::Diff;
 use crate::diff::call_sites::is_call_site;
+use crate::diff::described::described;
 use crate::diff::program::At;
 use crate::emit::{self, Emitted};
 use crate::findings::{Finding, rules};
-use crate::guard;
+use crate::guard::{self, GuardError};
+use crate::source::is_foreign;
 use livepatch_patch::NewItemKind;
 use std::collections::{BTreeSet, HashMap};
 
 /// Functions that would go on to run although they mean something else now.
-pub(super) fn functions(diff: &Diff<'_>) -> Vec<Finding> {
+///
+/// # Errors
+/// Debug information that cannot be read.
+pub(super) fn functions(diff: &Diff<'_>, old: &Build) -> Result<Vec<Finding>, GuardError> {
+    let lost = diff.lost();
+    let known = described(&diff.old, old, lost.iter().copied())?;
+    let is_others = |at: &At| {
+        let place = known.get(at).and_then(|info| info.place.as_ref());
+        place.is_some_and(|place| is_foreign(&place.file))
+    };
     let name = |at: &At| guard::demangle(emit::name_of(&diff.old, *at));
-    diff.lost().iter().map(|at| Finding::new(&rules::lost::RULE, name(at))).collect()
+    let (others, own): (Vec<At>, Vec<At>) = lost.into_iter().partition(is_others);
+    let own = own.iter().map(|at| Finding::new(&rules::lost::RULE, name(at)));
+    let paths: BTreeSet<String> = others.iter().map(name).collect();
+    Ok(own.chain(of_others(paths)).collect())
+}
+
+/// Generic code of a dependency: what it was compiled for is gone, and all of it for one reason.
+fn of_others(paths: BTreeSet<String>) -> Option<Finding> {
+    let mut paths = paths.into_iter();
+    let mut finding = Finding::new(&rules::lost::RULE, paths.next()?);
+    finding.reason = "it is generic code that was compiled for closures or adapters which the fixed source does not have, and its \
+                      address was stored (in a queue, a task, a table of callbacks): the old code would still run through that"
+        .into();
+    finding.help =
+        "keep the chain of adapters and its closures, and put the change into their bodies: for a new \
+                    `.filter(p)` before `.map(f)`, let `f` yield what does not count where `p` fails"
+            .into();
+    Some(
+        paths.fold(finding, |finding, path| {
+            finding.change(format!("the same holds for `{path}`"), None, None)
+        }),
+    )
 }
 
 /// Variables that the patch would bring in although the image has one of that path, which the new program lacks: their

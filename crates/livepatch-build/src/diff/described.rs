@@ -11,7 +11,7 @@ use std::collections::HashMap;
 ///
 /// # Errors
 /// The image cannot be read or its debug information is damaged.
-pub(super) fn described(
+pub(crate) fn described(
     program: &Program<'_>,
     build: &Build,
     sections: impl Iterator<Item = At>,

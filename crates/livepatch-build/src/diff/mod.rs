@@ -12,7 +12,7 @@ mod by_source;
 pub(crate) mod call_sites;
 pub mod compare;
 mod complete;
-mod described;
+pub(crate) mod described;
 mod graph;
 pub(crate) mod lost;
 mod meaning;

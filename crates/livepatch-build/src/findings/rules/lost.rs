@@ -15,9 +15,13 @@ the optimiser inlined it everywhere, or several functions of that path changed t
 
     impl<T: Score> Table<T> { fn best(&self) -> u64 { … } }     // its symbol depends on the impl blocks before it
 
+Generic code of a dependency is lost where what it was compiled for is gone: a `.filter(…)` added to a parallel iterator makes
+another type of the whole chain, and jobs of the old one may wait in the pool's queues.
+
 Calls through the stored address would run the old code for ever, beside new code.
 
 What to do: keep the function a function of its own in both builds (`#[inline(never)]`), or add new `impl` blocks behind the
-existing ones of the module, so that symbols stay.
+existing ones of the module, so that symbols stay. Where it is generic code, keep the chain of adapters and closures as it is and
+change what is in the closures.
 "##,
 };
