@@ -126,19 +126,18 @@ impl Tracees {
     }
 
     /// Attaches every thread that is not attached yet, until a look at the thread list shows no other. New threads of
-    /// attached ones are attached by the kernel. Returns how many were found.
-    pub fn seize_new(&mut self, deadline: Instant) -> Result<usize, ProcessError> {
+    /// attached ones are attached by the kernel. Returns those that were found.
+    pub fn seize_new(&mut self, deadline: Instant) -> Result<Vec<Tid>, ProcessError> {
         let started = Instant::now();
-        let mut found = 0;
+        let mut found = Vec::new();
         loop {
-            let mut seized = 0;
+            let before = found.len();
             for tid in self.process.threads()? {
                 if !self.threads.contains_key(&tid) && self.seize_thread(tid)? {
-                    seized += 1;
+                    found.push(tid);
                 }
             }
-            found += seized;
-            if seized == 0 {
+            if found.len() == before {
                 return Ok(found);
             }
             if Instant::now() >= deadline {

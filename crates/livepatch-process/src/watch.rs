@@ -59,14 +59,14 @@ impl Seized {
         self.tracees.threads.contains_key(&tid)
     }
 
-    /// Attaches threads that came into being past the kernel's automatic attachment (`CLONE_UNTRACED`). Returns whether there
-    /// were any.
+    /// Attaches threads that came into being past the kernel's automatic attachment (`CLONE_UNTRACED`). Returns
+    /// them.
     ///
     /// # Errors
     /// As [`Seized::seize_all`].
-    pub fn seize_untraced(&mut self, deadline: Instant) -> Result<bool, ProcessError> {
+    pub fn seize_untraced(&mut self, deadline: Instant) -> Result<Vec<Tid>, ProcessError> {
         self.tracees.forget_exited_leader();
-        Ok(self.tracees.seize_new(deadline)? > 0)
+        self.tracees.seize_new(deadline)
     }
 
     /// Ends the work without touching the threads: they stay traced until the OS thread that attached ends, which lets go of

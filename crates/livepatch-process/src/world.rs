@@ -129,7 +129,7 @@ impl Seized {
             let stopped = self.tracees.pump(phase, Tracees::all_stopped)?;
             // With all known threads stopped, a thread that is not known can only have been created past the
             // kernel's automatic attachment (CLONE_UNTRACED).
-            if stopped && self.tracees.seize_new(deadline)? == 0 && self.tracees.all_stopped() {
+            if stopped && self.tracees.seize_new(deadline)?.is_empty() && self.tracees.all_stopped() {
                 return Ok(());
             }
             self.tracees.recheck()?;

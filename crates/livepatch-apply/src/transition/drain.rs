@@ -6,16 +6,19 @@
 //!    outside stays outside; who is inside is looked at again later. So the set inside only shrinks.
 //! 3. When nobody is inside, the entries are switched ([`super::entries`]), and the parked threads go on.
 //!
-//! A parked thread may hold a lock that one inside waits for. So an attempt ends after a grace period if somebody is parked: the
-//! breakpoints are taken away, all go on, and a longer attempt follows. At the deadline everything is undone.
+//! A parked thread may hold a lock that one inside waits for: when nobody leaves, parked threads are let in (`drain/admit.rs`). Where that
+//! leads nowhere the breakpoints are taken away, all go on, and another attempt follows. At the deadline everything is undone.
 //!
 //! A thread that comes into being after the breakpoints starts outside. A forked child has copies of the breakpoints, which are
 //! put in order before its first instruction; a child in the same memory has the net.
 
+mod admit;
 mod ahead;
 mod looks;
 mod roster;
+mod settle;
 
+use self::admit::Stalls;
 pub use self::ahead::{Ahead, look_ahead};
 use self::roster::Roster;
 use super::entries::{Entries, SwitchError};
@@ -25,17 +28,13 @@ use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched};
 use crate::error::ApplyError;
 use crate::guard::{Guard, Inside};
 use crate::unwind::Tables;
+use livepatch_patch::RunAddr;
 use livepatch_process::{Asleep, Event, Pause, Process, Seized, Tid, log, numbered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Threads that are on their way to a stop at the same time, at most: each is held until those before it were looked at.
 const WINDOW: usize = 12;
-/// First and longest grace period of parked threads.
-const FIRST_GRACE: Duration = Duration::from_millis(40);
-const LONGEST_GRACE: Duration = Duration::from_secs(2);
-/// How many grace periods an attempt may last while threads go on leaving.
-const TRICKLE: u32 = 8;
 /// Time between attempts, in which threads that waited for each other get on.
 const BREATH: Duration = Duration::from_millis(2);
 /// How often to make sure that the net is in place.
@@ -76,7 +75,8 @@ struct Drain<'a> {
     roster: Roster,
     /// Threads asked to stop, and when they were last seen not to have.
     asked: BTreeMap<Tid, Instant>,
-    parked: BTreeMap<Tid, Instant>,
+    parked: BTreeMap<Tid, Parked>,
+    stalls: Stalls,
     /// Threads that were stopped, or in a system call, while there was no breakpoint.
     calm: BTreeSet<Tid>,
     /// Threads whose stack is to be walked while they are held.
@@ -101,9 +101,16 @@ struct Drain<'a> {
 /// How an attempt ended.
 enum Attempt {
     Drained,
-    /// Somebody is parked, and the grace period is over.
+    /// Those inside do not leave, and somebody is parked.
     Stalled,
     Deadline,
+}
+
+/// A thread that is held at an entry.
+#[derive(Clone, Copy, Debug)]
+struct Parked {
+    entry: RunAddr,
+    since: Instant,
 }
 
 /// Brings all threads outside. The breakpoints stay in place until [`Drained::switch`].
@@ -126,7 +133,7 @@ pub fn drain(ahead: Ahead, job: Job<'_>) -> Result<Drained<'_>, Failed> {
     seized.set_breakpoints(job.entries.addresses());
     seized.hold_forked(true);
     seized.hold_own_traps(true);
-    let outcome = drain.prepare().and_then(|()| drain.run());
+    let outcome = drain.prepare().and_then(|ready| if ready { drain.run() } else { Ok(Attempt::Deadline) });
     match outcome {
         Ok(Attempt::Drained) => Ok(Drained(drain)),
         Ok(_) => Err(drain.give_up()),
@@ -141,7 +148,7 @@ pub fn drain(ahead: Ahead, job: Job<'_>) -> Result<Drained<'_>, Failed> {
 /// As [`drain()`].
 pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed> {
     let mut drain = Drain::that_only_looks(seized, job);
-    match drain.attempt(LONGEST_GRACE) {
+    match drain.attempt() {
         Ok(Attempt::Drained) => Ok((drain.seized, drain.progress)),
         Ok(_) => Err(drain.who_is_inside()),
         Err(error) => Err(Failed::Error(error)),
@@ -185,6 +192,7 @@ impl<'a> Drain<'a> {
             roster: Roster::new(),
             asked: BTreeMap::new(),
             parked: BTreeMap::new(),
+            stalls: Stalls::new(),
             calm: BTreeSet::new(),
             deep: BTreeSet::new(),
             slept,
@@ -201,11 +209,10 @@ impl<'a> Drain<'a> {
 
     /// Attempts until drained or the deadline. Except after [`Attempt::Drained`] no breakpoint is left.
     fn run(&mut self) -> Result<Attempt, ApplyError> {
-        let mut grace = FIRST_GRACE;
         loop {
             self.polled = Instant::now();
             self.job.entries.arm()?;
-            let attempt = self.attempt(grace)?;
+            let attempt = self.attempt()?;
             if matches!(attempt, Attempt::Drained) {
                 return Ok(attempt);
             }
@@ -213,14 +220,11 @@ impl<'a> Drain<'a> {
             self.release()?;
             self.progress.retries += 1;
             let inside = self.roster.threads.values().filter(|s| matches!(s, Standing::Inside(_))).count();
-            log::debug(format_args!(
-                "an attempt to drain ended after {} ms with {inside} inside",
-                grace.as_millis()
-            ));
+            log::debug(format_args!("an attempt to drain ended with {inside} inside"));
             if matches!(attempt, Attempt::Deadline) {
                 return Ok(attempt);
             }
-            grace = (grace * 2).min(LONGEST_GRACE);
+            self.stalls.again();
             self.breathe()?;
         }
     }
@@ -250,9 +254,8 @@ impl<'a> Drain<'a> {
         Ok(())
     }
 
-    fn attempt(&mut self, grace: Duration) -> Result<Attempt, ApplyError> {
+    fn attempt(&mut self) -> Result<Attempt, ApplyError> {
         self.begin()?;
-        let started = Instant::now();
         loop {
             self.take_events()?;
             let now = Instant::now();
@@ -263,8 +266,7 @@ impl<'a> Drain<'a> {
             if now >= self.job.deadline {
                 return Ok(Attempt::Deadline);
             }
-            let stands = self.roster.stands_since().is_some_and(|since| now.duration_since(since) >= grace);
-            if (stands || now.duration_since(started) >= grace * TRICKLE) && !self.parked.is_empty() {
+            if self.check_stall(now)? {
                 return Ok(Attempt::Stalled);
             }
             self.check_net()?;
@@ -341,12 +343,16 @@ impl<'a> Drain<'a> {
         for &event in &events {
             self.on_event(event)?;
         }
-        // Whoever is still on the way was not stopped when it was asked after.
+        self.still_on_the_way(polled);
+        self.polled = self.polled.max(self.seized.polled_all());
+        Ok(())
+    }
+
+    /// Whoever was asked to stop and did not tell that it has was not stopped at this time.
+    fn still_on_the_way(&mut self, polled: Instant) {
         for seen in self.asked.values_mut() {
             *seen = (*seen).max(polled);
         }
-        self.polled = self.polled.max(self.seized.polled_all());
-        Ok(())
     }
 
     fn on_event(&mut self, event: Event) -> Result<(), ApplyError> {
@@ -401,7 +407,7 @@ impl<'a> Drain<'a> {
 
     /// Lets the parked threads go on, at the entry that they came to. No breakpoint is left there.
     fn release(&mut self) -> Result<(), ApplyError> {
-        for (tid, since) in std::mem::take(&mut self.parked) {
+        for (tid, Parked { since, .. }) in std::mem::take(&mut self.parked) {
             if let Some(thread) = self.seized.held(tid) {
                 thread.resume()?;
                 self.calm.insert(tid);

@@ -131,17 +131,18 @@ fn sharers(seized: &mut Seized) -> Option<String> {
     })
 }
 
+/// The system calls that make processes: `clone`, `fork`, `vfork`, `clone3` of x86-64.
+const PROCESS_MAKERS: [u64; 4] = [56, 57, 58, 435];
+
 /// Threads that wait uninterruptibly in a system call that makes processes: for a child of `vfork`.
 fn in_vfork(seized: &Seized) -> Vec<String> {
-    /// `clone`, `vfork`, `clone3` of x86-64.
-    const CALLS: [u64; 3] = [56, 58, 435];
     let process = seized.process();
     let waits = |tid: &Tid| {
         process.thread_state(*tid) == Some(ThreadState::Uninterruptible)
             && process
                 .asleep(*tid)
                 .and_then(|asleep| asleep.syscall)
-                .is_some_and(|call| CALLS.contains(&call))
+                .is_some_and(|call| PROCESS_MAKERS.contains(&call))
     };
     let name = |tid: Tid| format!("{tid} ({})", process.thread_name(tid).unwrap_or_default());
     seized.threads().into_iter().filter(waits).map(name).collect()

@@ -56,6 +56,11 @@ impl Seen {
         next.max(self.rests_until)
     }
 
+    /// Whether it slept at the last look.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.is_some()
+    }
+
     /// Whether it has not run since the last look.
     pub fn sleeps_on(&self, process: &Process) -> bool {
         self.asleep.as_ref().is_some_and(|asleep| process.slept_since(self.who.tid, asleep))

@@ -1,17 +1,15 @@
 //! Looking at single threads, and dealing with those that come to a breakpoint.
 
-use super::{AWAKE, Drain, WINDOW};
+use super::settle::unblock;
+use super::{Drain, Parked, WINDOW};
 use crate::error::ApplyError;
 use crate::guard::Inside;
 use crate::stacks;
-use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, Pause, ProcessError, StoppedThread, Tid, log};
+use livepatch_process::{Asleep, Pause, Tid};
 use std::time::{Duration, Instant};
 
-/// How long threads that want to run may take to stop, all together, so that their signal mask can be set.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to look at threads before events are asked for again.
 const MOMENT: Duration = Duration::from_micros(50);
 
@@ -117,6 +115,9 @@ impl Drain<'_> {
 
     pub(super) fn on_breakpoint(&mut self, tid: Tid, entry: RunAddr) -> Result<(), ApplyError> {
         let was_asked = self.asked.remove(&tid).is_some();
+        if self.stalls.lets_through(tid) {
+            return self.pass(tid, Parked { entry, since: self.polled });
+        }
         let process = self.job.process;
         let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
         let mut regs = thread.regs()?;
@@ -134,7 +135,7 @@ impl Drain<'_> {
             Ok(()) => {
                 thread.keep();
                 self.roster.outside(tid);
-                self.parked.insert(tid, self.polled);
+                self.parked.insert(tid, Parked { entry, since: self.polled });
             }
             Err(inside) => {
                 let before = self.job.entries.before(entry).unwrap_or(entry);
@@ -151,59 +152,4 @@ impl Drain<'_> {
         }
         Ok(())
     }
-
-    /// Before the first breakpoint, when nobody waits yet. A thread that blocks SIGTRAP would lose the net for all at a breakpoint.
-    pub(super) fn prepare(&mut self) -> Result<(), ApplyError> {
-        let mut late = Vec::new();
-        for tid in self.seized.threads() {
-            let process = self.job.process;
-            let slept = self.slept.get(&tid).filter(|slept| slept.takes_traps);
-            if slept.is_some_and(|slept| process.slept_since(tid, &slept.asleep)) {
-                continue;
-            }
-            if !self.prepare_one(tid, Instant::now() + AWAKE * 30)? {
-                late.push(tid);
-            }
-        }
-        // There may be more threads that want to run than processors. One that cannot stop at all does not come to a breakpoint.
-        let limit = self.job.deadline.min(Instant::now() + PATIENCE);
-        late.into_iter().try_for_each(|tid| self.prepare_one(tid, limit).map(drop))
-    }
-
-    /// Makes a thread take SIGTRAP; false if it blocks it and could not be stopped in time.
-    fn prepare_one(&mut self, tid: Tid, limit: Instant) -> Result<bool, ApplyError> {
-        if standing::takes_traps(self.job.process, tid) {
-            return Ok(true);
-        }
-        let Ok(mut thread) = self.seized.interrupt_one(tid, limit) else { return Ok(false) };
-        self.unblocked.extend(unblock(&mut thread)?.map(|mask| (tid, mask)));
-        Ok(true)
-    }
-
-    /// A thread with another mask than it was left with has set one since, and what it wants is in that one: C libraries block all
-    /// signals for a moment, to fork or to make a thread, and put back the mask from before. In doubt SIGTRAP stays unblocked:
-    /// then the thread only takes a signal that nobody sends, while the other way its children would inherit the block.
-    pub(super) fn block_again(&mut self) {
-        let limit = Instant::now() + PATIENCE;
-        for (tid, left_with) in std::mem::take(&mut self.unblocked) {
-            let blocked = self.seized.interrupt_one(tid, limit).ok().map(|mut thread| {
-                match thread.signal_mask()? == left_with {
-                    true => thread.set_signal_mask(left_with | SIGTRAP_BIT),
-                    false => Ok(()),
-                }
-            });
-            let blocked = blocked.is_some_and(|result| result.is_ok());
-            log::trace(format_args!("thread {tid} blocks SIGTRAP again: {blocked}"));
-        }
-    }
-}
-
-/// Makes a thread take SIGTRAP; the mask that it has then, if it did not before.
-fn unblock(thread: &mut StoppedThread<'_>) -> Result<Option<u64>, ProcessError> {
-    let mask = thread.signal_mask()?;
-    if mask & SIGTRAP_BIT == 0 {
-        return Ok(None);
-    }
-    thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
-    Ok(Some(mask & !SIGTRAP_BIT))
 }

@@ -1,0 +1,163 @@
+//! What is done when those inside do not leave: parked threads are let through.
+//!
+//! A parked thread may have what one inside waits for: a lock, the other end of a channel, a job. Until the commit there is the old
+//! world only, so to let a thread in is as right as to let one pass that is inside already; the breakpoints stay.
+//!
+//! Those that are inside when nobody leaves are the *waiters*. All others that come to an entry are let through, as often as they
+//! come, until no waiter is inside any more: what waits for a lock needs many chances where others take it again at once.
+//! Waiters stay parked once out, so the number of threads that can come in shrinks. Where the waiters do not become fewer even
+//! so (one that stays parked has what is waited for; a fair lock goes from one thread on its way through to the next), the
+//! attempt is over, and the next one gives more time: calls may just last long.
+
+use super::{Drain, Parked};
+use crate::error::ApplyError;
+use crate::transition::standing::Standing;
+use livepatch_process::{Tid, log};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// First and longest time without a movement after which somebody is let through.
+const FIRST_GRACE: Duration = Duration::from_millis(3);
+const LONGEST_GRACE: Duration = Duration::from_millis(200);
+/// First and longest time without a waiter leaving after which an attempt is over.
+const FIRST_PATIENCE: Duration = Duration::from_millis(40);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(2);
+/// By how much longer to be patient while a waiter runs: it waits for nobody, unless it spins.
+const RUNNING: u32 = 4;
+
+/// How a drain got stuck so far.
+#[derive(Debug)]
+pub(super) struct Stalls {
+    grace: Duration,
+    patience: Duration,
+    /// Threads that were inside when nobody left.
+    waiters: BTreeSet<Tid>,
+    /// Threads that are let through.
+    free: BTreeSet<Tid>,
+    /// How many waiters are inside, and since when.
+    inside: usize,
+    stands_since: Instant,
+    /// When somebody was let through for the first time, or when that was over.
+    turned: Instant,
+}
+
+impl Stalls {
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            grace: FIRST_GRACE,
+            patience: FIRST_PATIENCE,
+            waiters: BTreeSet::new(),
+            free: BTreeSet::new(),
+            inside: 0,
+            stands_since: now,
+            turned: now,
+        }
+    }
+
+    /// For another attempt.
+    pub fn again(&mut self) {
+        *self = Self {
+            grace: (self.grace * 2).min(LONGEST_GRACE),
+            patience: (self.patience * 2).min(LONGEST_PATIENCE),
+            ..Self::new()
+        };
+    }
+
+    /// Whether a thread is not to be held at an entry.
+    pub fn lets_through(&self, tid: Tid) -> bool {
+        self.free.contains(&tid)
+    }
+}
+
+impl Drain<'_> {
+    /// Lets parked threads through if nobody leaves. Whether that leads nowhere.
+    pub(super) fn check_stall(&mut self, now: Instant) -> Result<bool, ApplyError> {
+        match self.stalls.free.is_empty() {
+            true => self.begin_stall(now),
+            false => self.go_on_with_stall(now),
+        }
+    }
+
+    fn begin_stall(&mut self, now: Instant) -> Result<bool, ApplyError> {
+        let Some(moved) = self.roster.stands_since() else { return Ok(false) };
+        let stood = now.duration_since(moved.max(self.stalls.turned));
+        if stood < self.stalls.grace {
+            return Ok(false);
+        }
+        let inside =
+            self.roster.threads.iter().filter(|(_, standing)| matches!(standing, Standing::Inside(_)));
+        self.stalls.waiters.extend(inside.map(|(tid, _)| *tid));
+        let (inside, factor) = self.waiters_inside();
+        (self.stalls.inside, self.stalls.stands_since) = (inside, now);
+        if self.let_through(now)? {
+            log::debug(format_args!("{inside} inside do not leave: others are let through"));
+            self.stalls.turned = now;
+            self.progress.retries += 1;
+            return Ok(false);
+        }
+        Ok(!self.parked.is_empty() && stood >= self.stalls.patience * factor)
+    }
+
+    fn go_on_with_stall(&mut self, now: Instant) -> Result<bool, ApplyError> {
+        let (inside, factor) = self.waiters_inside();
+        if inside == 0 {
+            self.stalls.turned = now;
+            for tid in std::mem::take(&mut self.stalls.free) {
+                if matches!(self.roster.threads.get(&tid), Some(Standing::Unknown)) {
+                    self.roster.schedule(tid, now);
+                }
+            }
+            return Ok(false);
+        }
+        if inside < self.stalls.inside {
+            (self.stalls.inside, self.stalls.stands_since) = (inside, now);
+        }
+        self.let_through(now)?;
+        Ok(now.duration_since(self.stalls.stands_since) >= self.stalls.patience * factor)
+    }
+
+    /// How many waiters are inside, and how much longer to be patient with them.
+    fn waiters_inside(&self) -> (usize, u32) {
+        let (mut inside, mut factor) = (0, 1);
+        for tid in &self.stalls.waiters {
+            match self.roster.threads.get(tid) {
+                Some(Standing::Inside(seen)) if seen.is_asleep() => inside += 1,
+                Some(Standing::Inside(_) | Standing::Unknown) => (inside, factor) = (inside + 1, RUNNING),
+                Some(Standing::Outside) | None => {}
+            }
+        }
+        (inside, factor)
+    }
+
+    /// Lets those through that are parked for the grace period and no waiters. Whether there are any.
+    fn let_through(&mut self, now: Instant) -> Result<bool, ApplyError> {
+        let Stalls { waiters, grace, .. } = &self.stalls;
+        let is_due = |(tid, parked): &(&Tid, &Parked)| {
+            !waiters.contains(tid) && now.saturating_duration_since(parked.since) >= *grace / 2
+        };
+        let due: Vec<(Tid, Parked)> =
+            self.parked.iter().filter(is_due).map(|(tid, at)| (*tid, *at)).collect();
+        for (tid, parked) in &due {
+            self.parked.remove(tid);
+            self.stalls.free.insert(*tid);
+            self.pass(*tid, *parked)?;
+        }
+        Ok(!due.is_empty())
+    }
+
+    /// Sends a thread that is held at an entry into the old code.
+    pub(super) fn pass(&mut self, tid: Tid, Parked { entry, since }: Parked) -> Result<(), ApplyError> {
+        if let Some(mut thread) = self.seized.held(tid) {
+            let mut regs = thread.regs()?;
+            regs.set_ip(self.job.entries.before(entry).unwrap_or(entry));
+            thread.set_regs(&regs)?;
+            thread.resume()?;
+            self.roster.stands(tid, Standing::Unknown);
+            // As long as it is let through it need not be known where it is.
+            self.roster.schedule(tid, Instant::now() + self.stalls.grace);
+        }
+        self.progress.parked(since.elapsed());
+        Ok(())
+    }
+}

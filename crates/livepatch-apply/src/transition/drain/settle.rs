@@ -1,0 +1,118 @@
+//! Before the first breakpoint: every thread takes SIGTRAP, and none is in a `fork` that the kernel will not tell of.
+//!
+//! Whether a child will be traced is decided when `fork` begins (`kernel_clone` of Linux), and the child gets the signal actions
+//! before the memory (`copy_process`). A `fork` that began before its thread was traced can thus end after the breakpoints
+//! were written, in a child with copies of them, without the net, and with nobody who would look after it. So every thread is seen
+//! outside of such a call once since it is traced: asleep somewhere else, or stopped. Those that are born traced never were in one.
+
+use super::{Drain, NAP};
+use crate::error::ApplyError;
+use crate::transition::PROCESS_MAKERS;
+use crate::transition::net::SIGTRAP_BIT;
+use crate::transition::standing::{self, Standing};
+use livepatch_process::{Asleep, Event, Pause, ProcessError, StoppedThread, Tid, log};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long threads that want to run may take to stop, all together, so that their signal mask can be set.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Drain<'_> {
+    /// False at the deadline; the roster names the threads that did not stop.
+    pub(super) fn prepare(&mut self) -> Result<bool, ApplyError> {
+        let mut unsettled: BTreeSet<Tid> = self.seized.threads().into_iter().collect();
+        loop {
+            for tid in std::mem::take(&mut unsettled) {
+                if !self.is_settled(tid) {
+                    self.asked.insert(tid, Instant::now());
+                    self.seized.request_stop(tid)?;
+                }
+            }
+            if !self.settle_stopped()? {
+                return Ok(false);
+            }
+            unsettled.extend(self.seized.seize_untraced(self.job.deadline)?);
+            if unsettled.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// A thread that blocks SIGTRAP would lose the net for all at a breakpoint.
+    fn is_settled(&self, tid: Tid) -> bool {
+        let process = self.job.process;
+        let makes_none = |asleep: &Asleep| asleep.syscall.is_none_or(|call| !PROCESS_MAKERS.contains(&call));
+        let slept = self.slept.get(&tid);
+        let was_elsewhere = slept.is_some_and(|slept| makes_none(&slept.asleep));
+        if !was_elsewhere && !process.asleep(tid).is_some_and(|asleep| makes_none(&asleep)) {
+            return false;
+        }
+        slept.is_some_and(|slept| slept.takes_traps && process.slept_since(tid, &slept.asleep))
+            || standing::takes_traps(process, tid)
+    }
+
+    /// Waits for those that were asked to stop, and lets each go on at once.
+    fn settle_stopped(&mut self) -> Result<bool, ApplyError> {
+        while !self.asked.is_empty() {
+            let polled = Instant::now();
+            let awaited: Vec<Tid> = self.asked.keys().copied().collect();
+            let events = self.seized.poll(awaited)?;
+            if polled >= self.job.deadline {
+                for tid in std::mem::take(&mut self.asked).into_keys() {
+                    self.roster.stands(tid, Standing::Unknown);
+                }
+                return Ok(false);
+            }
+            match events.is_empty() {
+                true => self.pause.take(polled + NAP),
+                false => self.pause = Pause::default(),
+            }
+            for event in events {
+                match event {
+                    Event::Stopped { tid } => self.settle(tid)?,
+                    Event::Exited { tid } => drop(self.asked.remove(&tid)),
+                    other => self.on_event_at_rest(other)?,
+                }
+            }
+            self.still_on_the_way(polled);
+        }
+        Ok(true)
+    }
+
+    fn settle(&mut self, tid: Tid) -> Result<(), ApplyError> {
+        let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
+        if let Some(mut thread) = self.seized.held(tid) {
+            self.unblocked.extend(unblock(&mut thread)?.map(|mask| (tid, mask)));
+            thread.resume()?;
+            self.progress.held(since.elapsed());
+        }
+        Ok(())
+    }
+
+    /// A thread with another mask than it was left with has set one since, and what it wants is in that one: C libraries block all
+    /// signals for a moment, to fork or to make a thread, and put back the mask from before. In doubt SIGTRAP stays unblocked:
+    /// then the thread only takes a signal that nobody sends, while the other way its children would inherit the block.
+    pub(super) fn block_again(&mut self) {
+        let limit = Instant::now() + PATIENCE;
+        for (tid, left_with) in std::mem::take(&mut self.unblocked) {
+            let blocked = self.seized.interrupt_one(tid, limit).ok().map(|mut thread| {
+                match thread.signal_mask()? == left_with {
+                    true => thread.set_signal_mask(left_with | SIGTRAP_BIT),
+                    false => Ok(()),
+                }
+            });
+            let blocked = blocked.is_some_and(|result| result.is_ok());
+            log::trace(format_args!("thread {tid} blocks SIGTRAP again: {blocked}"));
+        }
+    }
+}
+
+/// Makes a thread take SIGTRAP; the mask that it has then, if it did not before.
+pub(super) fn unblock(thread: &mut StoppedThread<'_>) -> Result<Option<u64>, ProcessError> {
+    let mask = thread.signal_mask()?;
+    if mask & SIGTRAP_BIT == 0 {
+        return Ok(None);
+    }
+    thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
+    Ok(Some(mask & !SIGTRAP_BIT))
+}
