@@ -39,6 +39,8 @@ pub(super) struct Stalls {
     stands_since: Instant,
     /// When somebody was let through for the first time, or when that was over.
     turned: Instant,
+    /// When a thread inside passed an entry, so that it waits for nobody.
+    passed: Instant,
 }
 
 impl Stalls {
@@ -52,6 +54,7 @@ impl Stalls {
             inside: 0,
             stands_since: now,
             turned: now,
+            passed: now,
         }
     }
 
@@ -62,6 +65,11 @@ impl Stalls {
             patience: (self.patience * 2).min(LONGEST_PATIENCE),
             ..Self::new()
         };
+    }
+
+    /// A thread inside passes an entry.
+    pub fn passes(&mut self) {
+        self.passed = Instant::now();
     }
 
     /// Whether a thread is not to be held at an entry.
@@ -82,7 +90,8 @@ impl Drain<'_> {
     fn begin_stall(&mut self, now: Instant) -> Result<bool, ApplyError> {
         let Some(moved) = self.roster.stands_since() else { return Ok(false) };
         let stood = now.duration_since(moved.max(self.stalls.turned));
-        if stood < self.stalls.grace {
+        let gets_on = now.saturating_duration_since(self.stalls.passed) < self.stalls.grace;
+        if stood < if gets_on { LONGEST_GRACE } else { self.stalls.grace } {
             return Ok(false);
         }
         let inside =
