@@ -219,7 +219,7 @@ impl Job<'_> {
             Err(Failed::Error(error) | Failed::Unable(_, error)) => Err(error),
             Err(Failed::Busy(busy)) => {
                 busy.seized.leave()?;
-                let why = Why::Busy { inside: busy.inside, stuck: busy.stuck };
+                let why = Why::Busy { inside: busy.inside, unseen: busy.unseen, process: busy.process };
                 Err(self.explain(prepared, why))
             }
         }

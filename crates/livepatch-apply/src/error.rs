@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Changed code was in use for the whole time (exit code 5).
-    #[error("not quiescent within {waited_ms} ms: {}", summary(.inside))]
+    #[error("not quiescent within {waited_ms} ms: {}", summary(.process.as_deref(), .inside))]
     Busy {
         /// How long it was tried: the time limit, unless it was over sooner.
         waited_ms: u64,
+        /// What holds up the process as a whole.
+        process: Option<String>,
         /// Who was in the way at the last attempt.
         inside: Vec<ThreadInside>,
     },
@@ -157,12 +159,13 @@ fn advice(by: &Tracer, waited_ms: u64) -> String {
     }
 }
 
-fn summary(inside: &[ThreadInside]) -> String {
+fn summary(process: Option<&str>, inside: &[ThreadInside]) -> String {
     let line = |t: &ThreadInside| match t.name.as_str() {
         "" => format!("thread {} {}", t.tid, t.reason),
         name => format!("thread {} ({name}) {}", t.tid, t.reason),
     };
-    let mut lines: Vec<String> = inside.iter().take(3).map(line).collect();
+    let process = process.map(|what| format!("the process {what}"));
+    let mut lines: Vec<String> = process.into_iter().chain(inside.iter().take(3).map(line)).collect();
     if inside.len() > 3 {
         lines.push(format!("and {} more", inside.len() - 3));
     }
@@ -173,7 +176,9 @@ impl ApplyError {
     /// What is known besides the text, under the stable keys of the command line's JSON; an empty object or more.
     pub fn details(&self) -> Value {
         match self {
-            Self::Busy { waited_ms, inside } => json!({"waited_ms": waited_ms, "inside": inside}),
+            Self::Busy { waited_ms, process, inside } => {
+                json!({"waited_ms": waited_ms, "process": process, "inside": inside})
+            }
             Self::Held { by, waited_ms, .. } => {
                 let held_by = json!({"pid": by.pid.0, "name": by.name, "livepatch": by.livepatch});
                 json!({"waited_ms": waited_ms, "held_by": held_by})
@@ -266,7 +271,7 @@ impl From<RemoteError> for ApplyError {
                     backtrace: Vec::new(),
                     leave_running: None,
                 };
-                Self::Busy { waited_ms: waited.as_millis() as u64, inside: vec![inside] }
+                Self::Busy { waited_ms: waited.as_millis() as u64, process: None, inside: vec![inside] }
             }
             other => Self::environment("a call inside the process failed", other),
         }

@@ -257,7 +257,11 @@ pub fn on_any_thread<T>(
         }
         if Instant::now() >= deadline {
             let waited_ms = started.elapsed().as_millis() as u64;
-            return Err(ApplyError::Busy { waited_ms, inside: describe(seized.process(), refused) });
+            return Err(ApplyError::Busy {
+                waited_ms,
+                process: None,
+                inside: describe(seized.process(), refused),
+            });
         }
         patience *= 2;
         seized.pump(Instant::now() + ROUND_PAUSE)?;
@@ -301,7 +305,11 @@ pub fn await_remote_work(seized: &mut Seized, site: &CallSite, deadline: Instant
         }
         if Instant::now() >= deadline {
             let waited_ms = started.elapsed().as_millis() as u64;
-            return Err(ApplyError::Busy { waited_ms, inside: describe(seized.process(), inside) });
+            return Err(ApplyError::Busy {
+                waited_ms,
+                process: None,
+                inside: describe(seized.process(), inside),
+            });
         }
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
@@ -345,7 +353,11 @@ fn on_thread<T>(
         }
         if Instant::now() >= deadline {
             let waited_ms = started.elapsed().as_millis() as u64;
-            return Err(ApplyError::Busy { waited_ms, inside: describe(seized.process(), refused) });
+            return Err(ApplyError::Busy {
+                waited_ms,
+                process: None,
+                inside: describe(seized.process(), refused),
+            });
         }
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }

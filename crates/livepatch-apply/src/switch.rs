@@ -1,6 +1,6 @@
 //! One transition of a module's entries, with its intention and its result noted in the registry.
 
-use crate::error::ApplyError;
+use crate::error::{ApplyError, ThreadInside};
 use crate::guard::{Guard, Inside};
 use crate::landing::{Landing, Pad};
 use crate::registry::{Code, EntryWrite, Journal, Location, PatchState, State};
@@ -14,7 +14,7 @@ use crate::transition::net;
 use crate::transition::{Failed, NotQuiescent, Switched, snapshot};
 use crate::unwind::Tables;
 use livepatch_patch::{Redirect, RunAddr};
-use livepatch_process::{Process, Seized, log};
+use livepatch_process::{Process, Seized, ThreadState, Tid, log};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -60,8 +60,8 @@ impl NotDone {
     fn before(failed: Failed) -> Box<Self> {
         Box::new(match failed {
             Failed::Busy(busy) => {
-                let NotQuiescent { seized, inside, stuck } = *busy;
-                Self { seized: Some(seized), why: Why::Busy { inside, stuck } }
+                let NotQuiescent { seized, inside, unseen, process } = *busy;
+                Self { seized: Some(seized), why: Why::Busy { inside, unseen, process } }
             }
             Failed::Unable(seized, error) => Self { seized: Some(*seized), why: Why::Error(error) },
             Failed::Error(error) => Self { seized: None, why: Why::Error(error) },
@@ -71,7 +71,7 @@ impl NotDone {
 
 #[derive(Debug)]
 pub(crate) enum Why {
-    Busy { inside: Vec<Inside>, stuck: Option<String> },
+    Busy { inside: Vec<Inside>, unseen: Vec<Tid>, process: Option<String> },
     Error(ApplyError),
 }
 
@@ -286,7 +286,7 @@ impl Why {
     ) -> ApplyError {
         match self {
             Self::Error(error) => error,
-            Self::Busy { inside, stuck } => {
+            Self::Busy { inside, unseen, process } => {
                 let records: Vec<_> = view
                     .registries
                     .iter()
@@ -301,18 +301,28 @@ impl Why {
                         i.describe(name, &|at| names.name(at))
                     })
                     .collect();
-                if let Some(reason) = stuck {
-                    threads.push(crate::error::ThreadInside {
-                        tid: view.process.pid().0,
-                        name: String::new(),
-                        function: None,
-                        reason,
-                        backtrace: Vec::new(),
-                        leave_running: None,
-                    });
-                }
-                ApplyError::Busy { waited_ms: waited.as_millis() as u64, inside: threads }
+                threads.extend(unseen.into_iter().map(|tid| ThreadInside {
+                    tid: tid.0,
+                    name: view.process.thread_name(tid).unwrap_or_default(),
+                    function: None,
+                    reason: "did not stop".to_owned(),
+                    backtrace: Vec::new(),
+                    leave_running: None,
+                }));
+                let process = process.or_else(|| is_stopped(&view.process));
+                ApplyError::Busy { waited_ms: waited.as_millis() as u64, process, inside: threads }
             }
         }
     }
+}
+
+/// A process that job control stopped cannot get out of anything. Nobody in it is held by this tool any more, but a thread that was
+/// traced and stopped shows as if it were.
+fn is_stopped(process: &Process) -> Option<String> {
+    let threads = process.threads().ok()?;
+    let stops = |tid: &Tid| {
+        matches!(process.thread_state(*tid), Some(ThreadState::Stopped | ThreadState::TracingStop))
+    };
+    (!threads.is_empty() && threads.iter().all(stops))
+        .then(|| "is stopped (SIGSTOP or job control), and nobody in it goes on before SIGCONT".to_owned())
 }

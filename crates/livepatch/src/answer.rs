@@ -59,7 +59,10 @@ fn failure(exit: u64, json: &mut Value) -> Error {
             Ok(holds) => Error::NotHeld { message, holds },
             Err(_) => Error::NothingToRollBack(message),
         },
-        code::REFUSED => Error::Refused(message),
+        code::REFUSED => {
+            let missing = serde_json::from_value(json["missing"].take()).unwrap_or_default();
+            Error::Refused { message, missing }
+        }
         code::BUSY => busy(message, json),
         code::MISMATCH => Error::Mismatch(message),
         code::PERMISSION => Error::Permission(message),
@@ -74,7 +77,8 @@ fn busy(message: String, json: &mut Value) -> Error {
     let own = inside.iter().find(|thread| thread.tid == caller).and_then(|thread| {
         Some(Error::CallerInside { function: thread.function.clone()?, backtrace: thread.backtrace.clone() })
     });
-    own.unwrap_or(Error::Busy { message, inside })
+    let held_by = serde_json::from_value(json["held_by"].take()).ok();
+    own.unwrap_or(Error::Busy { message, inside, held_by })
 }
 
 #[cfg(test)]
@@ -91,7 +95,13 @@ mod tests {
         let plain = |code: u64| error(json!({"error": "text", "exit_code": code}));
         assert!(matches!(plain(1), Error::Environment(text) if text == "text"));
         assert!(matches!(plain(2), Error::NothingToRollBack(_)));
-        assert!(matches!(plain(4), Error::Refused(_)));
+        assert!(matches!(plain(4), Error::Refused { missing, .. } if missing.is_empty()));
+        let lacks = json!({"selected": "a::f", "needs": "a::g", "reason": "calls"});
+        let part = error(json!({"error": "text", "exit_code": 4, "missing": [lacks]}));
+        assert!(matches!(part, Error::Refused { missing, .. } if missing[0].needs == "a::g"));
+        let held = json!({"pid": 7, "name": "gdb", "livepatch": false});
+        let busy = error(json!({"error": "text", "exit_code": 5, "held_by": held}));
+        assert!(matches!(busy, Error::Busy { held_by: Some(by), .. } if by.name == "gdb"));
         assert!(matches!(plain(6), Error::Mismatch(_)));
         assert!(matches!(plain(7), Error::Permission(_)));
         let held = error(json!({"error": "text", "exit_code": 2, "holds": ["a::b"]}));

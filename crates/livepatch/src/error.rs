@@ -10,8 +10,13 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum Error {
     /// The patch cannot be applied safely to this process.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{message}")]
+    Refused {
+        /// What is in the way and what to do.
+        message: String,
+        /// Of a selection that is not safe by itself: what it needs besides.
+        missing: Vec<Missing>,
+    },
     /// Changed code was in use by other threads for the whole time, or a debugger or another livepatch has the program.
     #[error("{message}")]
     Busy {
@@ -19,6 +24,8 @@ pub enum Error {
         message: String,
         /// The threads that were in the way at the last attempt.
         inside: Vec<ThreadInside>,
+        /// Who has the program: a debugger, or another livepatch.
+        held_by: Option<Holder>,
     },
     /// The calling thread is inside a function that would change, so that it cannot wait for the change.
     #[error(
@@ -72,6 +79,28 @@ pub enum Error {
     /// operation on this process repairs it.
     #[error("{0}")]
     Environment(String),
+}
+
+/// Something that a selection needs and does not name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Missing {
+    /// A selected function.
+    pub selected: String,
+    /// What has to be selected with it.
+    pub needs: String,
+    /// Why, as in "`selected` calls `needs`".
+    pub reason: String,
+}
+
+/// A process that traces this one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: i32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is another run of livepatch.
+    pub livepatch: bool,
 }
 
 /// What is wrong with the helper process.

@@ -63,7 +63,7 @@ mod report;
 mod request;
 mod spawn;
 
-pub use error::{Error, HelperError, ThreadInside};
+pub use error::{Error, HelperError, Holder, Missing, ThreadInside};
 pub use livepatch_apply::{Part, Policy, Selection};
 pub use livepatch_patch::{Note, RunAddr};
 pub use options::Options;

@@ -114,13 +114,13 @@ impl Job<'_> {
 
     /// Says of each thread inside of a replaced function whether that could be left running: what is advised is not refused.
     pub(super) fn advise(&self, prepared: &Prepared<'_>, error: ApplyError) -> ApplyError {
-        let ApplyError::Busy { waited_ms, mut inside } = error else { return error };
+        let ApplyError::Busy { waited_ms, process, mut inside } = error else { return error };
         if self.options.policy != Policy::Immediate {
             for thread in &mut inside {
                 thread.leave_running = self.way_out(prepared, thread);
             }
         }
-        ApplyError::Busy { waited_ms, inside }
+        ApplyError::Busy { waited_ms, process, inside }
     }
 
     fn way_out(&self, prepared: &Prepared<'_>, thread: &ThreadInside) -> Option<LeaveRunning> {

@@ -444,12 +444,11 @@ impl<'a> Drain<'a> {
         for (tid, standing) in self.roster.threads {
             match standing {
                 Standing::Inside(seen) => inside.push(seen.who),
-                Standing::Unknown => unseen.push(tid.to_string()),
+                Standing::Unknown => unseen.push(tid),
                 Standing::Outside => {}
             }
         }
-        let stuck = (!unseen.is_empty()).then(|| format!("threads did not stop: {}", unseen.join(", ")));
-        Failed::Busy(Box::new(NotQuiescent { seized: self.seized, inside, stuck }))
+        Failed::Busy(Box::new(NotQuiescent { seized: self.seized, inside, unseen, process: None }))
     }
 
     /// After an error: everything back as it was.

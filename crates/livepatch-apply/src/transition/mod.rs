@@ -61,8 +61,10 @@ pub struct NotQuiescent {
     pub seized: Seized,
     /// Who was in the way at the last attempt.
     pub inside: Vec<Inside>,
-    /// Threads that did not stop, as text.
-    pub stuck: Option<String>,
+    /// Threads that did not stop, and so were not looked at.
+    pub unseen: Vec<Tid>,
+    /// What holds up the process as a whole.
+    pub process: Option<String>,
 }
 
 /// How an attempt to reach quiescence ended without it.

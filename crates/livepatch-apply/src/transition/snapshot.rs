@@ -37,8 +37,8 @@ pub fn quiesce(
     let mut progress = Progress::default();
     let mut pause = FIRST_PAUSE;
     loop {
-        let (inside, stuck);
-        (seized, inside, stuck) = match attempt(seized, tables, guard, &mut progress)? {
+        let (inside, process);
+        (seized, inside, process) = match attempt(seized, tables, guard, &mut progress)? {
             Attempt::Quiet(stopped) => return Ok(Quiesced { stopped, progress }),
             Attempt::Occupied(seized, inside) => (seized, inside, None),
             Attempt::Stuck(seized, who) => (seized, Vec::new(), Some(who)),
@@ -46,7 +46,7 @@ pub fn quiesce(
         progress.retries += 1;
         log::debug(format_args!("not quiescent: {} inside, {} retries", inside.len(), progress.retries));
         if Instant::now() >= deadline {
-            return Err(Failed::Busy(Box::new(NotQuiescent { seized, inside, stuck })));
+            return Err(Failed::Busy(Box::new(NotQuiescent { seized, inside, unseen: Vec::new(), process })));
         }
         let until = deadline.min(Instant::now() + jittered(pause, progress.retries));
         while Instant::now() < until {

@@ -84,7 +84,7 @@ fn applied(report: &Report) -> String {
 
 fn describe(error: &Error) -> String {
     let kind = match error {
-        Error::Refused(_) => "refused",
+        Error::Refused { .. } => "refused",
         Error::Busy { .. } => "busy",
         Error::CallerInside { .. } => "caller-inside",
         Error::InProgress { .. } => "in-progress",

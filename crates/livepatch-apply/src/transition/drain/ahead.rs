@@ -36,9 +36,10 @@ impl Ahead {
 /// [`Failed::Busy`] if the process shares its memory with another one until the deadline, or an error.
 pub fn look_ahead(mut seized: Seized, job: Job<'_>) -> Result<Ahead, Failed> {
     let serialiser = Serialiser::start();
-    while let Some(stuck) = sharers(&mut seized) {
+    while let Some(shares) = sharers(&mut seized) {
         if Instant::now() >= job.deadline {
-            let busy = NotQuiescent { seized, inside: Vec::new(), stuck: Some(stuck) };
+            let (inside, unseen, process) = (Vec::new(), Vec::new(), Some(shares));
+            let busy = NotQuiescent { seized, inside, unseen, process };
             return Err(Failed::Busy(Box::new(busy)));
         }
         seized.pump(Instant::now() + BREATH)?;
