@@ -136,6 +136,8 @@ pub struct ThreadInside {
     pub function: Option<String>,
     /// What is in the way.
     pub reason: String,
+    /// What changed of the program, if that is inlined into the function: a task's body, say, in a function of its runtime.
+    pub inlines: Option<String>,
     /// Its stack, innermost frame first.
     pub backtrace: Vec<String>,
     /// If it is inside a function of the patch: whether calls of that could be left running.
@@ -268,6 +270,7 @@ impl From<RemoteError> for ApplyError {
                     name: name.clone(),
                     function: None,
                     reason: error.without_thread(),
+                    inlines: None,
                     backtrace: Vec::new(),
                     leave_running: None,
                 };

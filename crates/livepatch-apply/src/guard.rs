@@ -135,6 +135,7 @@ impl Inside {
             name,
             function: self.function.clone(),
             reason,
+            inlines: None,
             backtrace: self.walk.frames.iter().map(|frame| symbolise(frame.lookup())).collect(),
             leave_running: None,
         }

@@ -371,6 +371,7 @@ fn describe(process: &Process, refused: Vec<(Tid, String)>) -> Vec<ThreadInside>
             name: process.thread_name(tid).unwrap_or_default(),
             function: None,
             reason: format!("cannot run the few calls that must run inside the process: {reason}"),
+            inlines: None,
             backtrace: Vec::new(),
             leave_running: None,
         })

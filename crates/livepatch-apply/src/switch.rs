@@ -13,7 +13,7 @@ use crate::transition::entries::Entries;
 use crate::transition::net;
 use crate::transition::{Failed, NotQuiescent, Switched, snapshot};
 use crate::unwind::Tables;
-use livepatch_patch::{Redirect, RunAddr};
+use livepatch_patch::{Reason, Redirect, RunAddr};
 use livepatch_process::{Process, Seized, ThreadState, Tid, log};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -298,7 +298,13 @@ impl Why {
                     .iter()
                     .map(|i| {
                         let name = view.process.thread_name(i.tid).unwrap_or_default();
-                        i.describe(name, &|at| names.name(at))
+                        let mut thread = i.describe(name, &|at| names.name(at));
+                        thread.inlines =
+                            what_is_inlined(&thread, patch.map_or(&[], |(_, redirects)| redirects));
+                        if let Some(inlines) = &thread.inlines {
+                            thread.reason.push_str(&format!(", which inlines {inlines}"));
+                        }
+                        thread
                     })
                     .collect();
                 threads.extend(unseen.into_iter().map(|tid| ThreadInside {
@@ -306,6 +312,7 @@ impl Why {
                     name: view.process.thread_name(tid).unwrap_or_default(),
                     function: None,
                     reason: "did not stop".to_owned(),
+                    inlines: None,
                     backtrace: Vec::new(),
                     leave_running: None,
                 }));
@@ -313,6 +320,15 @@ impl Why {
                 ApplyError::Busy { waited_ms: waited.as_millis() as u64, process, inside: threads }
             }
         }
+    }
+}
+
+/// What changed in the function of the patch that a thread is inside of, if it is not that function itself.
+fn what_is_inlined(thread: &ThreadInside, redirects: &[Redirect]) -> Option<String> {
+    let inside = thread.function.as_ref()?;
+    match &redirects.iter().find(|redirect| redirect.path == *inside)?.reason {
+        Reason::Inlines(what) => Some(what.clone()),
+        Reason::Changed | Reason::Reached | Reason::New => None,
     }
 }
 

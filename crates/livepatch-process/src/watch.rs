@@ -11,6 +11,11 @@ use std::time::{Duration, Instant};
 const ASK_FOR_ANY: Duration = Duration::from_nanos(400);
 /// The shortest of these pauses.
 const ASK_AT_LEAST: Duration = Duration::from_micros(20);
+/// With so many threads that takes as long as a stop, and a thread that stops meanwhile is held for it: while stops are awaited
+/// the pause is longer by as much as there are more threads.
+const FEW: u32 = 100;
+/// The longest pause then.
+const ASK_AT_MOST: Duration = Duration::from_millis(20);
 
 impl Seized {
     /// Asks a running thread to stop. [`Event::Stopped`] tells that it did, unless a breakpoint or its end comes first. A thread
@@ -34,10 +39,15 @@ impl Seized {
     /// # Errors
     /// [`ProcessError::Lost`], or the kernel refused something.
     pub fn poll(&mut self, awaited: impl IntoIterator<Item = Tid>) -> Result<Vec<Event>, ProcessError> {
+        let mut awaits = false;
         for tid in awaited {
-            self.tracees.collect(tid)?;
+            awaits |= !self.tracees.collect(tid)?;
         }
-        let pause = (ASK_FOR_ANY * self.tracees.threads.len() as u32).max(ASK_AT_LEAST);
+        let threads = self.tracees.threads.len() as u32;
+        let pause = match awaits && threads > FEW {
+            true => (ASK_FOR_ANY * threads * (threads / FEW)).min(ASK_AT_MOST),
+            false => (ASK_FOR_ANY * threads).max(ASK_AT_LEAST),
+        };
         if self.tracees.events.is_empty() && self.tracees.asked_for_any.elapsed() >= pause {
             let asked = Instant::now();
             while self.tracees.collect_one()? {}

@@ -29,11 +29,14 @@ pub enum Error {
     },
     /// The calling thread is inside a function that would change, so that it cannot wait for the change.
     #[error(
-        "the calling thread is inside {function}, which would be replaced; call from a thread that is not, or start one for it"
+        "the calling thread is inside {function}, which {}would be replaced; call from a thread that is not, or start one for it",
+        .inlines.as_ref().map(|inlines| format!("inlines {inlines} and ")).unwrap_or_default()
     )]
     CallerInside {
         /// The changed function.
         function: String,
+        /// What changed of the program, if that is inlined into the function: a task's body, say, in a function of its runtime.
+        inlines: Option<String>,
         /// The calling thread's stack as far as it is known, innermost frame first.
         backtrace: Vec<String>,
     },
@@ -157,6 +160,9 @@ pub struct ThreadInside {
     pub function: Option<String>,
     /// What is in the way.
     pub reason: String,
+    /// What changed of the program, if that is inlined into the function.
+    #[serde(default)]
+    pub inlines: Option<String>,
     /// Its stack, innermost frame first.
     pub backtrace: Vec<String>,
 }
