@@ -321,9 +321,13 @@ fn nothing_but_what_is_needed_is_carried() {
         let kind = NewItemKind::Static;
         maker.patch.meta.new_items.push(NewItem { path: path.into(), symbol, kind, type_digest: None });
     }
+    let orphan =
+        |from: &[u32]| Orphan { path: "gone".into(), old: LinkAddr(8), old_size: 8, from: from.to_vec() };
+    maker.patch.meta.orphans = [[0].as_slice(), &[0, 2], &[2]].map(orphan).to_vec();
     maker.frames();
     let whole = maker.patch.clone();
     let selected = maker.select(Selection::new().module("c")).unwrap();
+    assert_eq!(selected.patch.meta.orphans, [orphan(&[0]), orphan(&[0])]);
     let names: Vec<_> = selected.patch.symbols.iter().map(|symbol| symbol.name.as_str()).collect();
     assert_eq!(names, ["c::h", "MINE"]);
     assert_eq!(selected.patch.sections.len(), 3);
