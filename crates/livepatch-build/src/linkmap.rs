@@ -49,8 +49,8 @@ pub enum MapError {
 }
 
 impl LinkMap {
-    /// Reads a map. Sections at address 0 (debug information and the like, which are not in memory), empty ones, and
-    /// what the linker made itself are left out.
+    /// Reads a map. What is not in memory (debug information and the like: its output section is at address 0, and the addresses
+    /// in it are offsets), empty sections, and what the linker made itself are left out.
     ///
     /// # Errors
     /// The text is not a map of a known linker.

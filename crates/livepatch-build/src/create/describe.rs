@@ -144,6 +144,7 @@ pub(super) fn meta(
         let path = path_of(&diff.new, replaced.new);
         let room = diff.old.room(function.old).unwrap_or(function.old_size);
         if room < JUMP {
+            tracing::debug!(at = %function.old, size = function.old_size, room, symbol = function.symbol, "no room");
             findings.push(Finding::new(&rules::no_room::RULE, path));
             continue;
         }

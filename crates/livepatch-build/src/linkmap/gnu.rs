@@ -40,8 +40,12 @@ pub(super) fn parse(text: &str) -> Result<Vec<PlacedSection>, MapError> {
     let (first, body) = memory_map(text).ok_or(MapError::Unknown)?;
     let mut sections = Vec::new();
     let (mut files, mut members) = (Interner::default(), Interner::default());
-    let mut lines = body.lines().enumerate();
+    let mut lines = body.lines().enumerate().peekable();
+    let mut loaded = false;
     while let Some((number, line)) = lines.next() {
+        if let Some(addr) = output_section(line, lines.peek().map(|(_, next)| *next)) {
+            loaded = addr != 0;
+        }
         let Some((section, rest)) = input_section(line) else { continue };
         let rest = if rest.is_empty() {
             match lines.next() {
@@ -52,7 +56,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<PlacedSection>, MapError> {
             rest
         };
         let Some((addr, size, file)) = place(rest) else { continue };
-        if addr == 0 || size == 0 {
+        if !loaded || size == 0 {
             continue;
         }
         let (file, member) = split_member(file);
@@ -65,6 +69,16 @@ pub(super) fn parse(text: &str) -> Result<Vec<PlacedSection>, MapError> {
         });
     }
     Ok(sections)
+}
+
+/// The address of an output section, if the line is one; a long name has the rest on the next line.
+fn output_section(line: &str, next: Option<&str>) -> Option<u64> {
+    if line.is_empty() || line.starts_with(' ') {
+        return None;
+    }
+    let (_, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let rest = if rest.trim().is_empty() { next.filter(|next| next.starts_with(' '))? } else { rest };
+    u64::from_str_radix(rest.split_whitespace().next()?.strip_prefix("0x")?, 16).ok()
 }
 
 /// Name of the section and what follows it, if the line is at the level of input sections and not a pattern or fill.
@@ -103,10 +117,20 @@ LOAD /x/crti.o
  *(SORT_NONE(.init))
  .init          0x0000000000005000       0x12 /x y/crti.o
                 0x0000000000005000                _init
+
+.text           0x0000000000005060       0x3d
  .text.unlikely._RINvMNtNtCsgEmfK2I1SDS_4core4cell4once
                 0x0000000000005060       0x3d /x/libstd.rlib(std.0.rcgu.o)
  *fill*         0x000000000000509d        0x3 
+
+.debug_info     0x0000000000000000       0x99
  .debug_info    0x0000000000000000       0x44 /x/a.o
+ .debug_info    0x0000000000005061       0x44 /x/b.o
+
+.a_section_of_a_long_name
+                0x0000000000006000       0x10
+ .a_section_of_a_long_name
+                0x0000000000006000       0x10 /x/a.o
 OUTPUT(/x/out elf64-x86-64)
 ";
 
@@ -129,6 +153,7 @@ OUTPUT(/x/out elf64-x86-64)
                     0x5060,
                     0x3d
                 ),
+                ("/x/a.o", None, ".a_section_of_a_long_name", 0x6000, 0x10),
             ]
         );
     }

@@ -43,6 +43,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<PlacedSection>, MapError> {
     let heading = columns(text.lines().next().unwrap_or("")).ok_or(MapError::Unknown)?;
     let mut sections = Vec::new();
     let (mut files, mut members) = (Interner::default(), Interner::default());
+    let mut loaded = false;
     for (number, line) in text.lines().enumerate().skip(1) {
         let Some(row) = Row::read(line, &heading) else {
             if line.trim().is_empty() {
@@ -50,8 +51,11 @@ pub(super) fn parse(text: &str) -> Result<Vec<PlacedSection>, MapError> {
             }
             return Err(bad_line(number, line));
         };
+        if row.indent == 0 {
+            loaded = row.addr != 0;
+        }
         let Some((file, section)) = row.input(&heading) else { continue };
-        if row.addr == 0 || row.size == 0 {
+        if !loaded || row.size == 0 {
             continue;
         }
         let (file, member) = split_member(file);
@@ -118,6 +122,7 @@ mod tests {
             5000             5000        0     1         . = ALIGN(0x1000)
                0                0       99     1 .debug_str
                0                0       99     1         /a b/hello.0.rcgu.o:(.debug_str)
+            4ee1             4ee1       99     1         /x/libstd-d1.rlib(std-d1.0.rcgu.o):(.debug_str)
 ";
 
     #[test]
