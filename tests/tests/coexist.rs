@@ -421,7 +421,7 @@ fn a_long_vfork_and_no_first_thread() -> Result<(), Failed> {
     let started = Instant::now();
     let busy = case.apply(&["--timeout", "1"])?.expect(exit::BUSY, "apply")?;
     assert!(started.elapsed() < LIMIT, "the time is bounded");
-    let reason = busy.json["inside"][0]["reason"].as_str().unwrap_or_default();
+    let reason = busy.json["process"].as_str().unwrap_or_default();
     assert!(reason.contains("vfork") && reason.contains("(waits-in-vfork) waits for"), "{}", busy.json);
     // It did not take the time for undoing, because nothing was left to be undone.
     assert!(!busy.text.contains("stays in the process"), "{}", busy.text);
