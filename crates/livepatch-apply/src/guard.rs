@@ -46,7 +46,7 @@ pub struct Inside {
     pub tid: Tid,
     /// Its stack.
     pub walk: Walk,
-    /// The piece that it is inside of; `None` if its stack could not be proven.
+    /// The outermost piece that it is inside of; `None` if its stack could not be proven.
     pub function: Option<String>,
     /// Frame address of the outermost frame in such a piece: below it, everything is inside.
     pub outermost: Option<RunAddr>,
@@ -113,11 +113,13 @@ impl Guard {
     /// It is in the way.
     pub fn judge(&self, tid: Tid, walk: Walk) -> Result<(), Inside> {
         let piece = |frame: &Frame| self.pieces.iter().find(|piece| piece.holds(frame));
-        let function = walk.frames.iter().find_map(piece).map(|piece| piece.name.clone());
-        if function.is_none() && walk.end.is_ok() {
+        // The outermost one: those within it return sooner.
+        let outermost =
+            walk.frames.iter().rev().find_map(|frame| Some((frame.cfa, piece(frame)?.name.clone())));
+        if outermost.is_none() && walk.end.is_ok() {
             return Ok(());
         }
-        let outermost = walk.frames.iter().rfind(|frame| piece(frame).is_some()).map(|frame| frame.cfa);
+        let (outermost, function) = outermost.unzip();
         Err(Inside { tid, walk, function, outermost })
     }
 }

@@ -328,7 +328,7 @@ fn what_is_inlined(thread: &ThreadInside, redirects: &[Redirect]) -> Option<Stri
     let inside = thread.function.as_ref()?;
     match &redirects.iter().find(|redirect| redirect.path == *inside)?.reason {
         Reason::Inlines(what) => Some(what.clone()),
-        Reason::Changed | Reason::Reached | Reason::New => None,
+        Reason::Changed | Reason::Calls(_) | Reason::Reached | Reason::New => None,
     }
 }
 

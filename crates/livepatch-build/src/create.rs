@@ -19,7 +19,7 @@ use crate::build::Build;
 use crate::diff::same_code::SameCode;
 use crate::diff::{self, Diff, DiffError, Meaning, repartition};
 use crate::emit::{self, EmitError, Emitted};
-use crate::findings::{Finding, Severity, leading, rules};
+use crate::findings::{Finding, Severity, in_order, leading, rules};
 use crate::guard::{self, GuardError, GuardReport};
 use crate::image::{Image, ImageError};
 use crate::objects::Inputs;
@@ -184,7 +184,8 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     report.findings.extend(lost::variables(&diff, &emitted));
     report.findings.extend(libraries::findings(&meta.libraries));
     notes::add(&build, (&diff, &emitted), &judged, &mut meta, &mut report)?;
-    report.findings = leading(report.findings);
+    let own: BTreeSet<&str> = old.raw.iter().map(|(stem, _)| crate_of(stem)).collect();
+    report.findings = in_order(leading(report.findings), &own);
     report.functions = describe::functions(&meta, &emitted);
     if report.findings.iter().any(|finding| finding.severity == Severity::Refusal) {
         return Ok(Outcome::Refused(report));
@@ -195,6 +196,12 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     report.patch_bytes = bytes.len();
     report.id = Some(Patch::id_of(&bytes)?.to_string());
     Ok(Outcome::Patch(report, bytes))
+}
+
+/// The crate's name, of the name that its outputs have.
+fn crate_of(stem: &str) -> &str {
+    let name = stem.strip_prefix("lib").unwrap_or(stem);
+    name.split_once('-').map_or(name, |(name, _)| name)
 }
 
 /// Whether both links have inputs of the same names: no crate in another version or with other features.

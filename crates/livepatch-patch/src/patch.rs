@@ -207,6 +207,8 @@ pub enum Reason {
     Changed,
     /// Code of this function, inlined into it, changed.
     Inlines(String),
+    /// It differs, and calls this function, which changed: it may have been compiled for what that was.
+    Calls(String),
     /// Nothing that changed shows in it, but something may have been inlined into it and computed away.
     Reached,
     /// The image has no such function.
@@ -219,6 +221,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Changed => f.write_str("changed"),
             Self::Inlines(path) => write!(f, "inlines {path}"),
+            Self::Calls(path) => write!(f, "may have been compiled for {path}"),
             Self::Reached => f.write_str("may hold what changed"),
             Self::New => f.write_str("new"),
         }

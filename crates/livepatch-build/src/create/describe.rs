@@ -138,7 +138,7 @@ pub(super) fn meta(
     functions.sort_by_key(|(_, function)| function.old);
     let replaced: Vec<_> = functions.iter().map(|(replaced, _)| *replaced).collect();
     let origins = origin::origins(builds, diff, &replaced, judged);
-    let reasons = reasons(builds, diff.meaning.all(), &functions, judged)?;
+    let reasons = reasons(builds, diff, &functions, judged)?;
     let mut redirects = Vec::new();
     for (((replaced, function), reason), origin) in functions.iter().zip(reasons).zip(origins) {
         let path = path_of(&diff.new, replaced.new);
@@ -190,16 +190,19 @@ pub(super) fn meta(
 /// function of the program that the first changed instruction came from is named.
 fn reasons(
     builds: &Builds<'_>,
-    meaning: Option<&Meaning>,
+    diff: &Diff<'_>,
     functions: &[(&Replaced, ChangedFunction)],
     judged: &GuardReport,
 ) -> Result<Vec<Reason>, CreateError> {
+    let meaning = diff.meaning.all();
     let known: Vec<Option<Reason>> = functions
         .iter()
-        .map(|(_, function)| {
+        .map(|(replaced, function)| {
             let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
             let told = by_meaning(builds.source, meaning, function, info);
             let told = told.or_else(|| by_source(builds.source, info?));
+            let calls = diff.callers.get(&replaced.old);
+            let told = told.or_else(|| Some(Reason::Calls(path_of(&diff.old, *calls?))));
             told.or(meaning.map(|_| Reason::Reached))
         })
         .collect();

@@ -38,8 +38,9 @@ fn of_others(paths: BTreeSet<String>) -> Option<Finding> {
                       address was stored (in a queue, a task, a table of callbacks): the old code would still run through that"
         .into();
     finding.help =
-        "keep the chain of adapters and its closures, and put the change into their bodies: for a new \
-                    `.filter(p)` before `.map(f)`, let `f` yield what does not count where `p` fails"
+        "keep the types, closures and adapters that it is made for, and put the change into their bodies (for a new \
+         `.filter(p)` before `.map(f)`, let `f` yield what does not count where `p` fails); if other findings are about \
+         types, begin with those"
             .into();
     Some(
         paths.fold(finding, |finding, path| {

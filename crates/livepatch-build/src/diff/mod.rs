@@ -92,6 +92,8 @@ pub struct Diff<'a> {
     pub monolithic: Vec<(String, String)>,
     /// Old copies of a function without an equal among the new ones, which differ among themselves.
     pub unsettled: Vec<CopySet>,
+    /// Old functions that were taken in because they call, directly or not, one that changed, and the one that they call.
+    pub callers: HashMap<At, At>,
     /// New code that differs only because the compiler divided the crate in another way.
     pub repartitioned: Vec<At>,
     /// What of the two builds means something else, where raw code tells.
@@ -208,6 +210,7 @@ fn diff_scope<'a>(
         monolithic,
         unsettled,
         repartitioned: Vec::new(),
+        callers: HashMap::new(),
         meaning: Known::Nothing,
         partners,
         twins,

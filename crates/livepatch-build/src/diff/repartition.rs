@@ -91,7 +91,7 @@ pub fn set_aside(
         diff.changed.iter().copied().partition(|change| judge.is_real(change));
     let reaching = callers_of(&diff.old, &real);
     let is_reached = |set: &CopySet| {
-        set.old.iter().any(|at| reaching.contains(at) || judge.may_reach(*at, Side::Old))
+        set.old.iter().any(|at| reaching.contains_key(at) || judge.may_reach(*at, Side::Old))
             || set.new.iter().any(|at| judge.may_reach(*at, Side::New))
     };
     let unsettled: Vec<CopySet> = diff.unsettled.iter().filter(|set| is_reached(set)).cloned().collect();
@@ -101,9 +101,11 @@ pub fn set_aside(
     if real.is_empty() {
         return Ok(());
     }
-    let (back, rest): (Vec<_>, Vec<_>) = aside.into_iter().partition(|change| reaching.contains(&change.old));
+    let (back, rest): (Vec<_>, Vec<_>) =
+        aside.into_iter().partition(|change| reaching.contains_key(&change.old));
     let names = |list: &[Changed]| list.iter().map(|c| name_of(&diff.new, c.new)).collect::<Vec<_>>();
     tracing::debug!(by_meaning, reached = ?names(&real), calls_those = ?names(&back), aside = rest.len(), "set aside");
+    diff.callers = back.iter().map(|change| (change.old, reaching[&change.old])).collect();
     real.extend(back);
     aside = rest;
     diff.unsettled = unsettled;
@@ -142,9 +144,9 @@ fn is_global(program: &Program<'_>, at: At) -> bool {
     program.section(at).symbols.iter().any(|ix| unit.symbol(*ix).global)
 }
 
-/// The functions that reach a replaced one by direct calls, those themselves included. Their running code may rest on
+/// The functions that reach a replaced one by direct calls, with the one that they call on the way; those themselves included. Their running code may rest on
 /// what the compiler knew about the old code: that it does not unwind, what it returns, how it takes its arguments.
-fn callers_of(old: &Program<'_>, replaced: &[Changed]) -> HashSet<At> {
+fn callers_of(old: &Program<'_>, replaced: &[Changed]) -> HashMap<At, At> {
     let mut callers: HashMap<At, Vec<At>> = HashMap::new();
     for (at, section) in old.all().filter(|(_, section)| section.kind == Kind::Text) {
         for reloc in section.relocs.iter().filter(|reloc| is_call(section.bytes, reloc)) {
@@ -153,11 +155,14 @@ fn callers_of(old: &Program<'_>, replaced: &[Changed]) -> HashSet<At> {
             }
         }
     }
-    let mut reaching = HashSet::new();
-    let mut work: Vec<At> = replaced.iter().map(|change| change.old).collect();
+    let mut reaching: HashMap<At, At> = replaced.iter().map(|change| (change.old, change.old)).collect();
+    let mut work: Vec<At> = reaching.keys().copied().collect();
     while let Some(at) = work.pop() {
-        if reaching.insert(at) {
-            work.extend(callers.get(&at).into_iter().flatten());
+        for caller in callers.get(&at).into_iter().flatten() {
+            reaching.entry(*caller).or_insert_with(|| {
+                work.push(*caller);
+                at
+            });
         }
     }
     reaching

@@ -2,8 +2,9 @@
 //!
 //! No refusal is lost: something is left out only where its cause stays. What is about the user's own code comes first.
 
-use super::{Code, Finding, rules};
+use super::{Code, Finding, Severity, rules};
 use crate::source::is_foreign;
+use std::collections::BTreeSet;
 
 /// Rules that closures with other numbers break as well: a closure is compared with another function, or with one that
 /// shares its code.
@@ -29,6 +30,28 @@ pub fn leading(findings: Vec<Finding>) -> Vec<Finding> {
     leading
 }
 
+/// Rules that are broken in consequence of others, as a rule.
+const CONSEQUENCES: [Code; 4] = [
+    rules::vtable::RULE.code,
+    rules::lost::RULE.code,
+    rules::copies::RULE.code,
+    rules::shared_address::RULE.code,
+];
+
+/// In the order of causes: what is said of items of these crates before what is said of others, and of each what is changed in
+/// the source before what comes of it.
+pub fn in_order(mut findings: Vec<Finding>, own: &BTreeSet<&str>) -> Vec<Finding> {
+    let root = |item: &str| -> String {
+        let item = item.trim_start_matches(|c: char| !c.is_alphanumeric() && c != '_');
+        item.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    let rank = |finding: &Finding| {
+        (!own.contains(root(&finding.item).as_str()), CONSEQUENCES.contains(&finding.code))
+    };
+    findings.sort_by_key(|finding| (finding.severity == Severity::Note, rank(finding)));
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +69,19 @@ mod tests {
         ];
         let order: Vec<_> = leading(all).into_iter().map(|finding| finding.item).collect();
         assert_eq!(order, ["app::Session", "std::sync::Chan", "dep::T"]);
+    }
+
+    #[test]
+    fn causes_in_ones_own_code_come_first() {
+        let of = |rule, item: &str| Finding::new(rule, item);
+        let all = vec![
+            of(&rules::lost::RULE, "app::run"),
+            of(&rules::type_layout::RULE, "tokio::Chan<u8>"),
+            of(&rules::vtable::RULE, "<app::T as app::Show>"),
+            of(&rules::type_layout::RULE, "app::T"),
+        ];
+        let order: Vec<_> = in_order(all, &["app"].into()).into_iter().map(|finding| finding.item).collect();
+        assert_eq!(order, ["app::T", "app::run", "<app::T as app::Show>", "tokio::Chan<u8>"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub mod rules;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-pub use causes::leading;
+pub use causes::{in_order, leading};
 pub use render::{render, render_all};
 pub use rules::Rule;
 

@@ -124,6 +124,12 @@ pub(crate) fn failed(error: ApplyError, policy: Policy) -> Failure {
             let _ = write!(help, "; calls of `{path}` cannot be left running: {objection}");
         }
     }
+    if functions.values().any(Option::is_some) {
+        help.push_str(
+            "; if it is in the patch only because it may have been compiled for something else, a smaller change leaves it out: put new \
+             code into a function of its own, with `#[cold]` or `#[inline(never)]`",
+        );
+    }
     if let Some(extra) = failure.extra.as_object_mut() {
         extra.insert("leave_running".into(), serde_json::json!(left));
     }

@@ -8,7 +8,8 @@ pub static RULE: Rule = Rule {
     severity: Severity::Refusal,
     title: "nothing in the fixed build continues the running {}",
     reason: "code or data that stays refers to it, so it would go on to run as it is although its meaning changed",
-    help: "mark the function `#[inline(never)]` in the shipped build, or leave its place among other `impl` blocks as it is",
+    help: "leave it a function of its own (the same generic arguments and captures, the same place among `impl` blocks and closures) and put the \
+           change into what it calls; if other findings are about types, begin with those",
     explanation: r##"A function of the running program means something else in the fixed source, and something that is not replaced can
 still call it: a function pointer or a vtable holds its address. The fixed build has no function that is certainly the same one:
 the optimiser inlined it everywhere, or several functions of that path changed their symbols and cannot be told apart.

@@ -8,7 +8,8 @@ pub static RULE: Rule = Rule {
     severity: Severity::Refusal,
     title: "layout of {} changed",
     reason: "values made by the running program have the old layout and would meet code compiled for the new one",
-    help: "keep the layout in the patch (for example put the new data into a new static or a side table) and change the type with the next restart",
+    help: "keep the layout in the patch (for example put the new data into a new static or a side table) and change the type with the next \
+           restart; a type of which no value outlives a call can be given another name instead: a new type has no old values",
     explanation: r##"A type that a patched function can reach has another layout in the rebuilt program.
 
 Reachable means: through the types of the function's parameters, return value, local variables and inlined calls, and

@@ -9,6 +9,7 @@ use crate::guard::names::{Nature, last, mentions, nature};
 use crate::guard::scan::{Wanted, scan};
 use crate::guard::side::{Image, Side};
 use crate::guard::types::{Facts, Types, differences};
+use crate::source::is_foreign;
 use gimli::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,10 +51,10 @@ pub(in crate::guard) fn layouts(
     Ok(changed.iter().map(|(name, c)| finding(name, c, new, &closures)).collect())
 }
 
-/// Whether a type is the standard library's and differs because it is made of one of these that is not: that one is
-/// what the change is about.
+/// Whether a type may differ because it is made of one of these: that one is what the change is about. It stays, so nothing is
+/// let through.
 fn follows(name: &str, changed: &[&str]) -> bool {
-    fixed::is_library(name) && changed.iter().any(|other| !fixed::is_library(other) && mentions(name, other))
+    changed.iter().any(|other| !fixed::is_library(other) && mentions(name, other))
 }
 
 fn differ(old: &Named, new: &Named) -> bool {
@@ -134,9 +135,12 @@ fn closures(
 fn place(changed: &Changed<'_>, new: &Side) -> Option<Place> {
     let functions = new.functions.iter().flatten().map(|f| (&f.path, &f.place));
     let variables = new.statics.iter().flatten().map(|v| (&v.path, &v.place));
-    let mut users = functions.chain(variables);
+    let users = functions.chain(variables);
     changed.new.place.clone().or_else(|| {
-        users.find(|(path, place)| place.is_some() && changed.new.users.contains(path.as_str()))?.1.clone()
+        let own = |place: &Place| !is_foreign(&place.file);
+        let using = users.filter(|(path, _)| changed.new.users.contains(path.as_str()));
+        let places: Vec<&Place> = using.filter_map(|(_, place)| place.as_ref()).collect();
+        places.iter().find(|place| own(place)).or(places.first()).map(|place| (*place).clone())
     })
 }
 

@@ -107,6 +107,14 @@ fn compare(name: &str, old: &[Vtable], new: &[Vtable], ways: &Ways<'_>) -> Optio
         }
         finding = finding.change(role(i), Some(before), Some(after));
     }
+    if shown.contains("{closure_env#") || shown.contains("{async_") {
+        finding.reason = "boxed closures and futures that were made already keep their old vtable: another body, other captures or another place \
+                          among those of the function is not what they stand for"
+            .into();
+        finding.help = "keep the captures of the closures and async bodies of that function and their order, and add new ones behind them; what \
+                        is new can come from a static or an argument"
+            .into();
+    }
     if finding.changes.is_empty() {
         finding = finding.change("the fixed build has no such table to compare with", None, None);
     }
