@@ -22,11 +22,11 @@ impl Drain<'_> {
     pub(super) fn prepare(&mut self) -> Result<bool, ApplyError> {
         let mut unsettled: BTreeSet<Tid> = self.seized.threads().into_iter().collect();
         loop {
+            // Who is asked to stop is held until all have been looked at, so that comes first.
+            unsettled.retain(|tid| !self.is_settled(*tid));
             for tid in std::mem::take(&mut unsettled) {
-                if !self.is_settled(tid) {
-                    self.asked.insert(tid, Instant::now());
-                    self.seized.request_stop(tid)?;
-                }
+                self.asked.insert(tid, Instant::now());
+                self.seized.request_stop(tid)?;
             }
             if !self.settle_stopped()? {
                 return Ok(false);
