@@ -256,12 +256,7 @@ pub fn on_any_thread<T>(
             return Err(ApplyError::Lost("the process has no threads left".into()));
         }
         if Instant::now() >= deadline {
-            let waited_ms = started.elapsed().as_millis() as u64;
-            return Err(ApplyError::Busy {
-                waited_ms,
-                process: None,
-                inside: describe(seized.process(), refused),
-            });
+            return Err(busy(seized.process(), started, refused));
         }
         patience *= 2;
         seized.pump(Instant::now() + ROUND_PAUSE)?;
@@ -304,12 +299,7 @@ pub fn await_remote_work(seized: &mut Seized, site: &CallSite, deadline: Instant
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let waited_ms = started.elapsed().as_millis() as u64;
-            return Err(ApplyError::Busy {
-                waited_ms,
-                process: None,
-                inside: describe(seized.process(), inside),
-            });
+            return Err(busy(seized.process(), started, inside));
         }
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
@@ -352,19 +342,15 @@ fn on_thread<T>(
             }
         }
         if Instant::now() >= deadline {
-            let waited_ms = started.elapsed().as_millis() as u64;
-            return Err(ApplyError::Busy {
-                waited_ms,
-                process: None,
-                inside: describe(seized.process(), refused),
-            });
+            return Err(busy(seized.process(), started, refused));
         }
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
 }
 
-fn describe(process: &Process, refused: Vec<(Tid, String)>) -> Vec<ThreadInside> {
-    refused
+/// No thread was fit for the work since a time; why each was not.
+fn busy(process: &Process, started: Instant, refused: Vec<(Tid, String)>) -> ApplyError {
+    let inside = refused
         .into_iter()
         .map(|(tid, reason)| ThreadInside {
             tid: tid.0,
@@ -375,5 +361,6 @@ fn describe(process: &Process, refused: Vec<(Tid, String)>) -> Vec<ThreadInside>
             backtrace: Vec::new(),
             leave_running: None,
         })
-        .collect()
+        .collect();
+    ApplyError::Busy { waited_ms: started.elapsed().as_millis() as u64, process: None, inside }
 }

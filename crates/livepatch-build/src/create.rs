@@ -156,7 +156,8 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     diff.renew_call_sites(&mut variables);
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
-    report.findings.extend(lost::functions(&diff, old)?);
+    let leftovers = diff.leftovers();
+    report.findings.extend(lost::functions(&diff, &leftovers, old)?);
     report.findings.extend(lost::doubtful(&diff, &variables, &functions));
     if diff.changed.is_empty() {
         return Ok(without_code(report, &diff));
@@ -173,7 +174,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
             return Ok(Outcome::Refused(report));
         }
     };
-    let orphans = diff.orphans();
+    let orphans = diff.orphans(&leftovers);
     let mut judged = timed("guard", || judge(old, new, &diff, &emitted, &orphans))?;
     report.findings.extend(anonymous::refuse(&diff, &emitted, &mut judged));
     let build = describe::Builds { old, new, source: &source };
@@ -200,8 +201,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
 
 /// The crate's name, of the name that its outputs have.
 fn crate_of(stem: &str) -> &str {
-    let name = stem.strip_prefix("lib").unwrap_or(stem);
-    name.split_once('-').map_or(name, |(name, _)| name)
+    stem.split_once('-').map_or(stem, |(name, _)| name)
 }
 
 /// Whether both links have inputs of the same names: no crate in another version or with other features.

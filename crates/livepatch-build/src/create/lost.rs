@@ -4,6 +4,7 @@ use crate::build::Build;
 use crate::diff::Diff;
 use crate::diff::call_sites::is_call_site;
 use crate::diff::described::described;
+use crate::diff::lost::Leftovers;
 use crate::diff::program::At;
 use crate::emit::{self, Emitted};
 use crate::findings::{Finding, rules};
@@ -16,8 +17,12 @@ use std::collections::{BTreeSet, HashMap};
 ///
 /// # Errors
 /// Debug information that cannot be read.
-pub(super) fn functions(diff: &Diff<'_>, old: &Build) -> Result<Vec<Finding>, GuardError> {
-    let lost = diff.lost();
+pub(super) fn functions(
+    diff: &Diff<'_>,
+    leftovers: &Leftovers,
+    old: &Build,
+) -> Result<Vec<Finding>, GuardError> {
+    let lost = diff.lost(leftovers);
     let known = described(&diff.old, old, lost.iter().copied())?;
     let is_others = |at: &At| {
         let place = known.get(at).and_then(|info| info.place.as_ref());

@@ -29,25 +29,34 @@ pub(crate) struct Orphan {
     pub(crate) from: BTreeSet<At>,
 }
 
+/// Old functions that nothing in the new build continues: who refers to each, and which can still be reached.
+pub(crate) struct Leftovers {
+    users: Users,
+    reachable: HashSet<At>,
+}
+
 impl Diff<'_> {
+    /// What the other two questions are about.
+    pub(crate) fn leftovers(&self) -> Leftovers {
+        let unpaired = self.unpaired();
+        let users = users(&self.old, &unpaired);
+        let reachable = self.reachable(&unpaired, &users);
+        Leftovers { users, reachable }
+    }
+
     /// Old functions of another meaning in the new build, which code that stays can still reach, and that nothing replaces.
-    pub(crate) fn lost(&self) -> Vec<At> {
+    pub(crate) fn lost(&self, leftovers: &Leftovers) -> Vec<At> {
         let names: HashSet<&str> = keys(&self.new).collect();
         let added = self.added();
-        let unpaired = self.unpaired();
-        let reachable = self.reachable(&unpaired, &users(&self.old, &unpaired));
-        let mut lost: Vec<At> =
-            reachable.into_iter().filter(|at| self.is_other(*at, &names, &added)).collect();
+        let reachable = leftovers.reachable.iter().copied();
+        let mut lost: Vec<At> = reachable.filter(|at| self.is_other(*at, &names, &added)).collect();
         lost.sort_unstable();
         lost
     }
 
     /// Old functions that nothing continues or calls any more, and that a thread may be in without a replaced function on its
     /// stack, because that one jumped there.
-    pub(crate) fn orphans(&self) -> Vec<Orphan> {
-        let unpaired = self.unpaired();
-        let users = users(&self.old, &unpaired);
-        let reachable = self.reachable(&unpaired, &users);
+    pub(crate) fn orphans(&self, Leftovers { users, reachable }: &Leftovers) -> Vec<Orphan> {
         let replaced = self.replaced();
         let jumps = users.iter().filter(|(at, _)| !reachable.contains(*at)).flat_map(|(at, users)| {
             users.iter().filter(|(_, how)| *how == Use::Jump).map(|(user, _)| (*user, *at))

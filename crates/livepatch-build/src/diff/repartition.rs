@@ -144,8 +144,9 @@ fn is_global(program: &Program<'_>, at: At) -> bool {
     program.section(at).symbols.iter().any(|ix| unit.symbol(*ix).global)
 }
 
-/// The functions that reach a replaced one by direct calls, with the one that they call on the way; those themselves included. Their running code may rest on
-/// what the compiler knew about the old code: that it does not unwind, what it returns, how it takes its arguments.
+/// The functions that reach a replaced one by direct calls, with the one that they call on the way; those themselves
+/// included. Their running code may rest on what the compiler knew about the old code: that it does not unwind, what it
+/// returns, how it takes its arguments.
 fn callers_of(old: &Program<'_>, replaced: &[Changed]) -> HashMap<At, At> {
     let mut callers: HashMap<At, Vec<At>> = HashMap::new();
     for (at, section) in old.all().filter(|(_, section)| section.kind == Kind::Text) {
