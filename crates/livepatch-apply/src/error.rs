@@ -138,7 +138,8 @@ pub struct ThreadInside {
     pub reason: String,
     /// What changed of the program, if that is inlined into the function: a task's body, say, in a function of its runtime.
     pub inlines: Option<String>,
-    /// Its stack, innermost frame first.
+    /// Its stack, innermost frame first; of a deep one the 32 frames of either end, with a line in between that says how many
+    /// more there are.
     pub backtrace: Vec<String>,
     /// If it is inside a function of the patch: whether calls of that could be left running.
     #[serde(skip_serializing_if = "Option::is_none")]

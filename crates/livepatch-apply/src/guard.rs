@@ -14,6 +14,8 @@ use std::ops::Range;
 
 /// Size of a `syscall` instruction: the kernel takes a thread back by as much when it restarts an interrupted call.
 const RESTART: u64 = 2;
+/// So many frames of each end of a stack are reported, at most.
+const END_OF_STACK: usize = 32;
 
 /// A forbidden piece of code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,8 +140,49 @@ impl Inside {
             function: self.function.clone(),
             reason,
             inlines: None,
-            backtrace: self.walk.frames.iter().map(|frame| symbolise(frame.lookup())).collect(),
+            backtrace: self.backtrace(symbolise),
             leave_running: None,
         }
+    }
+
+    /// Of a stack deeper than a person reads, both ends.
+    fn backtrace(&self, symbolise: &dyn Fn(RunAddr) -> String) -> Vec<String> {
+        let frames = &self.walk.frames;
+        let named = |frames: &[Frame]| frames.iter().map(|f| symbolise(f.lookup())).collect::<Vec<_>>();
+        let left_out = frames.len().saturating_sub(2 * END_OF_STACK);
+        if left_out <= 1 {
+            return named(frames);
+        }
+        let mut backtrace = named(&frames[..END_OF_STACK]);
+        backtrace.push(format!("({left_out} more frames)"));
+        backtrace.extend(named(&frames[frames.len() - END_OF_STACK..]));
+        backtrace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inside(depth: u64) -> Inside {
+        let frame = |pc| Frame {
+            pc: RunAddr(pc),
+            kind: FrameKind::Innermost,
+            signal: false,
+            cfa: RunAddr(0),
+            function: RunAddr(0),
+        };
+        let walk = Walk { frames: (0..depth).map(frame).collect(), end: Ok(()) };
+        Inside { tid: Tid(1), walk, function: None, outermost: None }
+    }
+
+    #[test]
+    fn a_deep_stack_is_told_by_its_ends() {
+        let told = |depth| inside(depth).backtrace(&|at| at.0.to_string());
+        assert_eq!(told(3), ["0", "1", "2"]);
+        assert_eq!(told(65).len(), 65);
+        let deep = told(30_000);
+        assert_eq!(deep[31..=33], ["31", "(29936 more frames)", "29968"]);
+        assert_eq!((deep.len(), deep[64].as_str()), (65, "29999"));
     }
 }

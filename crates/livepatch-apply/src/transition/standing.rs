@@ -14,7 +14,7 @@ const LONGEST_LOOK: Duration = Duration::from_millis(5);
 /// How often a thread that is inside may pass a breakpoint without its stack being walked.
 const PASSES: u32 = 256;
 /// For how many times as long as the last look took there is none. A stack of a hundred thousand frames takes long to walk.
-const REST: u32 = 4;
+const REST: u32 = 8;
 
 /// What is known of a thread since the breakpoints are in place.
 #[derive(Debug)]

@@ -8,12 +8,16 @@
 //! Waiters stay parked once out, so the number of threads that can come in shrinks. Where the waiters do not become fewer even
 //! so (one that stays parked has what is waited for; a fair lock goes from one thread on its way through to the next), the
 //! attempt is over, and the next one gives more time: calls may just last long.
+//!
+//! A thread that comes to an entry further down its stack than ever before is neither waiting nor spinning, and a stack has an end:
+//! as long as there is one, nobody is stuck. (A recursion takes a breakpoint at each depth, so it goes down slowly, and up fast.)
 
 use super::{Drain, Parked};
 use crate::error::ApplyError;
 use crate::transition::standing::Standing;
+use livepatch_patch::RunAddr;
 use livepatch_process::{Tid, log};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// First and longest time without a movement after which somebody is let through.
@@ -41,6 +45,9 @@ pub(super) struct Stalls {
     turned: Instant,
     /// When a thread inside passed an entry, so that it waits for nobody.
     passed: Instant,
+    /// The lowest stack pointer of each at an entry, and when there was a lower one.
+    deepest: BTreeMap<Tid, RunAddr>,
+    deeper: Instant,
 }
 
 impl Stalls {
@@ -55,6 +62,8 @@ impl Stalls {
             stands_since: now,
             turned: now,
             passed: now,
+            deepest: BTreeMap::new(),
+            deeper: now,
         }
     }
 
@@ -67,9 +76,14 @@ impl Stalls {
         };
     }
 
-    /// A thread inside passes an entry.
-    pub fn passes(&mut self) {
+    /// A thread inside passes an entry with this stack pointer.
+    pub fn passes(&mut self, tid: Tid, sp: RunAddr) {
         self.passed = Instant::now();
+        let deepest = self.deepest.entry(tid).or_insert(sp);
+        if sp < *deepest {
+            *deepest = sp;
+            self.deeper = self.passed;
+        }
     }
 
     /// Whether a thread is not to be held at an entry.
@@ -89,7 +103,7 @@ impl Drain<'_> {
 
     fn begin_stall(&mut self, now: Instant) -> Result<bool, ApplyError> {
         let Some(moved) = self.roster.stands_since() else { return Ok(false) };
-        let stood = now.duration_since(moved.max(self.stalls.turned));
+        let stood = now.saturating_duration_since(moved.max(self.stalls.turned).max(self.stalls.deeper));
         let gets_on = now.saturating_duration_since(self.stalls.passed) < self.stalls.grace;
         if stood < if gets_on { LONGEST_GRACE } else { self.stalls.grace } {
             return Ok(false);
@@ -123,7 +137,8 @@ impl Drain<'_> {
             (self.stalls.inside, self.stalls.stands_since) = (inside, now);
         }
         self.let_through(now)?;
-        Ok(now.duration_since(self.stalls.stands_since) >= self.stalls.patience * factor)
+        let stands_since = self.stalls.stands_since.max(self.stalls.deeper);
+        Ok(now.saturating_duration_since(stands_since) >= self.stalls.patience * factor)
     }
 
     /// How many waiters are inside, and how much longer to be patient with them.

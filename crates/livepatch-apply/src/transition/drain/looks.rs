@@ -143,7 +143,7 @@ impl Drain<'_> {
                 thread.set_regs(&regs)?;
                 thread.resume()?;
                 self.progress.parked(self.polled.elapsed());
-                self.stalls.passes();
+                self.stalls.passes(tid, regs.sp());
                 match inside {
                     Some(inside) => self.inside(inside, None, look),
                     None if was_asked => self.roster.schedule(tid, Instant::now()),
