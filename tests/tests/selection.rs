@@ -1,5 +1,6 @@
 //! Parts of a patch, function by function: each line of a round says which code of one function ran.
 
+use livepatch_tests::case;
 use livepatch_tests::child::Program;
 use livepatch_tests::fixture::{Fixture, Side};
 use livepatch_tests::profile::Profile;
@@ -284,4 +285,57 @@ fn parts_that_are_called_alike() -> Result<(), Failed> {
         case.program.finish()?;
     }
     Ok(())
+}
+
+/// `count` reads a cell again after a call that leaves the cell alone, as the compiler knows: it does not read it again.
+const KNOWN: &str = r#"
+mod host;
+
+use std::cell::Cell;
+use std::hint::black_box;
+
+struct Counter<'a> {
+    own: u64,
+    shared: &'a Cell<u64>,
+}
+
+#[inline(never)]
+fn bump(counter: &mut Counter<'_>) {
+    counter.own += 1;
+    counter.shared.set(counter.shared.get() + 1); //+
+}
+
+#[inline(never)]
+fn count(counter: &mut Counter<'_>, shared: &Cell<u64>) -> (u64, u64) {
+    let before = shared.get();
+    bump(counter);
+    let result = (shared.get() - before, counter.own + before * 1000); //-
+    let result = (shared.get() - before, counter.own + before * 1000 + 50); //+
+    result
+}
+
+fn step() {
+    // Their addresses are taken, so that they are called as they are declared.
+    black_box(bump as fn(&mut Counter<'_>));
+    black_box(count as fn(&mut Counter<'_>, &Cell<u64>) -> (u64, u64));
+    let shared = Cell::new(5);
+    let mut counter = Counter { own: 1, shared: &shared };
+    let (grown, all) = count(black_box(&mut counter), black_box(&shared));
+    println!("{grown} {all}");
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_caller_that_knows_what_its_callee_leaves_alone() -> Result<(), Failed> {
+    let mut case = case::Case::start("known", KNOWN)?;
+    case.says("0 5002")?;
+    let alone = case.apply(&["--function", "known::bump"])?.expect(exit::REFUSED, "apply")?.json;
+    assert_eq!(alone["missing"][0]["needs"], "known::count", "{alone}");
+    case.says("0 5002")?;
+    case.there_and_back("1 5052", "0 5002")?;
+    case.program.finish()
 }

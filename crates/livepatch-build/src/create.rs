@@ -7,7 +7,6 @@
 mod anonymous;
 mod describe;
 mod held;
-mod knowledge;
 mod libraries;
 mod lost;
 mod notes;

@@ -2,19 +2,15 @@
 //! and which other functions it cannot be parted from.
 //!
 //! An old function that stays must not rest on what the compiler knew about an old function that goes, nor a new one on
-//! what it knew about a new one that does not come. Inside of one code unit that may be much: what the callee returns,
-//! which arguments it uses, what it leaves alone (`create/knowledge.rs`). Across the units of one crate (thin-local LTO) it is
-//! whether the callee may unwind. Between crates it is nothing, unless they were compiled together, and then their objects are the program's own.
+//! what it knew about a new one that does not come (`diff/knowledge.rs`).
 
 use super::describe::{Builds, changed_function};
 use super::held::Source;
-use super::knowledge;
 use crate::diff::Diff;
-use crate::diff::compare::{Ref, is_call, reference};
-use crate::diff::program::{At, Program};
+use crate::diff::knowledge::{Callers, Lost};
+use crate::diff::program::At;
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::guard::{self, FunctionInfo, GuardReport};
-use crate::objects::Kind;
 use crate::source::{Change, Side};
 use livepatch_patch::item::{Hints, ItemName};
 use livepatch_patch::{Constant, Origin};
@@ -116,54 +112,20 @@ fn called(
     (functions, infos): (&[&Replaced], &[Option<&FunctionInfo>]),
     ties: &mut Ties,
 ) {
-    let at_side = |replaced: &&Replaced| if side == Side::Old { replaced.old } else { replaced.new };
-    let (program, ats): (_, Vec<At>) = match side {
-        Side::Old => (&diff.old, functions.iter().map(at_side).collect()),
-        Side::New => (&diff.new, functions.iter().map(at_side).collect()),
-    };
-    // Whether what was known of the function in this program may not hold for it in the other one.
-    let is_known = |caller: At, callee: At, at: usize| {
-        let (old, new) = ((&diff.old, functions[at].old), (&diff.new, functions[at].new));
-        let (known, other) = if side == Side::Old { (old, new) } else { (new, old) };
-        if caller.unit == callee.unit {
-            return knowledge::is_lost(known, other, infos[at].map_or(2, |info| info.result_registers));
-        }
-        together(program, caller, callee) && knowledge::may_newly_unwind(known, other)
-    };
-    let index: HashMap<At, usize> = ats.iter().enumerate().map(|(i, at)| (*at, i)).collect();
-    for (caller, start) in ats.iter().enumerate() {
-        let mut seen = BTreeSet::from([*start]);
-        let mut work = vec![*start];
-        while let Some(at) = work.pop() {
-            for callee in callees(program, at) {
-                match index.get(&callee) {
-                    Some(other) if is_known(at, callee, *other) => ties.tie(caller, *other),
-                    None if callee.unit == at.unit && seen.insert(callee) => work.push(callee),
-                    _ => {}
-                }
-            }
-        }
+    if functions.len() < 2 {
+        return;
     }
-}
-
-/// Functions that a function calls directly.
-fn callees(program: &Program<'_>, at: At) -> Vec<At> {
-    let section = program.section(at);
-    let calls = section.relocs.iter().filter(|reloc| is_call(section.bytes, reloc));
-    calls
-        .filter_map(|reloc| match reference(program, at.unit, reloc) {
-            Ref::Named { at: Some(callee), .. } if program.section(callee).kind == Kind::Text => Some(callee),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Whether two objects may come from one run of the compiler: both the program's own, or of one library.
-fn together(program: &Program<'_>, a: At, b: At) -> bool {
-    let (a, b) = (program.unit(a), program.unit(b));
-    match (&a.member, &b.member) {
-        (None, None) => true,
-        (Some(_), Some(_)) => a.file == b.file,
-        _ => false,
+    let here = |replaced: &Replaced| if side == Side::Old { replaced.old } else { replaced.new };
+    let index: HashMap<At, usize> =
+        functions.iter().enumerate().map(|(i, replaced)| (here(replaced), i)).collect();
+    let callers = Callers::new(diff.program(side));
+    for (at, replaced) in functions.iter().enumerate() {
+        // Whether what was known of the function in this program may not hold for it in the other one.
+        let (old, new) = ((&diff.old, replaced.old), (&diff.new, replaced.new));
+        let (known, other) = if side == Side::Old { (old, new) } else { (new, old) };
+        let lost = Lost::between(known, other, infos[at]);
+        for caller in callers.resting_on([(here(replaced), lost)]).into_keys() {
+            index.get(&caller).into_iter().for_each(|caller| ties.tie(*caller, at));
+        }
     }
 }

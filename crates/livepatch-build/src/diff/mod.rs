@@ -14,6 +14,7 @@ pub mod compare;
 mod complete;
 pub(crate) mod described;
 mod graph;
+pub(crate) mod knowledge;
 pub(crate) mod lost;
 mod meaning;
 pub mod names;

@@ -13,15 +13,15 @@
 //! the new code for its own use.
 
 use super::by_source::BySource;
-use super::compare::{Ref, is_call, reference};
 use super::described::described;
+use super::knowledge::{Callers, Lost};
 use super::meaning::ByMeaning;
 use super::program::{At, Program};
 use super::{Changed, CopySet, Diff};
 use crate::build::{Build, Input};
 use crate::emit::name_of;
 use crate::guard::{FunctionInfo, GuardError};
-use crate::objects::{Kind, changed_inputs};
+use crate::objects::changed_inputs;
 use crate::source::{Change, Side, SourceDiff};
 use std::collections::{HashMap, HashSet};
 
@@ -89,9 +89,9 @@ pub fn set_aside(
         diff.initialisers.iter().filter(|pair| is_noise(pair)).map(|(_, new)| *new).collect();
     let (mut real, mut aside): (Vec<_>, Vec<_>) =
         diff.changed.iter().copied().partition(|change| judge.is_real(change));
-    let reaching = callers_of(&diff.old, &real);
+    let resting = resting_on(diff, &real, &infos);
     let is_reached = |set: &CopySet| {
-        set.old.iter().any(|at| reaching.contains_key(at) || judge.may_reach(*at, Side::Old))
+        set.old.iter().any(|at| resting.contains_key(at) || judge.may_reach(*at, Side::Old))
             || set.new.iter().any(|at| judge.may_reach(*at, Side::New))
     };
     let unsettled: Vec<CopySet> = diff.unsettled.iter().filter(|set| is_reached(set)).cloned().collect();
@@ -102,10 +102,10 @@ pub fn set_aside(
         return Ok(());
     }
     let (back, rest): (Vec<_>, Vec<_>) =
-        aside.into_iter().partition(|change| reaching.contains_key(&change.old));
+        aside.into_iter().partition(|change| resting.contains_key(&change.old));
     let names = |list: &[Changed]| list.iter().map(|c| name_of(&diff.new, c.new)).collect::<Vec<_>>();
     tracing::debug!(by_meaning, reached = ?names(&real), calls_those = ?names(&back), aside = rest.len(), "set aside");
-    diff.callers = back.iter().map(|change| (change.old, reaching[&change.old])).collect();
+    diff.callers = back.iter().map(|change| (change.old, resting[&change.old])).collect();
     real.extend(back);
     aside = rest;
     diff.unsettled = unsettled;
@@ -144,27 +144,14 @@ fn is_global(program: &Program<'_>, at: At) -> bool {
     program.section(at).symbols.iter().any(|ix| unit.symbol(*ix).global)
 }
 
-/// The functions that reach a replaced one by direct calls, with the one that they call on the way; those themselves
-/// included. Their running code may rest on what the compiler knew about the old code: that it does not unwind, what it
-/// returns, how it takes its arguments.
-fn callers_of(old: &Program<'_>, replaced: &[Changed]) -> HashMap<At, At> {
-    let mut callers: HashMap<At, Vec<At>> = HashMap::new();
-    for (at, section) in old.all().filter(|(_, section)| section.kind == Kind::Text) {
-        for reloc in section.relocs.iter().filter(|reloc| is_call(section.bytes, reloc)) {
-            if let Ref::Named { at: Some(callee), .. } = reference(old, at.unit, reloc) {
-                callers.entry(callee).or_default().push(at);
-            }
-        }
-    }
-    let mut reaching: HashMap<At, At> = replaced.iter().map(|change| (change.old, change.old)).collect();
-    let mut work: Vec<At> = reaching.keys().copied().collect();
-    while let Some(at) = work.pop() {
-        for caller in callers.get(&at).into_iter().flatten() {
-            reaching.entry(*caller).or_insert_with(|| {
-                work.push(*caller);
-                at
-            });
-        }
-    }
-    reaching
+/// The replaced functions, and those that may rest on what the compiler knew about their old code, each with the one that it
+/// calls on the way.
+fn resting_on(diff: &Diff<'_>, replaced: &[Changed], infos: &Infos) -> HashMap<At, At> {
+    let lost = |change: &Changed| {
+        let (old, new) = ((&diff.old, change.old), (&diff.new, change.new));
+        (change.old, Lost::between(old, new, infos.old.get(&change.old)))
+    };
+    let mut resting = Callers::new(&diff.old).resting_on(replaced.iter().map(lost));
+    resting.extend(replaced.iter().map(|change| (change.old, change.old)));
+    resting
 }

@@ -2,7 +2,7 @@
 
 use super::demangle::strip_suffix;
 use super::dwarf::{Debug, DieId};
-use super::report::FunctionRef;
+use super::report::{FunctionRef, ResultIn};
 use super::scan::crate_key;
 use super::types::Types;
 use crate::findings::Place;
@@ -14,7 +14,8 @@ use std::collections::{HashMap, HashSet};
 pub(super) struct Function {
     pub(super) path: String,
     pub(super) receiver: Option<String>,
-    pub(super) result_registers: u8,
+    pub(super) result: ResultIn,
+    pub(super) takes_pointers: bool,
     pub(super) place: Option<Place>,
     pub(super) rust: bool,
     /// The crate that it was compiled in, see [`crate_key`].
@@ -71,7 +72,8 @@ fn read(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Function> 
     Ok(Function {
         path: debug.path(id)?.unwrap_or_default(),
         receiver: receiver(types, id)?,
-        result_registers: result_registers(debug, id)?,
+        result: result_in(debug, id)?,
+        takes_pointers: takes_pointers(types, id)?,
         place: debug.place(id)?,
         rust: unit.rust,
         crate_key: crate_key(unit),
@@ -157,19 +159,47 @@ impl Contents {
     }
 }
 
-/// How many registers may hold the result (System V ABI AMD64 supplement, section 3.2.3; a pair of scalars that would fit
-/// one register is returned in two by Rust's own convention).
-fn result_registers(debug: &Debug<'_>, id: DieId) -> gimli::Result<u8> {
-    let Some(result) = debug.type_of(id)? else { return Ok(0) };
-    let size = debug.inherited(result, c::DW_AT_byte_size)?.and_then(|(_, size)| size.udata_value());
-    let tag = debug.entry(result)?.tag();
-    Ok(match size {
-        Some(0) => 0,
-        Some(17..) => 0,
-        Some(..=8) if matches!(tag, c::DW_TAG_base_type | c::DW_TAG_enumeration_type) => 1,
-        _ if tag == c::DW_TAG_pointer_type => 1,
-        _ => 2,
+/// Where the result is (System V ABI AMD64 supplement, section 3.2.3; a pair of scalars that would fit one register is returned
+/// in two by Rust's own convention).
+fn result_in(debug: &Debug<'_>, id: DieId) -> gimli::Result<ResultIn> {
+    let Some(result) = debug.type_of(id)? else { return Ok(ResultIn::Memory) };
+    Ok(match size(debug, result)? {
+        Some(0 | 17..) => ResultIn::Memory,
+        Some(..=8) if is_integer(debug, result)? => ResultIn::IntegerRegister,
+        _ => ResultIn::Registers,
     })
+}
+
+fn size(debug: &Debug<'_>, id: DieId) -> gimli::Result<Option<u64>> {
+    Ok(debug.inherited(id, c::DW_AT_byte_size)?.and_then(|(_, size)| size.udata_value()))
+}
+
+/// Whether a type is an integer that may have any value.
+fn is_integer(debug: &Debug<'_>, id: DieId) -> gimli::Result<bool> {
+    let entry = debug.entry(id)?;
+    let encoding = match entry.attr_value(c::DW_AT_encoding) {
+        Some(AttributeValue::Encoding(encoding)) => Some(encoding),
+        _ => None,
+    };
+    Ok(entry.tag() == c::DW_TAG_base_type && matches!(encoding, Some(c::DW_ATE_signed | c::DW_ATE_unsigned)))
+}
+
+/// Whether something that it takes may point to something.
+fn takes_pointers(types: &Types<'_, '_>, id: DieId) -> gimli::Result<bool> {
+    let debug = types.debug;
+    for (origin, _) in debug.origins(id)? {
+        for (child, tag) in debug.children(origin)? {
+            if tag != c::DW_TAG_formal_parameter {
+                continue;
+            }
+            let Some(of) = debug.type_of(child)? else { return Ok(true) };
+            let is_plain = matches!(debug.entry(of)?.tag(), c::DW_TAG_base_type | c::DW_TAG_enumeration_type);
+            if !is_plain && size(debug, of)? != Some(0) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// The type that a method is declared in; for a method of a trait's own what `Self` stands for.

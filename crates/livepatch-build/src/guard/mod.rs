@@ -46,7 +46,7 @@ pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
 pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SameCode, SharedStatic, StaticPlace};
 pub use once::{initialised_once, is_of_once_state};
-pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, StaticInfo};
+pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, ResultIn, StaticInfo};
 
 use crate::findings::{Finding, leading};
 use elf::ImageFile;
@@ -133,7 +133,8 @@ fn function_info(symbol: &str, function: &function::Function, handles_functions:
         symbol: symbol.to_owned(),
         path: function.path.clone(),
         receiver: function.receiver.clone(),
-        result_registers: function.result_registers,
+        result: function.result,
+        takes_pointers: function.takes_pointers,
         crate_key: function.crate_key.clone(),
         place: function.place.clone(),
         inlined: function.inlined.clone(),

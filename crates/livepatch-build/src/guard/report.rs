@@ -37,8 +37,10 @@ pub struct FunctionInfo {
     pub path: String,
     /// The type that it is declared in, or what its generic parameter `Self` stands for.
     pub receiver: Option<String>,
-    /// How many registers may hold its result: none if it has none or if that is in memory.
-    pub result_registers: u8,
+    /// Where its result is.
+    pub result: ResultIn,
+    /// Whether something that it takes may point to something.
+    pub takes_pointers: bool,
     /// The crate that it was compiled in, as its code units are named.
     pub crate_key: String,
     /// Where it is declared.
@@ -47,6 +49,17 @@ pub struct FunctionInfo {
     pub inlined: Vec<FunctionRef>,
     /// Whether it or what is inlined into it handles functions as values. Debug information does not say which ones.
     pub handles_functions: bool,
+}
+
+/// Where a function leaves its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum ResultIn {
+    /// It has none, or that is in memory.
+    Memory,
+    /// In a register; an integer that may have any value.
+    IntegerRegister,
+    /// In registers.
+    Registers,
 }
 
 /// A function named by debug information.
