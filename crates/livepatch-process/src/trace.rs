@@ -85,6 +85,8 @@ pub(crate) struct Tracees {
     pub own_traps: BTreeSet<Tid>,
     /// When any event at all was last asked for.
     pub asked_for_any: Instant,
+    /// Since when some thread has been asked to stop and has not done so.
+    pub awaits_since: Option<Instant>,
     /// The thread that did the last work that any thread can do.
     pub worker: Option<Tid>,
     /// Longest time that one thread was held to do something with it.
@@ -116,6 +118,7 @@ impl Tracees {
             hold_own_traps: false,
             own_traps: BTreeSet::new(),
             asked_for_any: Instant::now(),
+            awaits_since: None,
             worker: None,
             longest_stop: Duration::ZERO,
             longest_look: Duration::ZERO,

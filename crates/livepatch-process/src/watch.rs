@@ -12,7 +12,7 @@ const ASK_FOR_ANY: Duration = Duration::from_nanos(400);
 /// The shortest of these pauses.
 const ASK_AT_LEAST: Duration = Duration::from_micros(20);
 /// With so many threads that takes as long as a stop, and a thread that stops meanwhile is held for it: while stops are awaited
-/// the pause is longer by as much as there are more threads.
+/// the pause is longer by as much as there are more threads, and begins anew when the first one is awaited.
 const FEW: u32 = 100;
 /// The longest pause then.
 const ASK_AT_MOST: Duration = Duration::from_millis(20);
@@ -44,11 +44,19 @@ impl Seized {
             awaits |= !self.tracees.collect(tid)?;
         }
         let threads = self.tracees.threads.len() as u32;
-        let pause = match awaits && threads > FEW {
-            true => (ASK_FOR_ANY * threads * (threads / FEW)).min(ASK_AT_MOST),
-            false => (ASK_FOR_ANY * threads).max(ASK_AT_LEAST),
+        let asked_for_any = self.tracees.asked_for_any;
+        let (since, pause) = match awaits && threads > FEW {
+            true => {
+                let awaits_since = *self.tracees.awaits_since.get_or_insert_with(Instant::now);
+                let pause = (ASK_FOR_ANY * threads * (threads / FEW)).min(ASK_AT_MOST);
+                (asked_for_any.max(awaits_since), pause)
+            }
+            false => {
+                self.tracees.awaits_since = None;
+                (asked_for_any, (ASK_FOR_ANY * threads).max(ASK_AT_LEAST))
+            }
         };
-        if self.tracees.events.is_empty() && self.tracees.asked_for_any.elapsed() >= pause {
+        if self.tracees.events.is_empty() && since.elapsed() >= pause {
             let asked = Instant::now();
             while self.tracees.collect_one()? {}
             self.tracees.asked_for_any = asked;
