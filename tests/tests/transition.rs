@@ -143,8 +143,8 @@ fn recursive_calls() -> Result<(), Failed> {
 /// At each depth the thread comes to a breakpoint, which must not cost a walk of its stack each time; and going down takes long, but
 /// is no reason to begin again.
 #[test]
-fn ten_thousand_calls_deep() -> Result<(), Failed> {
-    never_idle("ten_thousand_calls_deep", "dive", "10_000", "2")
+fn tens_of_thousands_of_calls_deep() -> Result<(), Failed> {
+    never_idle("tens_of_thousands_of_calls_deep", "dive", "30_000", "2")
 }
 
 /// The check that the programs above are what they are meant to be.

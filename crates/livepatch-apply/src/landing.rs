@@ -33,7 +33,9 @@ use std::ops::Range;
 /// Size of the code part. Only touched pages become resident.
 pub const TEXT_SIZE: u64 = 512 << 10;
 /// Size of the data part.
-pub const DATA_SIZE: u64 = (SITES_AT + SITE_SIZE * ((TEXT_SIZE - PADS_AT) / PAD_SIZE)).next_multiple_of(4096);
+pub const DATA_SIZE: u64 = (SITES_AT + SITE_SIZE * SITES as u64).next_multiple_of(4096);
+/// So many sites have room.
+pub const SITES: usize = ((TEXT_SIZE - PADS_AT) / PAD_SIZE) as usize;
 /// Size of both.
 pub const LANDING_SIZE: u64 = TEXT_SIZE + DATA_SIZE;
 

@@ -15,7 +15,7 @@ use crate::target::Module;
 use crate::transition::entries::{Entries, read_code};
 use crate::transition::net::{self, Serialiser};
 use crate::unwind::Tables;
-use livepatch_process::Seized;
+use livepatch_process::{Breakpoints, Seized};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -126,12 +126,12 @@ fn unload(
 /// Leaves no breakpoint and no net behind, in the world that was committed to.
 fn finish(seized: &mut Seized, entries: &Entries<'_>, deadline: Instant) -> Result<World, ApplyError> {
     let limit = deadline.max(Instant::now() + UNDO_LIMIT);
-    seized.set_breakpoints(entries.addresses());
+    seized.set_breakpoints(entries.breakpoints());
     let mut events = Vec::new();
     let mut serialiser = Serialiser::start();
     let world = entries.finish(|| net::serialise(seized, &mut serialiser, limit, &mut events))?;
     net::remove(seized, entries.landing(), &BTreeSet::new(), &mut events, limit)?;
-    seized.set_breakpoints(BTreeSet::new());
+    seized.set_breakpoints(Breakpoints::new());
     Ok(world)
 }
 

@@ -161,7 +161,7 @@ impl Switch<'_> {
     ) -> Result<Done, Box<NotDone>> {
         let mut guard = self.guard.clone();
         guard.landing(entries.landing().text());
-        entries.addresses().into_iter().for_each(|entry| guard.breakpoint(entry));
+        entries.breakpoints().into_keys().for_each(|entry| guard.breakpoint(entry));
         let job = Job {
             process: self.process,
             entries,

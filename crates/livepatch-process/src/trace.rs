@@ -9,6 +9,7 @@ use crate::drive::Saved;
 use crate::error::{Loss, ProcessError};
 use crate::event::Event;
 use crate::fork::Forked;
+use crate::passing::{Breakpoints, Passing};
 use crate::pause::Pause;
 use crate::process::check_tracers;
 use crate::sys::{self, Wait};
@@ -66,7 +67,8 @@ pub(crate) struct Tracees {
     pub threads: BTreeMap<Tid, Thread>,
     /// The goal of threads that come into being.
     pub goal: Goal,
-    pub breakpoints: BTreeSet<RunAddr>,
+    pub breakpoints: Breakpoints,
+    pub passing: BTreeMap<Tid, Passing>,
     pub events: Vec<Event>,
     pub lost: Option<Loss>,
     /// Instructions of the target for remote system calls.
@@ -107,7 +109,8 @@ impl Tracees {
             process,
             threads: BTreeMap::new(),
             goal: Goal::Run,
-            breakpoints: BTreeSet::new(),
+            breakpoints: Breakpoints::new(),
+            passing: BTreeMap::new(),
             events: Vec::new(),
             lost: None,
             gadgets: None,
@@ -362,6 +365,7 @@ impl Tracees {
         self.foreign.remove(&tid);
         self.forked.remove(&tid);
         self.own_traps.remove(&tid);
+        self.passing.remove(&tid);
         if self.threads.remove(&tid).is_none() {
             return;
         }
@@ -488,31 +492,34 @@ impl Tracees {
         self.collect(child).map(drop)
     }
 
-    /// If the thread executed a registered breakpoint: takes it back to before, to be held there.
+    /// If the thread executed a registered breakpoint: takes it back to before, to be held there, or past it if it passes.
     pub fn park(&mut self, tid: Tid) -> Result<bool, ProcessError> {
         if self.breakpoints.is_empty() {
             return Ok(false);
         }
         let pid = self.process.pid();
-        let moved = || {
+        let runs = self.threads.get(&tid).is_some_and(|thread| thread.goal == Goal::Run);
+        let passing = &mut self.passing;
+        let breakpoints = &self.breakpoints;
+        let mut moved = || {
             // An `int3` reports SI_KERNEL; a SIGTRAP that a process sent has a code of 0 or below.
             if !sys::signal_info(tid)?.is_from_kernel() {
                 return Ok(None);
             }
             let mut regs = sys::get_regs(tid)?;
             let addr = regs.ip().offset(-1);
-            if !self.breakpoints.contains(&addr) {
-                return Ok(None);
-            }
-            regs.set_ip(addr);
-            sys::set_regs(tid, &regs).map(|()| Some(addr))
+            let Some(past) = breakpoints.get(&addr) else { return Ok(None) };
+            let past = past
+                .filter(|_| runs && passing.get_mut(&tid).is_some_and(|passing| passing.passes(regs.sp())));
+            regs.set_ip(past.unwrap_or(addr));
+            sys::set_regs(tid, &regs).map(|()| Some((addr, past.is_some())))
         };
         let addr = match moved() {
             Ok(addr) => addr,
             Err(Errno::ESRCH) => None,
             Err(errno) => return Err(ProcessError::ptrace(pid, tid, "move", errno)),
         };
-        if let (Some(addr), Some(thread)) = (addr, self.threads.get_mut(&tid)) {
+        if let (Some((addr, false)), Some(thread)) = (addr, self.threads.get_mut(&tid)) {
             (thread.parked, thread.goal) = (Some(addr), Goal::Stop);
         }
         Ok(addr.is_some())

@@ -39,6 +39,7 @@ impl Seized {
     /// # Errors
     /// [`ProcessError::Lost`], or the kernel refused something.
     pub fn poll(&mut self, awaited: impl IntoIterator<Item = Tid>) -> Result<Vec<Event>, ProcessError> {
+        self.ask_expected()?;
         let mut awaits = false;
         for tid in awaited {
             awaits |= !self.tracees.collect(tid)?;

@@ -6,8 +6,6 @@ use crate::sys;
 use crate::thread::StoppedThread;
 use crate::trace::{Goal, RECHECK, State, Tracees};
 use crate::{Process, Regs, Tid, procfs};
-use livepatch_patch::RunAddr;
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// How long letting go of all threads may take.
@@ -83,11 +81,6 @@ impl Seized {
     /// How long the threads were held the last time that all were stopped: from the first interrupt to the last resume.
     pub fn last_stop(&self) -> Option<Duration> {
         self.last_stop
-    }
-
-    /// Registers the addresses whose `int3` stops a thread instead of giving the program a SIGTRAP. The caller writes the bytes.
-    pub fn set_breakpoints(&mut self, addrs: BTreeSet<RunAddr>) {
-        self.tracees.breakpoints = addrs;
     }
 
     /// Deals with the events of running threads until the given time, or until a thread is held at a breakpoint. Returns

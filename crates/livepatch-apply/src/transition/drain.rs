@@ -29,7 +29,7 @@ use crate::error::ApplyError;
 use crate::guard::{Guard, Inside};
 use crate::unwind::Tables;
 use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, Event, Pause, Process, Seized, Tid, log, numbered};
+use livepatch_process::{Asleep, Breakpoints, Event, Pause, Process, Seized, Tid, log, numbered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -130,7 +130,7 @@ pub fn drain(ahead: Ahead, job: Job<'_>) -> Result<Drained<'_>, Failed> {
             Err(_) => Failed::Error(error),
         });
     }
-    seized.set_breakpoints(job.entries.addresses());
+    seized.set_breakpoints(job.entries.breakpoints());
     seized.hold_forked(true);
     seized.hold_own_traps(true);
     let outcome = drain.prepare().and_then(|ready| if ready { drain.run() } else { Ok(Attempt::Deadline) });
@@ -258,8 +258,10 @@ impl<'a> Drain<'a> {
         self.begin()?;
         loop {
             self.take_events()?;
+            let began = Instant::now();
+            self.look(began)?;
             let now = Instant::now();
-            self.look(now)?;
+            self.stalls.worked(now.duration_since(began));
             if self.roster.is_done() && self.asked.is_empty() && self.nobody_missing()? {
                 return Ok(Attempt::Drained);
             }
@@ -281,6 +283,7 @@ impl<'a> Drain<'a> {
         }
         let now = Instant::now();
         (self.last_event, self.net_seen) = (now, now);
+        self.seized.let_none_pass();
         self.deep.clear();
         self.calm.clear();
         self.resting.clear();
@@ -340,8 +343,15 @@ impl<'a> Drain<'a> {
             self.last_event = polled;
             self.pause = Pause::default();
         }
+        let began = Instant::now();
         for &event in &events {
             self.on_event(event)?;
+        }
+        self.stalls.worked(began.elapsed());
+        for (tid, sp) in self.seized.passed() {
+            (self.last_event, self.pause) = (polled, Pause::default());
+            self.progress.parked(self.polled.elapsed());
+            self.stalls.passes(tid, sp);
         }
         self.still_on_the_way(polled);
         self.polled = self.polled.max(self.seized.polled_all());
@@ -360,7 +370,7 @@ impl<'a> Drain<'a> {
             Event::Stopped { tid } => self.on_stop(tid),
             Event::Breakpoint { tid, addr } => self.on_breakpoint(tid, addr),
             Event::Started { tid } => {
-                self.roster.outside(tid);
+                self.outside(tid);
                 Ok(())
             }
             Event::Exited { tid } => {
@@ -491,7 +501,7 @@ impl<'a> Drain<'a> {
         events.into_iter().try_for_each(|event| self.on_event_at_rest(event))?;
         self.clean_all_children()?;
         self.block_again();
-        self.seized.set_breakpoints(BTreeSet::new());
+        self.seized.set_breakpoints(Breakpoints::new());
         Ok(())
     }
 }

@@ -15,11 +15,11 @@
 //! a breakpoint is sent there, by the tool or, when it was killed, by the [net](super::net).
 
 use crate::error::ApplyError;
-use crate::landing::{Landing, Pad, Site, World};
+use crate::landing::{Landing, Pad, SITES, Site, World};
 use crate::registry::{Code, EntryWrite};
 use livepatch_patch::RunAddr;
-use livepatch_process::{ForkedMemory, Process, ProcessError};
-use std::collections::{BTreeMap, BTreeSet};
+use livepatch_process::{Breakpoints, ForkedMemory, Process, ProcessError};
+use std::collections::BTreeMap;
 
 /// The `int3` instruction.
 const INT3: u8 = 0xcc;
@@ -76,14 +76,22 @@ impl<'a> Entries<'a> {
         self.landing
     }
 
-    /// The addresses of the breakpoints.
-    pub fn addresses(&self) -> BTreeSet<RunAddr> {
-        self.sites.keys().copied().collect()
+    /// The addresses of the breakpoints, and where a thread goes on that passes.
+    pub fn breakpoints(&self) -> Breakpoints {
+        let past = |site: &Site| Some(site.before).filter(|_| self.net_knows_past());
+        self.sites.iter().map(|(at, site)| (*at, past(site))).collect()
     }
 
-    /// What the net has to know.
+    /// What the net has to know: also of a thread that was on its way past a breakpoint when the tool died.
     pub fn sites(&self) -> Vec<Site> {
-        self.sites.values().copied().collect()
+        let sites = self.sites.values().copied();
+        let past = sites.clone().filter(|_| self.net_knows_past());
+        let past = past.map(|site| Site { entry: site.before, before: site.before, after: site.before });
+        sites.chain(past).collect()
+    }
+
+    fn net_knows_past(&self) -> bool {
+        2 * self.sites.len() <= SITES
     }
 
     /// Where a thread at a breakpoint goes on in the old world.

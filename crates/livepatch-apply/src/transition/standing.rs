@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 /// First and longest time between two looks at a thread that is inside.
 const FIRST_LOOK: Duration = Duration::from_micros(100);
 const LONGEST_LOOK: Duration = Duration::from_millis(5);
-/// How often a thread that is inside may pass a breakpoint without its stack being walked.
-const PASSES: u32 = 256;
 /// For how many times as long as the last look took there is none. A stack of a hundred thousand frames takes long to walk.
 const REST: u32 = 8;
 
@@ -36,8 +34,6 @@ pub(super) struct Seen {
     pub who: Inside,
     /// Its sleep, if it slept.
     asleep: Option<Asleep>,
-    /// Breakpoints that it passed since.
-    passes: u32,
     /// Not to be looked at before.
     rests_until: Instant,
 }
@@ -47,7 +43,7 @@ impl Seen {
     pub fn new(since: Instant, who: Inside, asleep: Option<Asleep>, look: Instant) -> Box<Self> {
         let now = Instant::now();
         let rests_until = now + now.duration_since(look) * REST;
-        Box::new(Self { since, who, asleep, passes: 0, rests_until })
+        Box::new(Self { since, who, asleep, rests_until })
     }
 
     /// When to look again: the longer it has been inside, the later.
@@ -67,12 +63,11 @@ impl Seen {
     }
 
     /// Whether it may be taken for being inside at a breakpoint without a look at its stack: the stack pointer is below the
-    /// frame that makes it so. The frame may have gone since, so this holds only a limited number of times; to let a thread
-    /// pass is always right, because it is looked at again afterwards.
-    pub fn passes_unseen(&mut self, sp: RunAddr) -> bool {
-        self.passes += 1;
-        let due = self.passes >= PASSES && Instant::now() >= self.rests_until;
-        !due && self.who.outermost.is_some_and(|cfa| sp.offset(8) < cfa)
+    /// frame that makes it so, whose address is returned. The frame may have gone since, so this holds only for a limited time; to
+    /// let a thread pass is always right, because it is looked at again afterwards.
+    pub fn passes_unseen(&self, sp: RunAddr) -> Option<RunAddr> {
+        let rests = Instant::now() < self.rests_until;
+        self.who.outermost.filter(|cfa| rests && sp.offset(8) < *cfa)
     }
 }
 

@@ -26,7 +26,7 @@ const LONGEST_GRACE: Duration = Duration::from_millis(200);
 /// First and longest time without a waiter leaving after which an attempt is over.
 const FIRST_PATIENCE: Duration = Duration::from_millis(40);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(2);
-/// By how much longer to be patient while a waiter runs: it waits for nobody, unless it spins.
+/// By how much longer to be patient while those inside run: they wait for nobody, unless they spin, but maybe for a processor.
 const RUNNING: u32 = 4;
 
 /// How a drain got stuck so far.
@@ -86,6 +86,14 @@ impl Stalls {
         }
     }
 
+    /// The drain dealt with one thread for so long, and no other that had come to a breakpoint could get on: that does not count. A
+    /// walk of a deep stack takes longer than the first grace.
+    pub fn worked(&mut self, time: Duration) {
+        for since in [&mut self.stands_since, &mut self.turned, &mut self.passed, &mut self.deeper] {
+            *since += time;
+        }
+    }
+
     /// Whether a thread is not to be held at an entry.
     pub fn lets_through(&self, tid: Tid) -> bool {
         self.free.contains(&tid)
@@ -105,7 +113,13 @@ impl Drain<'_> {
         let Some(moved) = self.roster.stands_since() else { return Ok(false) };
         let stood = now.saturating_duration_since(moved.max(self.stalls.turned).max(self.stalls.deeper));
         let gets_on = now.saturating_duration_since(self.stalls.passed) < self.stalls.grace;
-        if stood < if gets_on { LONGEST_GRACE } else { self.stalls.grace } {
+        let waits = |standing: &Standing| matches!(standing, Standing::Inside(seen) if seen.is_asleep());
+        let grace = match self.roster.threads.values().any(waits) {
+            _ if gets_on => LONGEST_GRACE,
+            true => self.stalls.grace,
+            false => self.stalls.grace * RUNNING,
+        };
+        if stood < grace {
             return Ok(false);
         }
         let inside =

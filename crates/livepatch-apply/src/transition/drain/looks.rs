@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long to look at threads before events are asked for again.
 const MOMENT: Duration = Duration::from_micros(50);
+/// How often a thread that is inside passes breakpoints on sight.
+const PASSES: u32 = 256;
 
 impl Drain<'_> {
     /// Looks at threads whose time has come, without waiting for anything and for a moment at most, because others may come to a
@@ -49,7 +51,7 @@ impl Drain<'_> {
         };
         match judged {
             Some((asleep, Ok(()))) => {
-                self.roster.outside(tid);
+                self.outside(tid);
                 self.resting.insert(tid, asleep);
             }
             Some((asleep, Err(inside))) => self.inside(inside, Some(asleep), now),
@@ -76,7 +78,16 @@ impl Drain<'_> {
         let seen = Seen::new(since, who, asleep, look);
         let next = seen.next_look(now);
         self.roster.schedule(tid, next);
+        match seen.who.outermost {
+            Some(frame) => self.seized.let_pass(tid, frame, PASSES),
+            None => self.seized.hold_next(tid),
+        }
         self.roster.stands(tid, Standing::Inside(seen));
+    }
+
+    pub(super) fn outside(&mut self, tid: Tid) {
+        self.seized.hold_next(tid);
+        self.roster.outside(tid);
     }
 
     pub(super) fn on_stop(&mut self, tid: Tid) -> Result<(), ApplyError> {
@@ -107,7 +118,7 @@ impl Drain<'_> {
             self.job.guard.judge(tid, walk)
         };
         match judged {
-            Ok(()) => self.roster.outside(tid),
+            Ok(()) => self.outside(tid),
             Err(inside) => self.inside(inside, None, look),
         }
         Ok(())
@@ -122,19 +133,19 @@ impl Drain<'_> {
         let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
         let mut regs = thread.regs()?;
         let look = Instant::now();
-        let unseen = match self.roster.threads.get_mut(&tid) {
+        let below = match self.roster.threads.get(&tid) {
             Some(Standing::Inside(seen)) => seen.passes_unseen(regs.sp()),
-            _ => false,
+            _ => None,
         };
         let passes = match self.roster.threads.get(&tid) {
             Some(Standing::Outside) => Ok(()),
-            Some(Standing::Inside(_)) if unseen => Err(None),
+            Some(Standing::Inside(_)) if below.is_some() => Err(None),
             _ => standing::of_stopped(process, tid, regs, self.job.tables, self.job.guard).map_err(Some),
         };
         match passes {
             Ok(()) => {
                 thread.keep();
-                self.roster.outside(tid);
+                self.outside(tid);
                 self.parked.insert(tid, Parked { entry, since: self.polled });
             }
             Err(inside) => {
@@ -144,6 +155,9 @@ impl Drain<'_> {
                 thread.resume()?;
                 self.progress.parked(self.polled.elapsed());
                 self.stalls.passes(tid, regs.sp());
+                if let Some(below) = below {
+                    self.seized.let_pass(tid, below, PASSES);
+                }
                 match inside {
                     Some(inside) => self.inside(inside, None, look),
                     None if was_asked => self.roster.schedule(tid, Instant::now()),
