@@ -89,6 +89,9 @@ fn answer(n: u64) -> [u64; 3] {
 /// The version, from a depth at which a thread that is inside has passed entries many times.
 #[inline(never)]
 fn deep(n: u64) -> u64 {
+    if n == 10 {
+        std::thread::sleep(Duration::from_micros(300));
+    }
     if n > 0 {
         return black_box(deep(black_box(n - 1)));
     }
@@ -137,7 +140,7 @@ fn fork_on() {
 fn work(thread: usize) {
     for n in 0_u64.. {
         count(ask(n));
-        if thread == 0 {
+        if thread == 0 && n % 64 == 0 {
             count(deep(black_box(20)));
         }
         CALLS[thread].fetch_add(1, SeqCst);
