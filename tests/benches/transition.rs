@@ -20,10 +20,11 @@ struct Setup {
     calls: [&'static str; 2],
 }
 
-const SETUPS: [Setup; 4] = [
+const SETUPS: [Setup; 5] = [
     Setup { name: "drain, calls without pause", policy: "quiescent", calls: ["wait", "0"] },
     Setup { name: "drain, calls without pause that compute", policy: "quiescent", calls: ["spin", "0"] },
     Setup { name: "drain, calls with pauses", policy: "quiescent", calls: ["wait", "9000"] },
+    Setup { name: "drain, hardly any calls", policy: "quiescent", calls: ["wait", "100000"] },
     Setup { name: "all stopped at once, calls with pauses", policy: "snapshot", calls: ["wait", "9000"] },
 ];
 
