@@ -26,6 +26,8 @@ pub struct Forbidden {
     pub name: String,
     /// A thread at the very first instruction has not begun ([`entry_is_fresh`]).
     pub fresh_entry: bool,
+    /// It is only what a jump overwrites.
+    pub only_start: bool,
 }
 
 impl Forbidden {
@@ -50,6 +52,8 @@ pub struct Inside {
     pub walk: Walk,
     /// The outermost piece that it is inside of; `None` if its stack could not be proven.
     pub function: Option<String>,
+    /// It is in what a jump overwrites of that.
+    pub at_start: bool,
     /// Frame address of the outermost frame in such a piece: below it, everything is inside.
     pub outermost: Option<RunAddr>,
 }
@@ -66,13 +70,14 @@ impl Guard {
             range: start..start.offset(size as i64),
             name: name.into(),
             fresh_entry: entry_is_fresh(start, code, memory),
+            only_start: policy == Policy::Immediate,
         });
     }
 
     /// Forbids a function that nothing replaces, and that replaced functions jump to.
     pub fn orphan(&mut self, start: RunAddr, size: u64, name: &str) {
         let range = start..start.offset(size as i64);
-        self.pieces.push(Forbidden { range, name: name.into(), fresh_entry: false });
+        self.pieces.push(Forbidden { range, name: name.into(), fresh_entry: false, only_start: false });
     }
 
     /// Forbids the code of every patch in the process (quiescent only: it stays mapped, so old calls may finish in it).
@@ -84,24 +89,34 @@ impl Guard {
             for function in &record.functions {
                 let range = function.new..function.new.offset(function.new_size as i64);
                 let name = format!("`{}` of patch {}", function.path, record.name);
-                self.pieces.push(Forbidden { range, name, fresh_entry: false });
+                self.pieces.push(Forbidden { range, name, fresh_entry: false, only_start: false });
             }
             let name = format!("patch {}", record.name);
             let range = record.mapping.text_range();
-            self.pieces.push(Forbidden { range, name, fresh_entry: false });
+            self.pieces.push(Forbidden { range, name, fresh_entry: false, only_start: false });
         }
     }
 
     /// Forbids the code that leads from a breakpoint into a function.
     pub fn landing(&mut self, range: Range<RunAddr>) {
-        self.pieces.push(Forbidden { range, name: "a replaced function".into(), fresh_entry: false });
+        self.pieces.push(Forbidden {
+            range,
+            name: "a replaced function".into(),
+            fresh_entry: false,
+            only_start: false,
+        });
     }
 
     /// Forbids the place right behind a breakpoint: a thread there has a signal to come that takes it back, and until then its
     /// stack is not what the tables say of that place.
     pub fn breakpoint(&mut self, entry: RunAddr) {
         let range = entry.offset(1)..entry.offset(2);
-        self.pieces.push(Forbidden { range, name: "a breakpoint".into(), fresh_entry: false });
+        self.pieces.push(Forbidden {
+            range,
+            name: "a breakpoint".into(),
+            fresh_entry: false,
+            only_start: false,
+        });
     }
 
     /// The threads that are in the way.
@@ -116,13 +131,14 @@ impl Guard {
     pub fn judge(&self, tid: Tid, walk: Walk) -> Result<(), Inside> {
         let piece = |frame: &Frame| self.pieces.iter().find(|piece| piece.holds(frame));
         // The outermost one: those within it return sooner.
-        let outermost =
-            walk.frames.iter().rev().find_map(|frame| Some((frame.cfa, piece(frame)?.name.clone())));
+        let outermost = walk.frames.iter().rev().find_map(|frame| Some((frame.cfa, piece(frame)?)));
         if outermost.is_none() && walk.end.is_ok() {
             return Ok(());
         }
-        let (outermost, function) = outermost.unzip();
-        Err(Inside { tid, walk, function, outermost })
+        let (outermost, piece) = outermost.unzip();
+        let at_start = piece.is_some_and(|piece| piece.only_start);
+        let function = piece.map(|piece| piece.name.clone());
+        Err(Inside { tid, walk, function, at_start, outermost })
     }
 }
 
@@ -130,6 +146,9 @@ impl Inside {
     /// What a person wants to know about it. `symbolise` turns the address of a frame into text.
     pub fn describe(&self, name: String, symbolise: &dyn Fn(RunAddr) -> String) -> ThreadInside {
         let reason = match (&self.function, &self.walk.end) {
+            (Some(function), _) if self.at_start => {
+                format!("is at the start of {function}, where a jump is to be written")
+            }
             (Some(function), _) => format!("is inside {function}"),
             (None, Err(why)) => format!("has a stack that cannot be proven: {why}"),
             (None, Ok(())) => "is in the way".to_owned(),
@@ -173,7 +192,7 @@ mod tests {
             function: RunAddr(0),
         };
         let walk = Walk { frames: (0..depth).map(frame).collect(), end: Ok(()) };
-        Inside { tid: Tid(1), walk, function: None, outermost: None }
+        Inside { tid: Tid(1), walk, function: None, at_start: false, outermost: None }
     }
 
     #[test]

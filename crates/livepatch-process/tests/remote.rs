@@ -5,13 +5,12 @@ mod common;
 use common::{Victim, soon, thread_state, wait_for};
 use livepatch_patch::RunAddr;
 use livepatch_process::{
-    CallProgress, CallSite, Event, Loss, PAGE_SIZE, ProcessError, Protection, RemoteCall, RemoteError,
-    Seized, StoppedThread, ThreadState, Tid, mmap_min_addr, near_gap,
+    Breakpoints, CallProgress, CallSite, Event, Loss, PAGE_SIZE, ProcessError, Protection, RemoteCall,
+    RemoteError, Seized, StoppedThread, ThreadState, Tid, mmap_min_addr, near_gap,
 };
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// A call site near the program.
@@ -414,7 +413,7 @@ fn a_breakpoint_holds_threads_and_leaves_no_trace() {
     let entry = victim.fact("hot");
     let original: [u8; 1] = process.read_array(entry).unwrap();
     let mut seized = victim.seize();
-    seized.set_breakpoints(BTreeSet::from([entry]));
+    seized.set_breakpoints(Breakpoints::from([(entry, None)]));
     for _ in 0..50 {
         process.write(entry, &[0xcc]).unwrap();
         let events = pump_until_held(&mut seized);
@@ -437,6 +436,41 @@ fn a_breakpoint_holds_threads_and_leaves_no_trace() {
     let before = victim.word(&process, "ticks");
     wait_for("calls", || victim.word(&process, "ticks") > before);
     assert_eq!(victim.word(&process, "bad"), 0);
+    assert_eq!(victim.ask("signals"), "0 0");
+    victim.assert_well();
+}
+
+#[test]
+fn a_thread_passes_on_sight_so_many_times_and_no_more() {
+    let mut victim = Victim::start();
+    let hot = Tid(victim.ask("hot").parse().unwrap());
+    let process = victim.process();
+    let entry = victim.fact("hot");
+    let original: [u8; 1] = process.read_array(entry).unwrap();
+    let mut seized = victim.seize();
+    // It is sent to where it was, and comes to the breakpoint again at once.
+    seized.set_breakpoints(Breakpoints::from([(entry, Some(entry))]));
+    process.write(entry, &[0xcc]).unwrap();
+    let held = [Event::Breakpoint { tid: hot, addr: entry }];
+    assert_eq!(pump_until_held(&mut seized), held);
+    assert_eq!(seized.passed(), []);
+    let thread = seized.held(hot).unwrap();
+    let sp = thread.regs().unwrap().sp();
+    thread.resume().unwrap();
+    for (below, passes) in [(sp.offset(8), false), (sp.offset(9), true)] {
+        pump_until_held(&mut seized);
+        seized.let_pass(hot, below, 3);
+        seized.held(hot).unwrap().resume().unwrap();
+        assert_eq!(pump_until_held(&mut seized), held);
+        assert_eq!(seized.passed(), if passes { vec![(hot, sp)] } else { vec![] });
+        assert_eq!(seized.passed(), []);
+        seized.held(hot).unwrap().resume().unwrap();
+    }
+    pump_until_held(&mut seized);
+    process.write(entry, &original).unwrap();
+    seized.detach().unwrap();
+    let before = victim.word(&process, "ticks");
+    wait_for("calls", || victim.word(&process, "ticks") > before);
     assert_eq!(victim.ask("signals"), "0 0");
     victim.assert_well();
 }

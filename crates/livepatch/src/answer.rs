@@ -75,8 +75,8 @@ fn busy(message: String, json: &mut Value) -> Error {
     let inside: Vec<ThreadInside> = serde_json::from_value(json["inside"].take()).unwrap_or_default();
     let caller = nix::unistd::gettid().as_raw();
     let own = inside.iter().find(|thread| thread.tid == caller).and_then(|thread| {
-        let (function, inlines) = (thread.function.clone()?, thread.inlines.clone());
-        Some(Error::CallerInside { function, inlines, backtrace: thread.backtrace.clone() })
+        let ThreadInside { function, reason, inlines, backtrace, .. } = thread.clone();
+        Some(Error::CallerInside { function: function?, reason, inlines, backtrace })
     });
     let held_by = serde_json::from_value(json["held_by"].take()).ok();
     own.unwrap_or(Error::Busy { message, inside, held_by })

@@ -29,12 +29,13 @@ pub enum Error {
     },
     /// The calling thread is inside a function that would change, so that it cannot wait for the change.
     #[error(
-        "the calling thread is inside {function}, which {}would be replaced; call from a thread that is not, or start one for it",
-        .inlines.as_ref().map(|inlines| format!("inlines {inlines} and ")).unwrap_or_default()
+        "the calling thread {reason}, and cannot wait for itself; call from another thread, or start one for it"
     )]
     CallerInside {
         /// The changed function.
         function: String,
+        /// What is in the way, with a verb.
+        reason: String,
         /// What changed of the program, if that is inlined into the function: a task's body, say, in a function of its runtime.
         inlines: Option<String>,
         /// The calling thread's stack as far as it is known, innermost frame first.
