@@ -201,8 +201,8 @@ fn reasons(
             let info = judged.functions.iter().find(|info| info.symbol == function.new_symbol);
             let told = by_meaning(builds.source, meaning, function, info);
             let told = told.or_else(|| by_source(builds.source, info?));
-            let calls = diff.callers.get(&replaced.old);
-            let told = told.or_else(|| Some(Reason::Calls(path_of(&diff.old, *calls?))));
+            let compiled_for = diff.compiled_for.get(&replaced.old);
+            let told = told.or_else(|| Some(Reason::Calls(compiled_for?.clone())));
             told.or(meaning.map(|_| Reason::Reached))
         })
         .collect();

@@ -6,9 +6,10 @@ use crate::diff::call_sites::is_call_site;
 use crate::diff::described::described;
 use crate::diff::lost::Leftovers;
 use crate::diff::program::At;
+use crate::diff::variables;
 use crate::emit::{self, Emitted};
 use crate::findings::{Finding, rules};
-use crate::guard::{self, GuardError};
+use crate::guard::{self, GuardError, GuardReport};
 use crate::source::is_foreign;
 use livepatch_patch::NewItemKind;
 use std::collections::{BTreeSet, HashMap};
@@ -79,6 +80,14 @@ pub(super) fn variables(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Finding> {
         _ => Some(alike(path)),
     };
     brought.into_iter().filter_map(finding).collect()
+}
+
+/// Variables whose running value is not where the new code would look for it.
+pub(super) fn optimised(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<Finding> {
+    let brought = emitted.brought.iter().filter(|item| item.kind != NewItemKind::Function);
+    let brought: Vec<At> = brought.map(|item| item.at).filter(|at| !is_call_site(&diff.new, *at)).collect();
+    let names = variables::optimised(diff, (&brought, &emitted.shared), &judged.functions);
+    names.into_iter().map(|name| Finding::new(&rules::optimised::RULE, name)).collect()
 }
 
 /// Several variables of one path, all with other symbols: not their types changed, but something before them.

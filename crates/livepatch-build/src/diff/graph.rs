@@ -3,6 +3,7 @@
 use super::pair::ByName;
 use super::program::{At, Program};
 use super::uses::{Uses, held};
+use super::variables::is_accessor;
 use crate::objects::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -23,6 +24,8 @@ pub(super) struct Node {
     indirect: usize,
     /// What it is, if its sections agree.
     pub kind: Option<Kind>,
+    /// Whether it is code that does nothing but form an address.
+    pub is_accessor: bool,
     /// Of data, what is referred to at which offset.
     pub fields: Vec<(u64, String)>,
 }
@@ -45,6 +48,7 @@ impl Graph {
                 calls: owned(all.calls),
                 others: owned(all.others),
                 indirect: all.indirect,
+                is_accessor: sections.iter().all(|at| is_accessor(program, *at)),
                 kind: kinds.iter().next().copied().filter(|_| kinds.len() == 1),
                 fields: fields.collect(),
             };

@@ -22,7 +22,7 @@ use iced_x86::{
 use std::collections::{BTreeSet, HashMap};
 
 /// Registers that integer arguments come in (System V ABI AMD64 supplement, section 3.2.3).
-const ARGUMENTS: [Register; 6] =
+pub(super) const ARGUMENTS: [Register; 6] =
     [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
 
 /// What does not hold any more of all that may have been known.

@@ -28,6 +28,7 @@ pub(crate) mod same_code;
 mod shift;
 pub(crate) mod traces;
 mod uses;
+pub(crate) mod variables;
 
 use crate::build::Build;
 use crate::guard::GuardError;
@@ -93,8 +94,8 @@ pub struct Diff<'a> {
     pub monolithic: Vec<(String, String)>,
     /// Old copies of a function without an equal among the new ones, which differ among themselves.
     pub unsettled: Vec<CopySet>,
-    /// Old functions that were taken in because they call, directly or not, one that changed, and the one that they call.
-    pub callers: HashMap<At, At>,
+    /// Old functions that were taken in because they may have been compiled for another function, or for a variable, and what that is.
+    pub compiled_for: HashMap<At, String>,
     /// New code that differs only because the compiler divided the crate in another way.
     pub repartitioned: Vec<At>,
     /// What of the two builds means something else, where raw code tells.
@@ -211,7 +212,7 @@ fn diff_scope<'a>(
         monolithic,
         unsettled,
         repartitioned: Vec::new(),
-        callers: HashMap::new(),
+        compiled_for: HashMap::new(),
         meaning: Known::Nothing,
         partners,
         twins,

@@ -5,8 +5,9 @@
 //! but useless, and harmful where one of them is never idle.
 //!
 //! A function is left out only if the change does not reach it, as raw code tells (`meaning.rs`) or, where there is none of
-//! all that differs, the source (`by_source.rs`); and if it does not reach a replaced function by direct calls: caller and
-//! callee may have been compiled for each other.
+//! all that differs, the source (`by_source.rs`); and if it cannot have been compiled for what the compiler knew about the old
+//! code of a replaced function that it calls, directly or not (`knowledge.rs`), or about a variable that the change touches
+//! (`variables.rs`).
 //!
 //! The running code of a function left out is what the compiler made of the same source, so it does what the new code
 //! would do. Where the patch calls it, and its calling convention may have been altered, the patch carries a copy of
@@ -17,10 +18,11 @@ use super::described::described;
 use super::knowledge::{Callers, Lost};
 use super::meaning::ByMeaning;
 use super::program::{At, Program};
+use super::variables::Touched;
 use super::{Changed, CopySet, Diff};
 use crate::build::{Build, Input};
 use crate::emit::name_of;
-use crate::guard::{FunctionInfo, GuardError};
+use crate::guard::{FunctionInfo, GuardError, demangle};
 use crate::objects::changed_inputs;
 use crate::source::{Change, Side, SourceDiff};
 use std::collections::{HashMap, HashSet};
@@ -89,6 +91,17 @@ pub fn set_aside(
         diff.initialisers.iter().filter(|pair| is_noise(pair)).map(|(_, new)| *new).collect();
     let (mut real, mut aside): (Vec<_>, Vec<_>) =
         diff.changed.iter().copied().partition(|change| judge.is_real(change));
+    let touched = diff.meaning.any().map(|meaning| Touched::new(meaning, diff));
+    let mut compiled_for = HashMap::new();
+    aside.retain(|change| {
+        let variable = touched.as_ref().and_then(|touched| touched.by(change, diff, &infos));
+        if let Some(variable) = variable.filter(|_| !real.is_empty()) {
+            compiled_for.insert(change.old, demangle(variable));
+            real.push(*change);
+            return false;
+        }
+        true
+    });
     let resting = resting_on(diff, &real, &infos);
     let is_reached = |set: &CopySet| {
         set.old.iter().any(|at| resting.contains_key(at) || judge.may_reach(*at, Side::Old))
@@ -105,7 +118,9 @@ pub fn set_aside(
         aside.into_iter().partition(|change| resting.contains_key(&change.old));
     let names = |list: &[Changed]| list.iter().map(|c| name_of(&diff.new, c.new)).collect::<Vec<_>>();
     tracing::debug!(by_meaning, reached = ?names(&real), calls_those = ?names(&back), aside = rest.len(), "set aside");
-    diff.callers = back.iter().map(|change| (change.old, resting[&change.old])).collect();
+    let callee = |at: &At| demangle(name_of(&diff.old, resting[at]));
+    compiled_for.extend(back.iter().map(|change| (change.old, callee(&change.old))));
+    diff.compiled_for = compiled_for;
     real.extend(back);
     aside = rest;
     diff.unsettled = unsettled;

@@ -19,6 +19,7 @@ pub mod no_room;
 pub mod not_rust;
 pub mod numbered;
 pub mod only_values;
+pub mod optimised;
 pub mod renumbered;
 pub mod shared_address;
 pub mod shared_section;
@@ -71,6 +72,7 @@ pub static ALL: &[&Rule] = &[
     &numbered::RULE,
     &library_path::RULE,
     &mixed_thread_locals::RULE,
+    &optimised::RULE,
     &value_kept::RULE,
     &library::RULE,
     &computed_once::RULE,
