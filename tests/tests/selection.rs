@@ -339,3 +339,58 @@ fn a_caller_that_knows_what_its_callee_leaves_alone() -> Result<(), Failed> {
     case.there_and_back("1 5052", "0 5002")?;
     case.program.finish()
 }
+
+/// The compiler has one piece of code for both fees, as long as they are equal: in the patch, the smaller one is new.
+const MERGED: &str = r#"
+mod host;
+
+use std::hint::black_box;
+
+#[inline(never)]
+fn fee_large(n: u64) -> u64 {
+    black_box(n) * 5
+}
+
+#[inline(never)]
+fn fee_small(n: u64) -> u64 {
+    black_box(n) * 5 //-
+    black_box(n) * 4 //+
+}
+
+#[inline(never)]
+fn bill(n: u64) -> String {
+    format!("{} {}", fee_small(n), fee_large(n)) //-
+    format!("{} and {}", fee_small(n), fee_large(n)) //+
+}
+
+#[inline(never)]
+fn quote(n: u64) -> u64 {
+    fee_small(n) + 1
+}
+
+fn step() {
+    println!("{}, {}", bill(black_box(3)), quote(black_box(3)));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_changed_function_that_is_new_to_the_image_is_not_brought_unselected() -> Result<(), Failed> {
+    let mut case = case::Case::start("merged", MERGED)?;
+    let old = "15 15, 16";
+    case.says(old)?;
+    let [bill, fee] = [["--function", "merged::bill"], ["--function", "merged::fee_small"]];
+    for (part, needs) in [(bill, "merged::fee_small"), (fee, "merged::bill")] {
+        let refused = case.apply(&part)?.expect(exit::REFUSED, "apply")?.json;
+        assert_eq!(refused["missing"][0]["needs"], needs, "{refused}");
+        case.says(old)?;
+    }
+    case.apply(&[bill, fee].concat())?.expect(exit::DONE, "apply")?;
+    case.says("12 and 15, 13")?;
+    case.rollback(&[])?.expect(exit::DONE, "rollback")?;
+    case.says(old)?;
+    case.program.finish()
+}

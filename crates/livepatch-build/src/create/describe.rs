@@ -137,7 +137,7 @@ pub(super) fn meta(
         emitted.replaced.iter().filter_map(|r| Some((r, changed_function(diff, r)?))).collect();
     functions.sort_by_key(|(_, function)| function.old);
     let replaced: Vec<_> = functions.iter().map(|(replaced, _)| *replaced).collect();
-    let origins = origin::origins(builds, diff, &replaced, judged);
+    let origins = origin::origins(builds, (diff, emitted), &replaced, judged);
     let reasons = reasons(builds, diff, &functions, judged)?;
     let mut redirects = Vec::new();
     for (((replaced, function), reason), origin) in functions.iter().zip(reasons).zip(origins) {

@@ -97,6 +97,21 @@ impl<'s> Source<'s> {
         (held.into_values().collect(), certain)
     }
 
+    /// The changed items, of those that the old source has, in the code of a function that a replaced one brings along.
+    pub(super) fn carried(&self, info: &FunctionInfo) -> Vec<ItemName> {
+        let existing = |place: Option<&Place>| {
+            let mut items = self.items.iter().filter(|item| item.old.is_some());
+            items.any(|item| self.is_in(std::slice::from_ref(item), place))
+        };
+        let own = (info.symbol.as_str(), &info.path, info.receiver.as_deref(), info.place.as_ref());
+        let inlined = info.inlined.iter().map(|inlined| {
+            let symbol = inlined.symbol.as_deref().unwrap_or(&inlined.path);
+            (symbol, &inlined.path, inlined.receiver.as_deref(), inlined.place.as_ref())
+        });
+        let held = std::iter::once(own).chain(inlined).filter(|(.., place)| existing(*place));
+        held.map(|(symbol, path, receiver, _)| name(symbol, Some(path), receiver)).collect()
+    }
+
     /// Names, as raw code has them, of changed functions that were computed away in this one and what is inlined into it; `None`
     /// where raw code does not tell: a function that differs although its own text did not change has something of another one in it,
     /// which the compiler put there before it made raw code.

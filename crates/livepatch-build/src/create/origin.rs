@@ -7,13 +7,14 @@
 use super::describe::{Builds, changed_function};
 use super::held::Source;
 use crate::diff::Diff;
+use crate::diff::compare::{Ref, reference};
 use crate::diff::knowledge::{Callers, Lost};
 use crate::diff::program::At;
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::guard::{self, FunctionInfo, GuardReport};
 use crate::source::{Change, Side};
 use livepatch_patch::item::{Hints, ItemName};
-use livepatch_patch::{Constant, Origin};
+use livepatch_patch::{Constant, NewItemKind, Origin};
 use std::collections::{BTreeSet, HashMap};
 
 /// Constants of the image that the patch brings with another value.
@@ -38,7 +39,7 @@ pub(super) fn indivisible(builds: &Builds<'_>) -> Option<String> {
 /// One origin for each function, in the same order.
 pub(super) fn origins(
     builds: &Builds<'_>,
-    diff: &Diff<'_>,
+    (diff, emitted): (&Diff<'_>, &Emitted),
     functions: &[&Replaced],
     judged: &GuardReport,
 ) -> Vec<Origin> {
@@ -58,7 +59,14 @@ pub(super) fn origins(
     let mut out = Vec::new();
     for (at, (replaced, info)) in functions.iter().zip(&infos).enumerate() {
         let item = own_name(diff, replaced, *info);
-        let (holds, certain) = source.held(replaced, &item, *info);
+        let (mut holds, certain) = source.held(replaced, &item, *info);
+        for at in brought_by(diff, emitted, replaced.new) {
+            let symbol = name_of(&diff.new, at);
+            let info = judged.functions.iter().find(|info| info.symbol == symbol);
+            holds.extend(info.into_iter().flat_map(|info| source.carried(info)));
+        }
+        holds.sort_by_key(ItemName::key);
+        holds.dedup_by_key(|item| item.key());
         if !certain || (holds.is_empty() && ties.0[at].is_empty()) {
             ties.with_all(at);
         }
@@ -68,6 +76,29 @@ pub(super) fn origins(
         origin.tied = tied.into_iter().collect();
     }
     out
+}
+
+/// The functions that a replaced one brings along, directly or not. What is new to the image is not always new to the source: its old
+/// code was merged with other code, or nothing called it.
+fn brought_by(diff: &Diff<'_>, emitted: &Emitted, new: At) -> Vec<At> {
+    let program = &diff.new;
+    let functions = emitted.brought.iter().filter(|item| item.kind == NewItemKind::Function);
+    let functions: BTreeSet<At> = functions.map(|item| item.at).collect();
+    let (mut found, mut seen, mut work) = (Vec::new(), BTreeSet::from([new]), vec![new]);
+    while let Some(at) = work.pop() {
+        for reloc in &program.section(at).relocs {
+            let to = match reference(program, at.unit, reloc) {
+                Ref::Named { at: Some(to), .. } if functions.contains(&to) => to,
+                Ref::Constant { at: to, .. } => to,
+                Ref::Named { .. } => continue,
+            };
+            if seen.insert(to) {
+                work.push(to);
+                found.extend(functions.contains(&to).then_some(to));
+            }
+        }
+    }
+    found
 }
 
 fn info_of<'j>(diff: &Diff<'_>, replaced: &Replaced, judged: &'j GuardReport) -> Option<&'j FunctionInfo> {

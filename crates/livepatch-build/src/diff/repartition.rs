@@ -18,7 +18,7 @@ use super::described::described;
 use super::knowledge::{Callers, Lost};
 use super::meaning::ByMeaning;
 use super::program::{At, Program};
-use super::variables::Touched;
+use super::variables::{Touched, declared};
 use super::{Changed, CopySet, Diff};
 use crate::build::{Build, Input};
 use crate::emit::name_of;
@@ -96,7 +96,7 @@ pub fn set_aside(
     aside.retain(|change| {
         let variable = touched.as_ref().and_then(|touched| touched.by(change, diff, &infos));
         if let Some(variable) = variable.filter(|_| !real.is_empty()) {
-            compiled_for.insert(change.old, demangle(variable));
+            compiled_for.insert(change.old, declared(&demangle(variable)));
             real.push(*change);
             return false;
         }

@@ -222,7 +222,12 @@ pub(crate) fn optimised(
     let nodes = symbols.filter_map(|symbol| new.nodes.get(meaning.key(symbol)));
     let referred = nodes.flat_map(|node| variables_of(new, node));
     found.extend(referred.filter(|name| images[0].contains(name) && !images[1].contains(name)));
-    found.into_iter().map(demangle).collect()
+    found.into_iter().map(|name| declared(&demangle(name))).collect()
+}
+
+/// The path that a person knows of a variable: a thread-local is inside what `thread_local!` makes.
+pub(super) fn declared(path: &str) -> String {
+    path.split("::{{constant}}").next().unwrap_or(path).to_owned()
 }
 
 /// The name of a variable of which LLVM left whether it has the one of two values.

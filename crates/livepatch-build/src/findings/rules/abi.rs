@@ -8,7 +8,8 @@ pub static RULE: Rule = Rule {
     severity: Severity::Refusal,
     title: "calling convention of {} was altered by the optimiser",
     reason: "the optimiser passes its arguments otherwise than before (it removes arguments that are never used), and old callers do not know",
-    help: "mark the function `#[inline(never)]` and make it use its arguments, or change its callers instead",
+    help: "give the function another name: it is new in the patch then, and its callers call that; or leave its use of parameters and \
+           result as it was",
     explanation: r##"The optimiser may change how a private function is called: it removes an argument or a result that nobody uses, or passes
 a value instead of a reference. The compiler records that. Here the old and the new build differ in it, or it cannot be
 shown that they agree.
@@ -16,6 +17,7 @@ shown that they agree.
     fn level(_verbose: bool, n: u32) -> u32 { n }          // running program: `n` comes in the first register
     fn level(verbose: bool, n: u32) -> u32 { ... verbose } // fixed source: `n` comes in the second one
 
-What to do: leave the use of the parameters as it was, or write a new function with another name.
+What to do: give the function another name, so that it is new and its callers, who call that, are in the patch; or leave its use of
+the parameters and its result as they were (a function that returned one value only may have lost its result).
 "##,
 };
