@@ -13,6 +13,7 @@ use super::knowledge::ARGUMENTS;
 use super::meaning::Meaning;
 use super::program::{At, Program};
 use super::repartition::Infos;
+use super::uses::Uses;
 use super::{Changed, Diff};
 use crate::emit::name_of;
 use crate::guard::{FunctionInfo, demangle};
@@ -24,35 +25,76 @@ use iced_x86::{
 use livepatch_patch::reloc::{Formula, RelocKind};
 use std::collections::{BTreeSet, HashSet};
 
+/// Which names are those of variables: of the program's own crates raw code tells, of others the images.
+struct Variables<'m> {
+    meaning: &'m Meaning,
+    /// Data of each image.
+    images: [HashSet<&'m str>; 2],
+}
+
+impl<'m> Variables<'m> {
+    fn new(meaning: &'m Meaning, diff: &Diff<'m>) -> Self {
+        let images = [&diff.old, &diff.new].map(|program| {
+            let symbols = program.image.all_symbols();
+            let data = symbols.filter(|(_, list)| list.iter().any(|symbol| !symbol.code && !symbol.constant));
+            data.map(|(name, _)| meaning.key(whole(name))).collect()
+        });
+        Self { meaning, images }
+    }
+
+    fn graph(&self, side: Side) -> &'m Graph {
+        self.meaning.graphs()[usize::from(side == Side::New)]
+    }
+
+    fn is_one(&self, graph: &Graph, name: &str) -> bool {
+        match graph.nodes.get(name) {
+            Some(node) => node.kind.is_some_and(Kind::is_variable),
+            None => self.images.iter().any(|data| data.contains(name)),
+        }
+    }
+
+    /// The variables that code refers to, itself or by a function that only returns where they are.
+    fn of<'s>(&'s self, graph: &'m Graph, node: &'m Node) -> impl Iterator<Item = &'m str> + 's {
+        let is_code = node.kind == Some(Kind::Text);
+        references(node).filter(move |_| is_code).flat_map(move |name| {
+            let own = self.is_one(graph, name).then_some(name);
+            let behind =
+                graph.nodes.get(name).filter(|node| node.is_accessor).into_iter().flat_map(references);
+            own.into_iter().chain(behind.filter(move |name| self.is_one(graph, name)))
+        })
+    }
+}
+
 /// Variables that the change reads, writes or gives away, and of which something may have been known.
 pub(super) struct Touched<'m> {
-    meaning: &'m Meaning,
+    variables: Variables<'m>,
     names: HashSet<&'m str>,
 }
 
 impl<'m> Touched<'m> {
     pub(super) fn new(meaning: &'m Meaning, diff: &Diff<'m>) -> Self {
+        let variables = Variables::new(meaning, diff);
         let mut names = HashSet::new();
         for graph in meaning.graphs() {
             for node in meaning.changed.iter().filter_map(|name| graph.nodes.get(name)) {
-                names.extend(variables_of(graph, node));
+                names.extend(variables.of(graph, node));
             }
         }
-        names.extend(newly_alive(meaning, diff));
-        let given_away = if names.is_empty() { HashSet::new() } else { given_away(&diff.old, meaning) };
+        names.extend(newly_alive(&variables, diff));
+        let given_away = if names.is_empty() { HashSet::new() } else { given_away(&variables, diff) };
         names.retain(|name| !given_away.contains(name));
-        Self { meaning, names }
+        Self { variables, names }
     }
 
     /// One of these variables that a function refers to, itself or in what is inlined into it.
     pub(super) fn by(&self, change: &Changed, diff: &Diff<'_>, infos: &Infos) -> Option<&'m str> {
         [(Side::Old, change.old), (Side::New, change.new)].into_iter().find_map(|(side, at)| {
-            let graph = self.meaning.graphs()[usize::from(side == Side::New)];
+            let graph = self.variables.graph(side);
             let inlined = infos.of(side).get(&at).into_iter().flat_map(|info| &info.inlined);
             let own = name_of(diff.program(side), at);
             let names = inlined.filter_map(|inlined| inlined.symbol.as_deref()).chain([own]);
-            let nodes = names.filter_map(|name| graph.nodes.get(self.meaning.key(name)));
-            let mut variables = nodes.flat_map(|node| variables_of(graph, node));
+            let nodes = names.filter_map(|name| graph.nodes.get(self.variables.meaning.key(name)));
+            let mut variables = nodes.flat_map(|node| self.variables.of(graph, node));
             variables.find_map(|name| self.names.get(name).copied())
         })
     }
@@ -60,20 +102,6 @@ impl<'m> Touched<'m> {
 
 fn references(node: &Node) -> impl Iterator<Item = &str> {
     node.calls.iter().chain(&node.others).map(|(name, _)| name.as_str())
-}
-
-/// The variables that code refers to, itself or by a function that only returns where they are.
-fn variables_of<'g>(graph: &'g Graph, node: &'g Node) -> impl Iterator<Item = &'g str> {
-    let is_code = node.kind == Some(Kind::Text);
-    let known = references(node).filter(move |_| is_code);
-    let known = known.filter_map(|name| graph.nodes.get_key_value(name));
-    known.flat_map(move |(name, node)| {
-        let is_variable = |node: &Node| node.kind.is_some_and(Kind::is_variable);
-        let own = is_variable(node).then_some(name.as_str());
-        let behind = references(node).filter(|_| node.is_accessor);
-        let behind = behind.filter(move |name| graph.nodes.get(*name).is_some_and(is_variable));
-        own.into_iter().chain(behind)
-    })
 }
 
 /// What can be reached in the old program.
@@ -91,8 +119,8 @@ fn alive<'m>(meaning: &'m Meaning, diff: &Diff<'m>) -> HashSet<&'m str> {
 }
 
 /// Variables of functions that nothing reached in the old program, and that the change reaches.
-fn newly_alive<'m>(meaning: &'m Meaning, diff: &Diff<'m>) -> HashSet<&'m str> {
-    let [_, new] = meaning.graphs();
+fn newly_alive<'m>(variables: &Variables<'m>, diff: &Diff<'m>) -> HashSet<&'m str> {
+    let (meaning, new) = (variables.meaning, variables.graph(Side::New));
     let alive = alive(meaning, diff);
     let mut found = HashSet::new();
     let mut seen: HashSet<&str> = HashSet::new();
@@ -100,7 +128,7 @@ fn newly_alive<'m>(meaning: &'m Meaning, diff: &Diff<'m>) -> HashSet<&'m str> {
     while let Some(node) = work.pop() {
         for name in references(node).filter(|name| !alive.contains(name)) {
             if let Some(node) = new.nodes.get(name).filter(|_| seen.insert(name)) {
-                found.extend(variables_of(new, node));
+                found.extend(variables.of(new, node));
                 work.push(node);
             }
         }
@@ -109,15 +137,15 @@ fn newly_alive<'m>(meaning: &'m Meaning, diff: &Diff<'m>) -> HashSet<&'m str> {
 }
 
 /// Variables whose address machine code or data gives away.
-fn given_away<'m>(program: &Program<'_>, meaning: &'m Meaning) -> HashSet<&'m str> {
+fn given_away<'m>(variables: &Variables<'m>, diff: &Diff<'m>) -> HashSet<&'m str> {
+    let (meaning, old, program) = (variables.meaning, variables.graph(Side::Old), &diff.old);
     let mut names = HashSet::new();
-    let [old, _] = meaning.graphs();
     for (at, section) in program.all() {
         let mut code: Option<Vec<Instruction>> = None;
         for reloc in &section.relocs {
             let Ref::Named { name, .. } = reference(program, at.unit, reloc) else { continue };
-            let Some((name, node)) = old.nodes.get_key_value(meaning.key(name)) else { continue };
-            if names.contains(name.as_str()) || !node.kind.is_some_and(Kind::is_variable) {
+            let name = meaning.key(name);
+            if names.contains(name) || !variables.is_one(old, name) {
                 continue;
             }
             let gives = section.kind != Kind::Text || {
@@ -125,7 +153,7 @@ fn given_away<'m>(program: &Program<'_>, meaning: &'m Meaning) -> HashSet<&'m st
                 is_argument(code, reloc.offset)
             };
             if gives {
-                names.insert(name.as_str());
+                names.insert(name);
             }
         }
     }
@@ -201,28 +229,46 @@ pub(crate) fn optimised(
     (brought, shared): (&[At], &[(At, At)]),
     code: &[FunctionInfo],
 ) -> BTreeSet<String> {
-    let Some(meaning) = diff.meaning.any() else { return BTreeSet::new() };
-    let [old, new] = meaning.graphs();
-    let is_variable = |graph: &Graph, name: &str| {
-        graph.nodes.get(name).is_some_and(|node| node.kind.is_some_and(Kind::is_variable))
-    };
+    let mut found = used_aside(diff, brought);
+    if let Some(meaning) = diff.meaning.any() {
+        found.extend(optimised_in(meaning, diff, (brought, shared), code));
+    }
+    found.into_iter().map(|name| declared(&demangle(name))).collect()
+}
+
+/// Those that come with the patch, and that the new code of a function refers to whose meaning did not change: the old one should have
+/// referred to it, too. This tells of dependencies that are compiled together with the program, and of which there is no raw code.
+fn used_aside<'d>(diff: &'d Diff<'_>, brought: &[At]) -> BTreeSet<&'d str> {
+    let names: HashSet<&str> = brought.iter().map(|at| diff.new.key(name_of(&diff.new, *at))).collect();
+    let replaced = diff.changed.iter().filter(|change| diff.compiled_for.contains_key(&change.old));
+    let same = diff.repartitioned.iter().copied().chain(replaced.map(|change| change.new));
+    let uses = same.map(|at| Uses::of(&diff.new, at));
+    uses.flat_map(|uses| uses.others.into_keys()).filter(|name| names.contains(name)).collect()
+}
+
+fn optimised_in<'m>(
+    meaning: &'m Meaning,
+    diff: &'m Diff<'_>,
+    (brought, shared): (&[At], &[(At, At)]),
+    code: &'m [FunctionInfo],
+) -> BTreeSet<&'m str> {
+    let variables = Variables::new(meaning, diff);
+    let (old, new) = (variables.graph(Side::Old), variables.graph(Side::New));
+    let is_own =
+        |name: &str| old.nodes.get(name).is_some_and(|node| node.kind.is_some_and(Kind::is_variable));
     let alive = alive(meaning, diff);
     let names = brought.iter().map(|at| meaning.key(whole(name_of(&diff.new, *at))));
-    let mut found: BTreeSet<&str> =
-        names.filter(|name| is_variable(old, name) && alive.contains(name)).collect();
+    let mut found: BTreeSet<&str> = names.filter(|name| is_own(name) && alive.contains(name)).collect();
     let others = shared.iter().filter(|(old, _)| !diff.old.section(*old).kind.is_variable());
     found.extend(others.map(|(_, at)| meaning.key(name_of(&diff.new, *at))));
-    let images = [&diff.old, &diff.new].map(|program| {
-        let data = program.image.all_symbols().filter(|(_, list)| list.iter().any(|symbol| !symbol.code));
-        data.map(|(name, _)| meaning.key(whole(name))).collect::<HashSet<&str>>()
-    });
     let symbols = code.iter().flat_map(|info| {
         info.inlined.iter().filter_map(|inlined| inlined.symbol.as_deref()).chain([info.symbol.as_str()])
     });
     let nodes = symbols.filter_map(|symbol| new.nodes.get(meaning.key(symbol)));
-    let referred = nodes.flat_map(|node| variables_of(new, node));
-    found.extend(referred.filter(|name| images[0].contains(name) && !images[1].contains(name)));
-    found.into_iter().map(|name| declared(&demangle(name))).collect()
+    let [in_old, in_new] = &variables.images;
+    let referred = nodes.flat_map(|node| variables.of(new, node));
+    found.extend(referred.filter(|name| in_old.contains(name) && !in_new.contains(name)));
+    found
 }
 
 /// The path that a person knows of a variable: a thread-local is inside what `thread_local!` makes.
