@@ -394,3 +394,58 @@ fn a_changed_function_that_is_new_to_the_image_is_not_brought_unselected() -> Re
     case.says(old)?;
     case.program.finish()
 }
+
+/// As long as one value is stored in the hook, `call` has it in its code.
+const HOOK: &str = r#"
+mod host;
+
+use std::hint::black_box;
+
+static mut HOOK: Option<fn(i64) -> i64> = None;
+
+fn double(n: i64) -> i64 {
+    n * 2
+}
+
+fn triple(n: i64) -> i64 { //+
+    n * 3 //+
+} //+
+
+#[inline(never)]
+fn set(n: i64) {
+    if n > 0 {
+        unsafe { HOOK = Some(double) }; //-
+        unsafe { HOOK = Some(if n == 5 { triple } else { double }) }; //+
+    }
+}
+
+#[inline(never)]
+fn call(n: i64) -> String {
+    let result = match unsafe { HOOK } {
+        Some(hook) => hook(n),
+        None => -1,
+    };
+    format!("gives {result}") //-
+    format!("yields {result}") //+
+}
+
+fn step() {
+    set(black_box(5));
+    println!("{}", call(black_box(3)));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_reader_that_knows_all_values_of_a_variable() -> Result<(), Failed> {
+    let mut case = case::Case::start("hook", HOOK)?;
+    case.says("gives 6")?;
+    let alone = case.apply(&["--function", "hook::set"])?.expect(exit::REFUSED, "apply")?.json;
+    assert_eq!(alone["missing"][0]["needs"], "hook::call", "{alone}");
+    case.says("gives 6")?;
+    case.there_and_back("yields 9", "gives 6")?;
+    case.program.finish()
+}

@@ -2,7 +2,7 @@
 //! and which other functions it cannot be parted from.
 //!
 //! An old function that stays must not rest on what the compiler knew about an old function that goes, nor a new one on
-//! what it knew about a new one that does not come (`diff/knowledge.rs`).
+//! what it knew about a new one that does not come (`diff/knowledge.rs`); nor on what it knew of a variable (`diff/variables.rs`).
 
 use super::describe::{Builds, changed_function};
 use super::held::Source;
@@ -10,6 +10,7 @@ use crate::diff::Diff;
 use crate::diff::compare::{Ref, reference};
 use crate::diff::knowledge::{Callers, Lost};
 use crate::diff::program::At;
+use crate::diff::variables::Touched;
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::guard::{self, FunctionInfo, GuardReport};
 use crate::source::{Change, Side};
@@ -56,6 +57,7 @@ pub(super) fn origins(
     for side in [Side::Old, Side::New] {
         called(diff, side, (functions, &infos), &mut ties);
     }
+    sharing(diff, functions, &infos, &mut ties);
     let mut out = Vec::new();
     for (at, (replaced, info)) in functions.iter().zip(&infos).enumerate() {
         let item = own_name(diff, replaced, *info);
@@ -133,6 +135,21 @@ impl Ties {
 
     fn with_all(&mut self, at: usize) {
         (0..self.0.len()).for_each(|other| self.tie(at, other));
+    }
+}
+
+/// Ties functions that refer to the same variable, of which the compiler may have known something that the change ends.
+fn sharing(diff: &Diff<'_>, functions: &[&Replaced], infos: &[Option<&FunctionInfo>], ties: &mut Ties) {
+    let Some(meaning) = diff.meaning.any().filter(|_| functions.len() > 1) else { return };
+    let touched = Touched::new(meaning, diff);
+    let mut users: HashMap<&str, BTreeSet<usize>> = HashMap::new();
+    for (at, (replaced, info)) in functions.iter().zip(infos).enumerate() {
+        for variable in touched.of(name_of(&diff.new, replaced.new), *info) {
+            users.entry(variable).or_default().insert(at);
+        }
+    }
+    for users in users.values() {
+        users.iter().for_each(|a| users.iter().for_each(|b| ties.tie(*a, *b)));
     }
 }
 

@@ -66,13 +66,13 @@ impl<'m> Variables<'m> {
 }
 
 /// Variables that the change reads, writes or gives away, and of which something may have been known.
-pub(super) struct Touched<'m> {
+pub(crate) struct Touched<'m> {
     variables: Variables<'m>,
     names: HashSet<&'m str>,
 }
 
 impl<'m> Touched<'m> {
-    pub(super) fn new(meaning: &'m Meaning, diff: &Diff<'m>) -> Self {
+    pub(crate) fn new(meaning: &'m Meaning, diff: &Diff<'m>) -> Self {
         let variables = Variables::new(meaning, diff);
         let mut names = HashSet::new();
         for graph in meaning.graphs() {
@@ -88,15 +88,27 @@ impl<'m> Touched<'m> {
 
     /// One of these variables that a function refers to, itself or in what is inlined into it.
     pub(super) fn by(&self, change: &Changed, diff: &Diff<'_>, infos: &Infos) -> Option<&'m str> {
-        [(Side::Old, change.old), (Side::New, change.new)].into_iter().find_map(|(side, at)| {
-            let graph = self.variables.graph(side);
-            let inlined = infos.of(side).get(&at).into_iter().flat_map(|info| &info.inlined);
-            let own = name_of(diff.program(side), at);
-            let names = inlined.filter_map(|inlined| inlined.symbol.as_deref()).chain([own]);
-            let nodes = names.filter_map(|name| graph.nodes.get(self.variables.meaning.key(name)));
-            let mut variables = nodes.flat_map(|node| self.variables.of(graph, node));
-            variables.find_map(|name| self.names.get(name).copied())
-        })
+        let sides = [(Side::Old, change.old), (Side::New, change.new)].into_iter();
+        let mut variables =
+            sides.flat_map(|(side, at)| self.of(name_of(diff.program(side), at), infos.of(side).get(&at)));
+        variables.next()
+    }
+
+    /// Those of these variables that a function refers to, itself or in what is inlined into it.
+    pub(crate) fn of<'s>(
+        &'s self,
+        symbol: &'s str,
+        info: Option<&'s FunctionInfo>,
+    ) -> impl Iterator<Item = &'m str> + 's {
+        let inlined = info.into_iter().flat_map(|info| &info.inlined);
+        let symbols = inlined.filter_map(|inlined| inlined.symbol.as_deref()).chain([symbol]);
+        let names = symbols.map(|symbol| self.variables.meaning.key(symbol));
+        let nodes = names.flat_map(|name| {
+            let graphs = [Side::Old, Side::New].map(|side| self.variables.graph(side));
+            graphs.into_iter().filter_map(move |graph| Some((graph, graph.nodes.get(name)?)))
+        });
+        let referred = nodes.flat_map(|(graph, node)| self.variables.of(graph, node));
+        referred.filter_map(|name| self.names.get(name).copied())
     }
 }
 
