@@ -65,6 +65,24 @@ impl<'m> Variables<'m> {
     }
 }
 
+impl<'m> Variables<'m> {
+    /// The variables that changed functions refer to, and so those that they call: what one of these stores may have been known from what
+    /// it was called with so far.
+    fn reached(&self, graph: &'m Graph, settled: &HashSet<&str>) -> HashSet<&'m str> {
+        let mut found = HashSet::new();
+        let mut seen: HashSet<&str> = HashSet::new();
+        let changed = self.meaning.changed.iter();
+        let mut work: Vec<&Node> = changed.filter_map(|name| graph.nodes.get(name)).collect();
+        while let Some(node) = work.pop() {
+            found.extend(self.of(graph, node));
+            let open = references(node).filter(|name| !settled.contains(name));
+            let open = open.filter_map(|name| graph.nodes.get(name).filter(|_| seen.insert(name)));
+            work.extend(open.filter(|node| node.kind == Some(Kind::Text)));
+        }
+        found
+    }
+}
+
 /// Variables that the change reads, writes or gives away, and of which something may have been known.
 pub(crate) struct Touched<'m> {
     variables: Variables<'m>,
@@ -75,12 +93,10 @@ impl<'m> Touched<'m> {
     pub(crate) fn new(meaning: &'m Meaning, diff: &Diff<'m>) -> Self {
         let variables = Variables::new(meaning, diff);
         let mut names = HashSet::new();
+        let settled = settled(meaning, diff);
         for graph in meaning.graphs() {
-            for node in meaning.changed.iter().filter_map(|name| graph.nodes.get(name)) {
-                names.extend(variables.of(graph, node));
-            }
+            names.extend(variables.reached(graph, &settled));
         }
-        names.extend(newly_alive(&variables, diff));
         let given_away = if names.is_empty() { HashSet::new() } else { given_away(&variables, diff) };
         names.retain(|name| !given_away.contains(name));
         Self { variables, names }
@@ -130,22 +146,16 @@ fn alive<'m>(meaning: &'m Meaning, diff: &Diff<'m>) -> HashSet<&'m str> {
     alive
 }
 
-/// Variables of functions that nothing reached in the old program, and that the change reaches.
-fn newly_alive<'m>(variables: &Variables<'m>, diff: &Diff<'m>) -> HashSet<&'m str> {
-    let (meaning, new) = (variables.meaning, variables.graph(Side::New));
-    let alive = alive(meaning, diff);
-    let mut found = HashSet::new();
-    let mut seen: HashSet<&str> = HashSet::new();
-    let mut work: Vec<&Node> = meaning.changed.iter().filter_map(|name| new.nodes.get(name)).collect();
-    while let Some(node) = work.pop() {
-        for name in references(node).filter(|name| !alive.contains(name)) {
-            if let Some(node) = new.nodes.get(name).filter(|_| seen.insert(name)) {
-                found.extend(variables.of(new, node));
-                work.push(node);
-            }
-        }
-    }
-    found
+/// Functions that both programs have with the same code: what they do to variables does not depend on who calls them.
+fn settled<'m>(meaning: &'m Meaning, diff: &Diff<'m>) -> HashSet<&'m str> {
+    let [old, new] = [&diff.old, &diff.new].map(|program| {
+        let symbols = program.image.all_symbols();
+        let code = symbols.filter(|(_, list)| list.iter().any(|symbol| symbol.code));
+        code.map(|(name, _)| meaning.key(name)).collect::<HashSet<&str>>()
+    });
+    let differing = diff.changed.iter().map(|change| change.new).chain(diff.repartitioned.iter().copied());
+    let differing: HashSet<&str> = differing.map(|at| meaning.key(name_of(&diff.new, at))).collect();
+    old.intersection(&new).filter(|name| !differing.contains(*name)).copied().collect()
 }
 
 /// Variables whose address machine code or data gives away.
