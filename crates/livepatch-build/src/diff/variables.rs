@@ -5,7 +5,8 @@
 //! ranges). A change that reads or writes it elsewhere ends that, for functions of which not a word changed. All that may rest on
 //! such a variable and whose code differs is replaced, too.
 //!
-//! Nothing is known of a variable whose address is given away: as an argument of a call, or in data.
+//! Nothing is known of a variable whose address is given away, as an argument of a call or in data, or that is counted atomically: these
+//! analyses follow loads and stores alone.
 
 use super::compare::{Ref, reference};
 use super::graph::{Graph, Node};
@@ -158,7 +159,7 @@ fn settled<'m>(meaning: &'m Meaning, diff: &Diff<'m>) -> HashSet<&'m str> {
     old.intersection(&new).filter(|name| !differing.contains(*name)).copied().collect()
 }
 
-/// Variables whose address machine code or data gives away.
+/// Variables of which machine code or data show that nothing can have been known.
 fn given_away<'m>(variables: &Variables<'m>, diff: &Diff<'m>) -> HashSet<&'m str> {
     let (meaning, old, program) = (variables.meaning, variables.graph(Side::Old), &diff.old);
     let mut names = HashSet::new();
@@ -172,7 +173,7 @@ fn given_away<'m>(variables: &Variables<'m>, diff: &Diff<'m>) -> HashSet<&'m str
             }
             let gives = section.kind != Kind::Text || {
                 let code = code.get_or_insert_with(|| instructions(section));
-                is_argument(code, reloc.offset)
+                is_given_away(code, reloc.offset)
             };
             if gives {
                 names.insert(name);
@@ -186,11 +187,15 @@ fn instructions(section: &Section<'_>) -> Vec<Instruction> {
     Decoder::new(64, section.bytes, DecoderOptions::NONE).into_iter().collect()
 }
 
-/// Whether the address that the instruction with this relocation forms is an argument of the next call.
-fn is_argument(code: &[Instruction], reloc: u64) -> bool {
+/// Whether the address that the instruction with this relocation forms is an argument of the next call, or it reads and writes at once:
+/// either is more than the loads and stores that the compiler follows.
+fn is_given_away(code: &[Instruction], reloc: u64) -> bool {
     let at = code.partition_point(|instruction| instruction.next_ip() <= reloc);
     let Some((first, rest)) = code.get(at..).and_then(<[Instruction]>::split_first) else { return false };
     let register = first.op0_register();
+    if first.has_lock_prefix() {
+        return true;
+    }
     if first.mnemonic() != Mnemonic::Lea || !ARGUMENTS.contains(&register) {
         return false;
     }
