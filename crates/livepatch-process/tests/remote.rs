@@ -405,13 +405,18 @@ fn killed_during_a_call() {
     assert!(ended, "{lost:?}");
 }
 
+/// A thread that calls a function without pause, the function, and its first byte.
+fn calls_hot(victim: &mut Victim) -> (Tid, RunAddr, [u8; 1]) {
+    let hot = Tid(victim.ask("hot").parse().unwrap());
+    let entry = victim.fact("hot");
+    (hot, entry, victim.process().read_array(entry).unwrap())
+}
+
 #[test]
 fn a_breakpoint_holds_threads_and_leaves_no_trace() {
     let mut victim = Victim::start();
-    let hot = Tid(victim.ask("hot").parse().unwrap());
+    let (hot, entry, original) = calls_hot(&mut victim);
     let process = victim.process();
-    let entry = victim.fact("hot");
-    let original: [u8; 1] = process.read_array(entry).unwrap();
     let mut seized = victim.seize();
     seized.set_breakpoints(Breakpoints::from([(entry, None)]));
     for _ in 0..50 {
@@ -443,10 +448,8 @@ fn a_breakpoint_holds_threads_and_leaves_no_trace() {
 #[test]
 fn a_thread_passes_on_sight_so_many_times_and_no_more() {
     let mut victim = Victim::start();
-    let hot = Tid(victim.ask("hot").parse().unwrap());
+    let (hot, entry, original) = calls_hot(&mut victim);
     let process = victim.process();
-    let entry = victim.fact("hot");
-    let original: [u8; 1] = process.read_array(entry).unwrap();
     let mut seized = victim.seize();
     // It is sent to where it was, and comes to the breakpoint again at once.
     seized.set_breakpoints(Breakpoints::from([(entry, Some(entry))]));

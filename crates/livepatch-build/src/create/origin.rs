@@ -9,7 +9,7 @@ use super::held::Source;
 use crate::diff::Diff;
 use crate::diff::compare::{Ref, reference};
 use crate::diff::knowledge::{Callers, Lost};
-use crate::diff::program::At;
+use crate::diff::program::{At, Program};
 use crate::diff::variables::Touched;
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::guard::{self, FunctionInfo, GuardReport};
@@ -58,11 +58,13 @@ pub(super) fn origins(
         called(diff, side, (functions, &infos), &mut ties);
     }
     sharing(diff, functions, &infos, &mut ties);
+    let brought = emitted.brought.iter().filter(|item| item.kind == NewItemKind::Function);
+    let brought: BTreeSet<At> = brought.map(|item| item.at).collect();
     let mut out = Vec::new();
     for (at, (replaced, info)) in functions.iter().zip(&infos).enumerate() {
         let item = own_name(diff, replaced, *info);
         let (mut holds, certain) = source.held(replaced, &item, *info);
-        for at in brought_by(diff, emitted, replaced.new) {
+        for at in brought_by(&diff.new, &brought, replaced.new) {
             let symbol = name_of(&diff.new, at);
             let info = judged.functions.iter().find(|info| info.symbol == symbol);
             holds.extend(info.into_iter().flat_map(|info| source.carried(info)));
@@ -80,23 +82,20 @@ pub(super) fn origins(
     out
 }
 
-/// The functions that a replaced one brings along, directly or not. What is new to the image is not always new to the source: its old
+/// Those of the brought functions that a replaced one brings along, directly or not. What is new to the image is not always new to the source: its old
 /// code was merged with other code, or nothing called it.
-fn brought_by(diff: &Diff<'_>, emitted: &Emitted, new: At) -> Vec<At> {
-    let program = &diff.new;
-    let functions = emitted.brought.iter().filter(|item| item.kind == NewItemKind::Function);
-    let functions: BTreeSet<At> = functions.map(|item| item.at).collect();
+fn brought_by(program: &Program<'_>, brought: &BTreeSet<At>, new: At) -> Vec<At> {
     let (mut found, mut seen, mut work) = (Vec::new(), BTreeSet::from([new]), vec![new]);
     while let Some(at) = work.pop() {
         for reloc in &program.section(at).relocs {
             let to = match reference(program, at.unit, reloc) {
-                Ref::Named { at: Some(to), .. } if functions.contains(&to) => to,
+                Ref::Named { at: Some(to), .. } if brought.contains(&to) => to,
                 Ref::Constant { at: to, .. } => to,
                 Ref::Named { .. } => continue,
             };
             if seen.insert(to) {
                 work.push(to);
-                found.extend(functions.contains(&to).then_some(to));
+                found.extend(brought.contains(&to).then_some(to));
             }
         }
     }
@@ -140,8 +139,8 @@ impl Ties {
 
 /// Ties functions that refer to the same variable, of which the compiler may have known something that the change ends.
 fn sharing(diff: &Diff<'_>, functions: &[&Replaced], infos: &[Option<&FunctionInfo>], ties: &mut Ties) {
-    let Some(meaning) = diff.meaning.any().filter(|_| functions.len() > 1) else { return };
-    let touched = Touched::new(meaning, diff);
+    let Some(meaning) = diff.meaning.any().filter(|_| !diff.touched.is_empty()) else { return };
+    let touched = Touched::found(meaning, diff);
     let mut users: HashMap<&str, BTreeSet<usize>> = HashMap::new();
     for (at, (replaced, info)) in functions.iter().zip(infos).enumerate() {
         for variable in touched.of(name_of(&diff.new, replaced.new), *info) {

@@ -229,7 +229,18 @@ fn is_panic(path: &str) -> bool {
     known.iter().any(|known| path.starts_with(known)) && !is_nounwind(path)
 }
 
-fn instructions(bytes: &[u8]) -> Vec<Instruction> {
+/// Whether an instruction writes to a register, given by its full width, or to a part of it.
+pub(super) fn writes(
+    instruction: &Instruction,
+    register: Register,
+    factory: &mut InstructionInfoFactory,
+) -> bool {
+    let is_write = |access| !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
+    let mut used = factory.info(instruction).used_registers().iter();
+    used.any(|used| used.register().full_register() == register && is_write(used.access()))
+}
+
+pub(super) fn instructions(bytes: &[u8]) -> Vec<Instruction> {
     Decoder::new(64, bytes, DecoderOptions::NONE).into_iter().collect()
 }
 
@@ -259,13 +270,7 @@ fn is_narrow(code: &[Instruction], result: Register) -> bool {
 fn is_open(code: &[Instruction], targets: &BTreeSet<u64>, result: Register) -> bool {
     let mut factory = InstructionInfoFactory::new();
     for instruction in code.iter().rev() {
-        let is_write = |access| !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
-        let writes = |wanted: Register, factory: &mut InstructionInfoFactory| {
-            let info = factory.info(instruction);
-            let mut used = info.used_registers().iter();
-            used.any(|used| used.register().full_register() == wanted && is_write(used.access()))
-        };
-        if writes(result, &mut factory) {
+        if writes(instruction, result, &mut factory) {
             let from_memory = instruction.op_count() > 1 && instruction.op_kind(1) == OpKind::Memory;
             return match instruction.mnemonic() {
                 Mnemonic::Mov => from_memory,
@@ -275,7 +280,7 @@ fn is_open(code: &[Instruction], targets: &BTreeSet<u64>, result: Register) -> b
                 _ => false,
             };
         }
-        let returns_float = writes(Register::ZMM0, &mut factory);
+        let returns_float = writes(instruction, Register::ZMM0, &mut factory);
         let ends_block =
             instruction.flow_control() != FlowControl::Next || targets.contains(&instruction.ip());
         if ends_block || returns_float {

@@ -96,6 +96,8 @@ pub struct Diff<'a> {
     pub unsettled: Vec<CopySet>,
     /// Old functions that were taken in because they may have been compiled for another function, or for a variable, and what that is.
     pub compiled_for: HashMap<At, String>,
+    /// Variables that the change touches, and of which the compiler may have known something, by their names in raw code.
+    pub touched: HashSet<String>,
     /// New code that differs only because the compiler divided the crate in another way.
     pub repartitioned: Vec<At>,
     /// What of the two builds means something else, where raw code tells.
@@ -213,6 +215,7 @@ fn diff_scope<'a>(
         unsettled,
         repartitioned: Vec::new(),
         compiled_for: HashMap::new(),
+        touched: HashSet::new(),
         meaning: Known::Nothing,
         partners,
         twins,

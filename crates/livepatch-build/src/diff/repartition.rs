@@ -102,6 +102,7 @@ pub fn set_aside(
         }
         true
     });
+    let touched = touched.map(|touched| touched.names()).unwrap_or_default();
     let resting = resting_on(diff, &real, &infos);
     let is_reached = |set: &CopySet| {
         set.old.iter().any(|at| resting.contains_key(at) || judge.may_reach(*at, Side::Old))
@@ -109,6 +110,7 @@ pub fn set_aside(
     };
     let unsettled: Vec<CopySet> = diff.unsettled.iter().filter(|set| is_reached(set)).cloned().collect();
     drop(judge);
+    diff.touched = touched;
     diff.initialisers.retain(|(_, new)| !variables.contains(new));
     // Something changed in the source and something differs in the code, so not all of it can be beside the point.
     if real.is_empty() {

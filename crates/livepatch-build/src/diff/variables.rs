@@ -10,7 +10,7 @@
 
 use super::compare::{Ref, reference};
 use super::graph::{Graph, Node};
-use super::knowledge::ARGUMENTS;
+use super::knowledge::{ARGUMENTS, instructions, writes};
 use super::meaning::Meaning;
 use super::program::{At, Program};
 use super::repartition::Infos;
@@ -18,11 +18,9 @@ use super::uses::Uses;
 use super::{Changed, Diff};
 use crate::emit::name_of;
 use crate::guard::{FunctionInfo, demangle};
-use crate::objects::{Kind, Reloc, Section};
+use crate::objects::{Kind, Reloc};
 use crate::source::Side;
-use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
-};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess};
 use livepatch_patch::reloc::{Formula, RelocKind};
 use std::collections::{BTreeSet, HashSet};
 
@@ -91,7 +89,8 @@ pub(crate) struct Touched<'m> {
 }
 
 impl<'m> Touched<'m> {
-    pub(crate) fn new(meaning: &'m Meaning, diff: &Diff<'m>) -> Self {
+    /// Finds them.
+    pub(super) fn new(meaning: &'m Meaning, diff: &Diff<'m>) -> Self {
         let variables = Variables::new(meaning, diff);
         let mut names = HashSet::new();
         let settled = settled(meaning, diff);
@@ -101,6 +100,16 @@ impl<'m> Touched<'m> {
         let given_away = if names.is_empty() { HashSet::new() } else { given_away(&variables, diff) };
         names.retain(|name| !given_away.contains(name));
         Self { variables, names }
+    }
+
+    /// Those that were found.
+    pub(crate) fn found(meaning: &'m Meaning, diff: &'m Diff<'_>) -> Self {
+        let names = diff.touched.iter().map(String::as_str).collect();
+        Self { variables: Variables::new(meaning, diff), names }
+    }
+
+    pub(super) fn names(&self) -> HashSet<String> {
+        self.names.iter().map(|name| (*name).to_owned()).collect()
     }
 
     /// One of these variables that a function refers to, itself or in what is inlined into it.
@@ -172,7 +181,7 @@ fn given_away<'m>(variables: &Variables<'m>, diff: &Diff<'m>) -> HashSet<&'m str
                 continue;
             }
             let gives = section.kind != Kind::Text || {
-                let code = code.get_or_insert_with(|| instructions(section));
+                let code = code.get_or_insert_with(|| instructions(section.bytes));
                 is_given_away(code, reloc.offset)
             };
             if gives {
@@ -181,10 +190,6 @@ fn given_away<'m>(variables: &Variables<'m>, diff: &Diff<'m>) -> HashSet<&'m str
         }
     }
     names
-}
-
-fn instructions(section: &Section<'_>) -> Vec<Instruction> {
-    Decoder::new(64, section.bytes, DecoderOptions::NONE).into_iter().collect()
 }
 
 /// Whether the address that the instruction with this relocation forms is an argument of the next call, or it reads and writes at once:
@@ -206,10 +211,7 @@ fn is_given_away(code: &[Instruction], reloc: u64) -> bool {
             FlowControl::Next => {}
             _ => return false,
         }
-        let info = factory.info(instruction);
-        let is_write = |access| !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
-        let mut used = info.used_registers().iter();
-        if used.any(|used| used.register().full_register() == register && is_write(used.access())) {
+        if writes(instruction, register, &mut factory) {
             return false;
         }
     }
@@ -231,7 +233,7 @@ pub(super) fn is_accessor(program: &Program<'_>, at: At) -> bool {
         return false;
     }
     let mut factory = InstructionInfoFactory::new();
-    instructions(section).iter().all(|instruction| {
+    instructions(section.bytes).iter().all(|instruction| {
         let loads_address = instruction.mnemonic() == Mnemonic::Mov && instruction.is_ip_rel_memory_operand();
         let by_table = loads_address && {
             let relocs = section.relocs.iter();
