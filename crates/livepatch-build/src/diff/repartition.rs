@@ -49,8 +49,11 @@ pub(super) struct Infos {
 
 impl Infos {
     fn read(diff: &Diff<'_>, old_build: &Build, new_build: &Build) -> Result<Self, GuardError> {
-        let old: Vec<At> = diff.changed.iter().map(|c| c.old).chain(sets(diff, |set| &set.old)).collect();
-        let new: Vec<At> = diff.changed.iter().map(|c| c.new).chain(sets(diff, |set| &set.new)).collect();
+        let copies = |on| {
+            diff.unsettled.iter().flat_map(copies).filter_map(move |(side, at)| (side == on).then_some(at))
+        };
+        let old: Vec<At> = diff.changed.iter().map(|c| c.old).chain(copies(Side::Old)).collect();
+        let new: Vec<At> = diff.changed.iter().map(|c| c.new).chain(copies(Side::New)).collect();
         let (old, new) = rayon::join(
             || described(&diff.old, old_build, old.into_iter()),
             || described(&diff.new, new_build, new.into_iter()),
@@ -102,13 +105,15 @@ pub fn set_aside(
         }
         true
     });
-    let touched = touched.map(|touched| touched.names()).unwrap_or_default();
     let resting = resting_on(diff, &real, &infos);
     let is_reached = |set: &CopySet| {
-        set.old.iter().any(|at| resting.contains_key(at) || judge.may_reach(*at, Side::Old))
-            || set.new.iter().any(|at| judge.may_reach(*at, Side::New))
+        let rests =
+            |side, at| touched.as_ref().is_some_and(|touched| touched.is_in((side, at), diff, &infos));
+        set.old.iter().any(|at| resting.contains_key(at))
+            || copies(set).any(|(side, at)| judge.may_reach(at, side) || rests(side, at))
     };
     let unsettled: Vec<CopySet> = diff.unsettled.iter().filter(|set| is_reached(set)).cloned().collect();
+    let touched = touched.as_ref().map(Touched::names).unwrap_or_default();
     drop(judge);
     diff.touched = touched;
     diff.initialisers.retain(|(_, new)| !variables.contains(new));
@@ -149,11 +154,9 @@ fn changed_crates(old: &Build, new: &Build) -> HashSet<String> {
         .collect()
 }
 
-fn sets<'d>(
-    diff: &'d Diff<'_>,
-    side: impl Fn(&'d CopySet) -> &'d Vec<At> + 'd,
-) -> impl Iterator<Item = At> + 'd {
-    diff.unsettled.iter().flat_map(move |set| side(set).iter().copied())
+fn copies(set: &CopySet) -> impl Iterator<Item = (Side, At)> {
+    let old = set.old.iter().map(|at| (Side::Old, *at));
+    old.chain(set.new.iter().map(|at| (Side::New, *at)))
 }
 
 fn is_global(program: &Program<'_>, at: At) -> bool {

@@ -65,8 +65,8 @@ impl<'m> Variables<'m> {
 }
 
 impl<'m> Variables<'m> {
-    /// The variables that changed functions refer to, and so those that they call: what one of these stores may have been known from what
-    /// it was called with so far.
+    /// The variables that changed functions refer to, and so those that they call or reach by the address, of a table as well: what one of
+    /// these stores may have been known from what it was called with so far.
     fn reached(&self, graph: &'m Graph, settled: &HashSet<&str>) -> HashSet<&'m str> {
         let mut found = HashSet::new();
         let mut seen: HashSet<&str> = HashSet::new();
@@ -75,8 +75,7 @@ impl<'m> Variables<'m> {
         while let Some(node) = work.pop() {
             found.extend(self.of(graph, node));
             let open = references(node).filter(|name| !settled.contains(name));
-            let open = open.filter_map(|name| graph.nodes.get(name).filter(|_| seen.insert(name)));
-            work.extend(open.filter(|node| node.kind == Some(Kind::Text)));
+            work.extend(open.filter_map(|name| graph.nodes.get(name).filter(|_| seen.insert(name))));
         }
         found
     }
@@ -114,10 +113,17 @@ impl<'m> Touched<'m> {
 
     /// One of these variables that a function refers to, itself or in what is inlined into it.
     pub(super) fn by(&self, change: &Changed, diff: &Diff<'_>, infos: &Infos) -> Option<&'m str> {
-        let sides = [(Side::Old, change.old), (Side::New, change.new)].into_iter();
-        let mut variables =
-            sides.flat_map(|(side, at)| self.of(name_of(diff.program(side), at), infos.of(side).get(&at)));
-        variables.next()
+        let sides = [(Side::Old, change.old), (Side::New, change.new)];
+        sides.into_iter().find_map(|place| self.first(place, diff, infos))
+    }
+
+    /// Whether a function of one of the programs refers to one of these variables.
+    pub(super) fn is_in(&self, place: (Side, At), diff: &Diff<'_>, infos: &Infos) -> bool {
+        self.first(place, diff, infos).is_some()
+    }
+
+    fn first(&self, (side, at): (Side, At), diff: &Diff<'_>, infos: &Infos) -> Option<&'m str> {
+        self.of(name_of(diff.program(side), at), infos.of(side).get(&at)).next()
     }
 
     /// Those of these variables that a function refers to, itself or in what is inlined into it.
