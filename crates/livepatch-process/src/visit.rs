@@ -7,9 +7,10 @@
 //! (`Documentation/features/sched/membarrier-sync-core/arch-support.txt`). So after a visit to every processor no code runs in
 //! the target that was fetched before the visit began. Nothing is asked of the target for it, and none of its threads waits.
 //!
-//! One thread for each processor is bound to it ahead of time and sleeps there. A processor that does not get to it in time (a
-//! thread with real-time priority holds it), one that this tool may not use, or one that comes online meanwhile fails the round, and
-//! the caller has to do otherwise.
+//! One thread for each processor is bound to it ahead of time and sleeps there, with real-time priority where that is permitted: it
+//! runs for microseconds, and else would wait for its turn behind the program's threads, which takes milliseconds. A processor that
+//! does not get to it in time (a thread with a higher priority holds it), one that this tool may not use, or one that comes online
+//! meanwhile fails the round, and the caller has to do otherwise.
 
 use crate::sys;
 use std::sync::Arc;
@@ -124,6 +125,7 @@ impl Drop for Visitors {
 
 impl Place {
     fn wait_for_orders(&self, starter: &Thread) {
+        sys::run_at_once();
         let mut answer = if sys::bind_to_processor(self.processor) { BOUND } else { FAILED };
         let mut last = NOTHING;
         loop {
