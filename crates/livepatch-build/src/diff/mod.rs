@@ -104,6 +104,8 @@ pub struct Diff<'a> {
     pub meaning: Known,
     /// New section → old section, for everything that lives on.
     pub partners: HashMap<At, At>,
+    /// Parts of variables of which the old program has only others.
+    pub partial: HashSet<At>,
     /// Constants and functions of the new program whose equal twin is in the old image (new → old).
     pub twins: HashMap<At, At>,
 }
@@ -202,7 +204,7 @@ fn diff_scope<'a>(
             &mut twins,
             &mut changed,
             &mut unsettled,
-            &new_program,
+            (&old_program, &new_program),
         );
     }
     let special = special_differences(&old_program, &new_program, &mut comparer);
@@ -218,6 +220,7 @@ fn diff_scope<'a>(
         touched: HashSet::new(),
         meaning: Known::Nothing,
         partners,
+        partial: pairs.partial,
         twins,
         old: old_program,
         new: new_program,

@@ -22,6 +22,19 @@ pub fn normalise(name: &str) -> &str {
     }
 }
 
+/// The numbers of the parts that the optimiser took a variable apart into, from a name such as `NAME.1.llvm.77123`.
+pub fn parts(name: &str) -> impl Iterator<Item = &str> {
+    let mut rest = name[normalise(name).len()..].split('.').skip(1);
+    std::iter::from_fn(move || {
+        let mut part = rest.next()?;
+        while part == "llvm" {
+            rest.next();
+            part = rest.next()?;
+        }
+        Some(part)
+    })
+}
+
 /// Whether a name of read-only data says nothing about which datum it is: constants are numbered or hashed anew in
 /// each build, so their contents are their identity.
 pub fn is_anonymous(name: &str, global: bool) -> bool {
@@ -31,6 +44,15 @@ pub fn is_anonymous(name: &str, global: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_variables_are_told_apart() {
+        let numbers = |name| parts(name).collect::<Vec<_>>();
+        assert_eq!(numbers("_ZN3log6LOGGER17h0123E"), [""; 0]);
+        assert_eq!(numbers("_ZN3log6LOGGER17h0123E.llvm.77123"), [""; 0]);
+        assert_eq!(numbers("_ZN3log6LOGGER17h0123E.1.llvm.77123"), ["1"]);
+        assert_eq!(numbers("_RNvC3log6LOGGER.llvm.5.0.2"), ["0", "2"]);
+    }
 
     #[test]
     fn suffixes_of_a_build_are_dropped() {

@@ -6,7 +6,7 @@
 
 use super::Changed;
 use super::compare::{Comparer, Verdict};
-use super::names::is_anonymous;
+use super::names::{is_anonymous, parts};
 use super::program::{At, Program};
 use crate::objects::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,6 +31,8 @@ pub(super) struct Pairs<'a> {
     pub ambiguous_names: HashSet<&'a str>,
     /// Old section → every new section of one of its names.
     pub continued: HashMap<At, Vec<At>>,
+    /// New variables of which the old program has only other parts.
+    pub partial: HashSet<At>,
 }
 
 /// What the linker kept of a program, by name.
@@ -62,19 +64,30 @@ pub(super) fn pair<'a>(
                 result.partners.entry(new_at).or_insert(old_at);
             }
         };
+        let same_part = |old_at: At, new_at: At| is_same_part((old, old_at), (new, new_at));
+        news.retain(|new_at| {
+            let fits = olds.iter().any(|old_at| same_part(*old_at, *new_at));
+            if !fits {
+                result.partial.insert(*new_at);
+            }
+            fits
+        });
         if let ([old_at], [new_at]) = (olds.as_slice(), news.as_slice()) {
             join(*old_at, *new_at);
             continue;
         }
         news.retain(|new_at| {
-            let same_object = |old_at: &At| old.unit(*old_at).key() == new.unit(*new_at).key();
+            let same_object = |old_at: &At| {
+                old.unit(*old_at).key() == new.unit(*new_at).key() && same_part(*old_at, *new_at)
+            };
             let Some(index) = olds.iter().position(same_object) else { return true };
             join(olds.remove(index), *new_at);
             false
         });
         match (olds.as_slice(), news.as_slice()) {
             ([], _) => {}
-            ([old_at], [new_at]) => join(*old_at, *new_at),
+            ([old_at], [new_at]) if same_part(*old_at, *new_at) => join(*old_at, *new_at),
+            (_, []) if olds.iter().all(|at| old.section(*at).kind.is_variable()) => {}
             // Copies that the new build no longer has: their callers now use one of the others.
             (_, []) => result.sets.push(CopySet {
                 name: (*name).to_owned(),
@@ -85,6 +98,18 @@ pub(super) fn pair<'a>(
         }
     }
     result
+}
+
+/// Whether variables of one name are the same part of what the source declares: the optimiser takes variables apart, and their parts
+/// have numbers. There is one definition of a variable, so that a number says nothing else.
+fn is_same_part((old, old_at): (&Program<'_>, At), (new, new_at): (&Program<'_>, At)) -> bool {
+    let is_variable = old.section(old_at).kind.is_variable() && new.section(new_at).kind.is_variable();
+    !is_variable || !numbers(old, old_at).is_disjoint(&numbers(new, new_at))
+}
+
+fn numbers<'a>(program: &Program<'a>, at: At) -> HashSet<Vec<&'a str>> {
+    let unit = program.unit(at);
+    program.section(at).symbols.iter().map(|ix| parts(unit.symbol(*ix).name).collect()).collect()
 }
 
 /// Sections by normalised names.
@@ -121,12 +146,13 @@ pub(super) fn settle(
     twins: &mut HashMap<At, At>,
     changed: &mut Vec<Changed>,
     unsettled: &mut Vec<CopySet>,
-    new: &Program<'_>,
+    (old, new): (&Program<'_>, &Program<'_>),
 ) {
     let agree = set.new.len() == 1;
     let mut left = Vec::new();
     for old_at in set.old {
-        let equal = set.new.iter().find(|new_at| comparer.compare(old_at, **new_at).is_equal());
+        let fits = |new_at: &&At| is_same_part((old, old_at), (new, **new_at));
+        let equal = set.new.iter().filter(fits).find(|new_at| comparer.compare(old_at, **new_at).is_equal());
         match equal {
             Some(new_at) => {
                 partners.entry(*new_at).or_insert(old_at);

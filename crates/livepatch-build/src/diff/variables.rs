@@ -265,6 +265,7 @@ pub(crate) fn optimised(
     code: &[FunctionInfo],
 ) -> BTreeSet<String> {
     let mut found = used_aside(diff, brought);
+    found.extend(brought.iter().filter(|at| diff.partial.contains(at)).map(|at| name_of(&diff.new, *at)));
     if let Some(meaning) = diff.meaning.any() {
         found.extend(optimised_in(meaning, diff, (brought, shared), code));
     }

@@ -8,6 +8,7 @@ use gimli::{AttributeValue, EntriesRaw, Section, constants as c};
 use livepatch_patch::LinkAddr;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
 
 /// What to look for.
 #[derive(Default)]
@@ -30,7 +31,7 @@ pub(super) struct Wanted {
 #[derive(Default)]
 pub(super) struct Found {
     /// Several entries may name one place (variables without size).
-    pub(super) statics: BTreeMap<StaticPlace, Vec<DieId>>,
+    pub(super) statics: BTreeMap<StaticPlace, Vec<Described>>,
     /// Symbols and entries of the variables that are wanted by their symbol.
     pub(super) variables: Vec<(String, DieId)>,
     /// Parent and labels such as `closure#0`.
@@ -42,6 +43,14 @@ pub(super) struct Found {
     pub(super) vtables: Vec<DieId>,
     /// Crates (as far as unit names tell) of which some unit describes types.
     pub(super) typed: BTreeSet<String>,
+}
+
+/// A variable that lies at a place, or a part of it.
+#[derive(Clone)]
+pub(super) struct Described {
+    pub(super) id: DieId,
+    /// Where the part lies in the variable, in bits, if the optimiser took it apart.
+    pub(super) part: Option<Range<u64>>,
 }
 
 /// Scans an image.
@@ -144,8 +153,8 @@ impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
                     self.found.variables.push((symbol.into_owned(), id));
                 }
             }
-            if let Some(place) = found.location.and_then(|location| self.place(location)) {
-                self.found.statics.entry(place).or_default().push(id);
+            for (place, part) in found.location.map(|location| self.places(location)).unwrap_or_default() {
+                self.found.statics.entry(place).or_default().push(Described { id, part });
             }
             return Ok(());
         }
@@ -217,36 +226,33 @@ impl<'s, 'd, 'a> UnitScan<'s, 'd, 'a> {
         names.join("::")
     }
 
-    /// The wanted place that a location names. A variable that the optimiser took apart has several.
-    fn place(&self, location: Value<'a>) -> Option<StaticPlace> {
-        let AttributeValue::Exprloc(expression) = location else { return None };
+    /// The wanted places that a location names. A variable that the optimiser took apart has several, each followed by its size.
+    fn places(&self, location: Value<'a>) -> Vec<(StaticPlace, Option<Range<u64>>)> {
+        let AttributeValue::Exprloc(expression) = location else { return Vec::new() };
         let mut operations = expression.operations(self.unit.unit.encoding());
-        let mut constant = None;
+        let indexed = |index| self.debug.dwarf.address(&self.unit.unit, index).ok();
+        let (mut constant, mut place, mut parts_end) = (None, None, 0);
+        let mut places = Vec::new();
         while let Ok(Some(operation)) = operations.next() {
-            let place = match operation {
-                gimli::Operation::Address { address } => Some(StaticPlace::Data(LinkAddr(address))),
-                gimli::Operation::AddressIndex { index } => self
-                    .debug
-                    .dwarf
-                    .address(&self.unit.unit, index)
-                    .ok()
-                    .map(|addr| StaticPlace::Data(LinkAddr(addr))),
-                gimli::Operation::UnsignedConstant { value } => {
-                    constant = Some(value);
-                    None
+            match operation {
+                gimli::Operation::Address { address } => place = Some(StaticPlace::Data(LinkAddr(address))),
+                gimli::Operation::AddressIndex { index } => {
+                    place = indexed(index).map(|addr| StaticPlace::Data(LinkAddr(addr)));
                 }
-                gimli::Operation::ConstantIndex { index } => {
-                    constant = self.debug.dwarf.address(&self.unit.unit, index).ok();
-                    None
+                gimli::Operation::UnsignedConstant { value } => constant = Some(value),
+                gimli::Operation::ConstantIndex { index } => constant = indexed(index),
+                gimli::Operation::TLS => place = constant.map(StaticPlace::Tls),
+                gimli::Operation::Piece { size_in_bits, .. } => {
+                    let part = parts_end..parts_end + size_in_bits;
+                    parts_end = part.end;
+                    places.extend(place.take().map(|place| (place, Some(part))));
                 }
-                gimli::Operation::TLS => constant.map(StaticPlace::Tls),
-                _ => None,
-            };
-            if let Some(place) = place.filter(|place| self.wanted.statics.contains(place)) {
-                return Some(place);
+                _ => {}
             }
         }
-        None
+        places.extend(place.map(|place| (place, None)));
+        places.retain(|(place, _)| self.wanted.statics.contains(place));
+        places
     }
 }
 

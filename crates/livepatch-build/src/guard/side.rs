@@ -9,12 +9,13 @@ use super::graph::{Graph, Root, reach};
 use super::input::StaticPlace;
 use super::names;
 use super::report::GuardError;
-use super::scan::{Found, Wanted, scan};
+use super::scan::{Described, Found, Wanted, scan};
 use super::types::Types;
 use super::vtable::{self, Vtables};
 use crate::findings::Place;
 use livepatch_patch::LinkAddr;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -139,21 +140,24 @@ fn variable(
 ) -> gimli::Result<Option<Variable>> {
     let candidates = found.statics.get(&place).map_or(&[][..], Vec::as_slice);
     let mut chosen = None;
-    for id in candidates {
+    for described in candidates {
         // The optimiser numbers the parts of a variable that it takes apart: `NAME.0`.
-        let names = linkage_name(types.debug, *id)?;
+        let names = linkage_name(types.debug, described.id)?;
         if names.is_some_and(|name| {
             let rest = strip_suffix(symbol).strip_prefix(strip_suffix(&name));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         }) {
-            chosen = Some(*id);
+            chosen = Some(described.clone());
         }
     }
-    let Some(id) = chosen else { return Ok(None) };
+    let Some(Described { id, part }) = chosen else { return Ok(None) };
     let type_id = types.debug.type_of(id)?;
     Ok(Some(Variable {
         path: types.debug.path(id)?.unwrap_or_else(|| symbol.to_owned()),
-        type_name: types.name(type_id)?.to_string(),
+        type_name: match part {
+            Some(Range { start, end }) => format!("bits {start} to {end} of {}", types.name(type_id)?),
+            None => types.name(type_id)?.to_string(),
+        },
         type_id,
         place: types.debug.place(id)?,
     }))
