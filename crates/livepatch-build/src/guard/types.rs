@@ -206,6 +206,10 @@ impl<'d, 'a> Types<'d, 'a> {
             if tag != c::DW_TAG_member {
                 continue;
             }
+            // A type has no place of its own, but the state in which an async body begins has that of the body.
+            if node.place.is_none() {
+                node.place = self.debug.place(member)?;
+            }
             let entry = self.debug.entry(member)?;
             let Some(body) = self.debug.target(member, &entry, c::DW_AT_type)? else { continue };
             let body_entry = self.debug.entry(body)?;

@@ -92,6 +92,9 @@ fn await_points_and_saved_state_may_not() {
             let report = handler(flags, "", body).check(&[poll], &[]);
             let text = assert_found(&report, 2, "app::handler::{async_fn_env#0}");
             assert!(text.contains(part), "{part} is missing in\n{text}");
+            let line =
+                1 + HANDLER.lines().position(|line| line.starts_with("async fn handler")).expect("one");
+            assert!(text.contains(&format!("--> main.rs:{line}\n")), "{text}");
         }
     }
 }
