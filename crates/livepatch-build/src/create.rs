@@ -285,5 +285,9 @@ fn judge(
         new_functions: &new_functions,
         new_statics: &new_statics,
     };
-    Ok(guard::check(&input, &|old, new| same_code.is_same(old, new))?)
+    let witness = guard::Witness {
+        same_code: &|old, new| same_code.is_same(old, new),
+        same_closure: &|symbol| diff.meaning.any()?.is_same_closure(symbol),
+    };
+    Ok(guard::check(&input, witness)?)
 }

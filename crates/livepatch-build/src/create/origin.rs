@@ -58,6 +58,13 @@ pub(super) fn origins(
         called(diff, side, (functions, &infos), &mut ties);
     }
     sharing(diff, functions, &infos, &mut ties);
+    for symbols in &judged.together {
+        let is_one = |replaced: &&Replaced| {
+            changed_function(diff, replaced).is_some_and(|changed| symbols.contains(&changed.new_symbol))
+        };
+        let among: Vec<usize> = (0..functions.len()).filter(|at| is_one(&functions[*at])).collect();
+        ties.all(&among);
+    }
     let brought = emitted.brought.iter().filter(|item| item.kind == NewItemKind::Function);
     let brought: BTreeSet<At> = brought.map(|item| item.at).collect();
     let mut out = Vec::new();
@@ -132,6 +139,10 @@ impl Ties {
         }
     }
 
+    fn all(&mut self, among: &[usize]) {
+        among.iter().for_each(|a| among.iter().for_each(|b| self.tie(*a, *b)));
+    }
+
     fn with_all(&mut self, at: usize) {
         (0..self.0.len()).for_each(|other| self.tie(at, other));
     }
@@ -141,15 +152,13 @@ impl Ties {
 fn sharing(diff: &Diff<'_>, functions: &[&Replaced], infos: &[Option<&FunctionInfo>], ties: &mut Ties) {
     let Some(meaning) = diff.meaning.any().filter(|_| !diff.touched.is_empty()) else { return };
     let touched = Touched::found(meaning, diff);
-    let mut users: HashMap<&str, BTreeSet<usize>> = HashMap::new();
+    let mut users: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, (replaced, info)) in functions.iter().zip(infos).enumerate() {
         for variable in touched.of(name_of(&diff.new, replaced.new), *info) {
-            users.entry(variable).or_default().insert(at);
+            users.entry(variable).or_default().push(at);
         }
     }
-    for users in users.values() {
-        users.iter().for_each(|a| users.iter().for_each(|b| ties.tie(*a, *b)));
-    }
+    users.values().for_each(|users| ties.all(users));
 }
 
 /// Ties callers to callees whose code they may have been compiled for, in the old program or in the new one.

@@ -9,6 +9,7 @@
 
 use super::names::is_anonymous;
 use super::program::{At, Program, Target};
+use super::rename;
 use crate::objects::{Frame, Kind, Merge, Reloc, Section, SymIx};
 use livepatch_patch::RelocKind;
 use std::collections::{HashMap, HashSet};
@@ -67,6 +68,8 @@ pub struct Comparer<'p, 'a> {
     partners: HashMap<At, At>,
     /// Old section → every new section of one of its names.
     continued: HashMap<At, Vec<At>>,
+    /// Whether names of one path mean the same.
+    by_path: bool,
 }
 
 impl<'p, 'a> Comparer<'p, 'a> {
@@ -87,7 +90,13 @@ impl<'p, 'a> Comparer<'p, 'a> {
             ambiguous,
             partners,
             continued,
+            by_path: false,
         }
+    }
+
+    /// From now on a reference is the same if it leads to the same path, whatever the instance and the number of a closure.
+    pub(super) fn compare_paths(&mut self) {
+        self.by_path = true;
     }
 
     /// Compares two sections.
@@ -147,6 +156,7 @@ impl<'p, 'a> Comparer<'p, 'a> {
             (Ref::Named { name, delta, at }, Ref::Named { name: new_name, delta: new_delta, at: new_at }) => {
                 match (name == new_name, delta == new_delta) {
                     (true, true) => self.compare_named(name, at, new_at),
+                    (false, true) if self.by_path && is_same_path(name, new_name) => Verdict::Same,
                     (false, true) => self.compare_merged(at, new_at),
                     (_, false) => Verdict::Different(0),
                 }
@@ -240,6 +250,18 @@ impl<'p, 'a> Comparer<'p, 'a> {
         let file_of_old = location_file(self.old, old);
         file_of_old.is_some() && file_of_old == location_file(self.new, new)
     }
+}
+
+fn is_same_path(old: &str, new: &str) -> bool {
+    let path = |name: &str| {
+        let mut path = rename::base(name)?;
+        // Of these a path has the numbers of closures.
+        if name.starts_with("_R") {
+            path.retain(|c| !c.is_ascii_digit());
+        }
+        Some(path)
+    };
+    path(old).is_some_and(|old| path(new) == Some(old))
 }
 
 /// An unwind entry without the `DW_CFA_nop`s at its end: the last one of an object is padded.

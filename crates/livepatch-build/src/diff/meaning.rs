@@ -14,6 +14,7 @@
 
 use super::by_source::{is_of_library, is_of_others};
 use super::call_sites::has_name;
+use super::closures;
 use super::compare::{Comparer, Verdict};
 use super::complete::{is_compiled_together, is_complete};
 use super::graph::Graph;
@@ -79,6 +80,8 @@ pub struct Meaning {
     pub(super) changed: HashSet<String>,
     /// Names of which only numbers in the code moved, which may be lines.
     shifted: HashMap<String, Shift>,
+    /// Names of closures that may be other ones than before ([`closures`]).
+    mistakable: HashSet<String>,
     /// What the new build has in addition, see [`rename::base`].
     added: HashSet<String>,
     /// New names of what the old build has under another one.
@@ -110,7 +113,7 @@ impl Meaning {
         let renamed = owned.iter().map(|(new, old)| (old.clone(), new.clone())).collect();
         is.set_aliases(aliases);
         let new_names = by_name(&is, |_| true);
-        let Differences { changed, shifted } = differences((&was, &old_names), (&is, &new_names));
+        let Differences { changed, shifted, mistakable } = differences((&was, &old_names), (&is, &new_names));
         tracing::debug!(?changed, ?shifted, "raw code compared");
         // Code that is compiled together with ours calls such functions by names that raw code of ours does not show.
         let by_name = |name: &String| !is_mangled(name) || name.contains("___rust");
@@ -125,7 +128,7 @@ impl Meaning {
         let (old, new) = rayon::join(|| graph(&was, &old_names), || graph(&is, &new_names));
         let added = new_names.keys().filter(|name| !old_names.contains_key(*name));
         let added = added.filter_map(|name| rename::base(name)).collect();
-        let meaning = Self { changed, shifted, added, aliases: owned, renamed, old, new };
+        let meaning = Self { changed, shifted, mistakable, added, aliases: owned, renamed, old, new };
         Ok(if is_all { Known::All(meaning) } else { Known::Ours(meaning) })
     }
 
@@ -153,6 +156,13 @@ impl Meaning {
     /// Whether the meaning of this function or variable itself changed.
     pub(crate) fn is_changed(&self, symbol: &str) -> bool {
         self.changed.contains(self.key(symbol))
+    }
+
+    /// Whether what this symbol of a closure means is certain: the closure that it meant before. `None` if there is no raw code of it.
+    pub(crate) fn is_same_closure(&self, symbol: &str) -> Option<bool> {
+        let key = self.key(symbol);
+        let known = self.graphs().iter().all(|graph| graph.nodes.contains_key(key));
+        known.then(|| !(self.changed.contains(key) && self.mistakable.contains(key)))
     }
 
     /// Whether the new build has what is called so in the old one, or something of that path.
@@ -309,6 +319,8 @@ struct Differences {
     changed: HashSet<String>,
     /// Those of which only numbers moved.
     shifted: HashMap<String, Shift>,
+    /// Those of closures that may be other ones.
+    mistakable: HashSet<String>,
 }
 
 fn differences<'a>(
@@ -316,8 +328,13 @@ fn differences<'a>(
     (new, new_names): (&Program<'a>, &ByName<'a>),
 ) -> Differences {
     let pairs = pair(old_names, new_names, old, new);
-    let mut comparer =
-        Comparer::new(old, new, pairs.ambiguous_names, pairs.partners.clone(), pairs.continued);
+    let mut comparer = Comparer::new(
+        old,
+        new,
+        pairs.ambiguous_names.clone(),
+        pairs.partners.clone(),
+        pairs.continued.clone(),
+    );
     let names = |program: &Program<'a>, at: At| -> Vec<String> {
         let unit = program.unit(at);
         program.section(at).symbols.iter().map(|ix| program.key(unit.symbol(*ix).name).to_owned()).collect()
@@ -327,7 +344,7 @@ fn differences<'a>(
         .iter()
         .flat_map(|set| set.old.iter().flat_map(|old| set.new.iter().map(move |new| (*old, *new))));
     let (mut changed, mut shifted) = (HashSet::new(), HashMap::new());
-    for (old_at, new_at) in pairs.pairs.into_iter().chain(sets) {
+    for (old_at, new_at) in pairs.pairs.iter().copied().chain(sets) {
         let Verdict::Different(_) = comparer.compare(old_at, new_at) else { continue };
         let (was, is) = (old.section(old_at), new.section(new_at));
         let shift = Shift::between(was, is)
@@ -347,5 +364,6 @@ fn differences<'a>(
     };
     changed.extend(only(old_names, new_names));
     changed.extend(only(new_names, old_names));
-    Differences { changed, shifted }
+    let mistakable = closures::mistakable((old, old_names), (new, new_names), pairs, &changed);
+    Differences { changed, shifted, mistakable }
 }

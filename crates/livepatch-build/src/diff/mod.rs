@@ -10,6 +10,7 @@
 pub(crate) mod anonymous;
 mod by_source;
 pub(crate) mod call_sites;
+mod closures;
 pub mod compare;
 mod complete;
 pub(crate) mod described;

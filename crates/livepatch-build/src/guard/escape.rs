@@ -28,6 +28,8 @@ pub(super) struct Scene<'s, 'a> {
     pub(super) redirected: BTreeSet<u64>,
     /// If it is the one that runs: functions that the transition waits for besides the redirected ones.
     pub(super) runs: Option<&'s BTreeSet<LinkAddr>>,
+    /// Whether functions over the closures may be in both images: their values look alike, and it matters only whether one is alive.
+    pub(super) in_both: bool,
 }
 
 /// What was found about some closures in one image.

@@ -28,6 +28,18 @@ pub struct GuardInput<'a> {
 /// Whether the function at an address of the old image is equal to the one at an address of the new image, and is not redirected.
 pub type SameCode<'s> = dyn Fn(LinkAddr, LinkAddr) -> bool + 's;
 
+/// Whether the closure or async body of this symbol is the one that had it in the old image; `None` if that is not known.
+pub type SameClosure<'s> = dyn Fn(&str) -> Option<bool> + 's;
+
+/// Whoever is asked where the images alone do not tell.
+#[derive(Clone, Copy)]
+pub struct Witness<'s> {
+    /// About functions at two addresses.
+    pub same_code: &'s SameCode<'s>,
+    /// About closures.
+    pub same_closure: &'s SameClosure<'s>,
+}
+
 /// A function to be redirected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedFunction {

@@ -44,7 +44,10 @@ mod vtable;
 pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
 pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
-pub use input::{ChangedFunction, GuardInput, NewFunction, NewStatic, SameCode, SharedStatic, StaticPlace};
+pub use input::{
+    ChangedFunction, GuardInput, NewFunction, NewStatic, SameClosure, SameCode, SharedStatic, StaticPlace,
+    Witness,
+};
 pub use once::{initialised_once, is_of_once_state};
 pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, ResultIn, StaticInfo};
 
@@ -55,11 +58,11 @@ use livepatch_patch::Digest;
 use side::{Image, Loaded, Query, Side, Variable, analyse};
 use std::path::Path;
 
-/// Judges a change. `same_code` is asked where the images alone do not tell whether two functions are the same.
+/// Judges a change.
 ///
 /// # Errors
 /// An image cannot be read, or its debug information is damaged. What cannot be proven is a finding, not an error.
-pub fn check(input: &GuardInput<'_>, same_code: &SameCode<'_>) -> Result<GuardReport, GuardError> {
+pub fn check(input: &GuardInput<'_>, witness: Witness<'_>) -> Result<GuardReport, GuardError> {
     let (old_file, new_file) =
         rayon::join(|| ImageFile::read(input.old_image), || ImageFile::read(input.new_image));
     let (old_file, new_file) = (old_file?, new_file?);
@@ -73,8 +76,12 @@ pub fn check(input: &GuardInput<'_>, same_code: &SameCode<'_>) -> Result<GuardRe
     let (old_side, new_side) = rayon::join(|| analyse(&old, &old_query), || analyse(&new, &new_query));
     let old_side = old_side.map_err(|source| old.damaged(source))?;
     let new_side = new_side.map_err(|source| new.damaged(source))?;
+    let (old_all, new_all) = ((&old, &old_side), (&new, &new_side));
+    let mistaken = check::mistaken(old_all, new_all, input, witness.same_closure);
+    let check::Mistaken { findings: mistaken, together } = mistaken.map_err(|source| old.damaged(source))?;
     Ok(GuardReport {
-        findings: findings(input, same_code, (&old, &old_side), (&new, &new_side))?,
+        findings: findings(input, witness.same_code, old_all, new_all, mistaken)?,
+        together,
         functions: function_infos(&new_query, &new_side),
         new_statics: static_infos(input, &new, &new_side).map_err(|source| new.damaged(source))?,
     })
@@ -99,6 +106,7 @@ fn findings(
     same_code: &SameCode<'_>,
     old: (&Image<'_>, &Side),
     new: (&Image<'_>, &Side),
+    mistaken: Vec<Finding>,
 ) -> Result<Vec<Finding>, GuardError> {
     let damaged = |source| old.0.damaged(source);
     let redirected = input.functions.iter().map(|f| (&f.symbol, &f.new_symbol));
@@ -108,6 +116,7 @@ fn findings(
     let mut findings = check::functions(old, new, input.functions).map_err(damaged)?;
     findings.extend(check::layouts(old, new, input).map_err(damaged)?);
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
+    findings.extend(mistaken);
     findings.extend(check::statics(old.1, new.1, input.statics));
     let ways = check::Ways { renamed: &renamed, same_code };
     let brought = input.new_functions.iter().map(|f| strip_suffix(&f.symbol)).collect();

@@ -3,6 +3,7 @@
 use crate::findings::{Finding, Place, Severity};
 use livepatch_patch::Digest;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Everything found, and what was learnt on the way.
@@ -14,6 +15,9 @@ pub struct GuardReport {
     pub functions: Vec<FunctionInfo>,
     /// One entry for each new static whose type is known, in the order given.
     pub new_statics: Vec<StaticInfo>,
+    /// New symbols of redirected functions of which none may be replaced without the others: they make or call closures whose numbers
+    /// may have moved.
+    pub together: Vec<BTreeSet<String>>,
 }
 
 impl GuardReport {

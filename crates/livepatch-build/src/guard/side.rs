@@ -79,6 +79,8 @@ pub(super) struct Side {
     pub(super) statics: Vec<Option<Variable>>,
     pub(super) graph: Graph,
     pub(super) closures: BTreeMap<String, BTreeSet<String>>,
+    /// Parent, label and type of the same closures.
+    pub(super) closure_types: Vec<(String, String, DieId)>,
     pub(super) vtables: Vtables,
     pub(super) typed: BTreeSet<String>,
 }
@@ -93,7 +95,7 @@ pub(super) fn analyse(image: &Image<'_>, query: &Query<'_>) -> gimli::Result<Sid
         .collect::<gimli::Result<_>>()?;
     let wanted = Wanted {
         statics: query.statics.iter().map(|(_, place)| *place).collect(),
-        parents: functions.iter().flatten().flat_map(|f| names::closure_scopes(&f.path)).collect(),
+        parents: functions.iter().flatten().flat_map(closure_scopes).collect(),
         vtables: true,
         ..Wanted::default()
     };
@@ -118,7 +120,14 @@ pub(super) fn analyse(image: &Image<'_>, query: &Query<'_>) -> gimli::Result<Sid
     }
     let graph = reach(&types, roots)?;
     let vtables = vtable::read(image, &types, &found.vtables)?;
-    Ok(Side { functions, statics, graph, closures: found.closures, vtables, typed: found.typed })
+    let Found { closures, closure_types, typed, .. } = found;
+    Ok(Side { functions, statics, graph, closures, closure_types, vtables, typed })
+}
+
+/// Where the closures are written that matter to a function: its own, those that it is in, and those that are inlined into it.
+fn closure_scopes(function: &Function) -> Vec<String> {
+    let inlined = function.inlined.iter().flat_map(|inlined| names::closure_parents(&inlined.path).pop());
+    names::closure_scopes(&function.path).into_iter().chain(inlined.map(|(parent, _)| parent)).collect()
 }
 
 /// The types of the closures that a function makes and of the one that it is the body of: where they are only handed

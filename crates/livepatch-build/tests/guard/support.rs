@@ -2,8 +2,8 @@
 
 use livepatch_build::findings::Code;
 use livepatch_build::guard::{
-    ChangedFunction, GuardInput, GuardReport, NewFunction, NewStatic, SharedStatic, StaticPlace, check,
-    demangle,
+    ChangedFunction, GuardInput, GuardReport, NewFunction, NewStatic, SharedStatic, StaticPlace, Witness,
+    check, demangle,
 };
 use livepatch_patch::LinkAddr;
 use object::{Object, ObjectSymbol, SymbolKind};
@@ -83,7 +83,8 @@ impl Pair {
             new_functions,
             new_statics,
         };
-        check(&input, &|_, _| false).expect("the images are sound")
+        let witness = Witness { same_code: &|_, _| false, same_closure: &|_| None };
+        check(&input, witness).expect("the images are sound")
     }
 
     /// All functions of this path, paired by symbol and, where symbols differ, by order.

@@ -114,8 +114,15 @@ fn closures(
         others: new.elf.identities(),
         redirected: redirected.0,
         runs: Some(input.orphans),
+        in_both: false,
     };
-    let after = Scene { image: new, others: old.elf.identities(), redirected: redirected.1, runs: None };
+    let after = Scene {
+        image: new,
+        others: old.elf.identities(),
+        redirected: redirected.1,
+        runs: None,
+        in_both: false,
+    };
     let (before, after) = rayon::join(|| escapes(&before, &closures), || escapes(&after, &closures));
     let (before, mut after) = (before?, after?);
     let confined = |name: &str| {

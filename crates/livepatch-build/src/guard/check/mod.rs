@@ -2,6 +2,7 @@
 
 mod functions;
 mod layout;
+mod mistaken;
 mod order;
 mod renumber;
 mod shared;
@@ -10,6 +11,7 @@ mod vtables;
 
 pub(super) use functions::functions;
 pub(super) use layout::layouts;
+pub(super) use mistaken::{Mistaken, mistaken};
 pub(super) use order::order;
 pub(super) use renumber::renumbered;
 pub(super) use shared::shared_addresses;

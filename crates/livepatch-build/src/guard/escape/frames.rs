@@ -14,7 +14,7 @@
 //!   whatever of the patch is applied and in whichever way.
 //! - *No frame outlives the maker's.* In the running program such functions are referred to by nothing but calls and jumps,
 //!   from redirected functions and from each other. So wherever one is in a frame, there is a redirected function below
-//!   it, or it is itself what a jump led to from there (an orphan of the patch), and the transition waits for either. A function that has such a closure inlined has its layout in its code: it changed
+//!   it, or it is itself what a jump led to from there (redirected, or an orphan of the patch), and the transition waits for either. A function that has such a closure inlined has its layout in its code: it changed
 //!   and is redirected itself, or its code is the same for both.
 
 use super::edges::{Edges, Shower};
@@ -83,7 +83,7 @@ pub(super) fn judge(
             result.expose(&inside, &format!("`{}` may hold it", types.name(Some(*id))?));
         }
     }
-    for function in showers.iter().filter(|f| is_in_both(scene, f)) {
+    for function in showers.iter().filter(|f| !scene.in_both && is_in_both(scene, f)) {
         result.expose(&function.closures, &format!("`{}` takes it in both builds", function.path));
     }
     if let Some(orphans) = scene.runs
@@ -144,7 +144,11 @@ fn strays(
         let is_stray = |reference: &&Reference| {
             let is_held = match reference.by {
                 By::Call(caller) => is_known(caller),
-                By::Jump(from) => is_known(from) && orphans.contains(&LinkAddr(reference.to)),
+                By::Jump(from) => {
+                    let is_awaited =
+                        orphans.contains(&LinkAddr(reference.to)) || makers.contains(&reference.to);
+                    is_known(from) && is_awaited
+                }
                 By::Address => false,
             };
             functions.contains(&reference.to) && !is_held
@@ -179,5 +183,7 @@ mod tests {
         let orphans = BTreeSet::from([LinkAddr(10)]);
         assert!(strays(&[jump(1, 10), call(10, 9)], [9, 10].into(), (&makers, &orphans)).is_empty());
         assert_eq!(strays(&[jump(2, 10)], [9, 10].into(), (&makers, &orphans)), [10]);
+        let both = BTreeSet::from([1, 10]);
+        assert!(strays(&[jump(1, 10)], [10].into(), (&both, &none)).is_empty());
     }
 }
