@@ -73,10 +73,37 @@ impl Case {
     /// # Errors
     /// If it does not start.
     pub fn of(built: &Built, prepare: impl FnOnce(&mut Command)) -> Result<Self, Failed> {
+        Self::placed(built, prepare, |_| Ok(()))
+    }
+
+    /// The release build, started by another program with these words and the program's file behind them.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn by(starter: &str, words: &[&str]) -> Result<Self, Failed> {
+        Self::of(built(), |command| {
+            let program = command.get_program().to_owned();
+            let folder = command.get_current_dir().map(Path::to_owned);
+            *command = crate::project::command(Path::new(starter));
+            command.args(words).arg(program);
+            command.current_dir(folder.unwrap_or_default());
+        })
+    }
+
+    /// Any build, whose file is changed before it is started.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn placed(
+        built: &Built,
+        prepare: impl FnOnce(&mut Command),
+        change: impl FnOnce(&Path) -> Result<(), Failed>,
+    ) -> Result<Self, Failed> {
         let folder = tempfile::tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
         let file = folder.path().join("program");
         tools::place(&built.program, &file)?;
+        change(&file)?;
         let mut command = command(&file);
         command.current_dir(folder.path());
         prepare(&mut command);

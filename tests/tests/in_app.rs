@@ -5,7 +5,7 @@ use livepatch_tests::self_patching::{Case, build, built, signal, unprivileged};
 use livepatch_tests::tools;
 use livepatch_tests::{Failed, fail};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -167,6 +167,66 @@ fn a_helper_that_hangs() -> Result<(), Failed> {
     case.expect("deadline 30000", "set")?;
     case.expect("apply FIX", "applied")?;
     case.expect("unload", "0 wrong")?;
+    case.finish()
+}
+
+/// Somebody stops or kills what is to become the helper while it is still in the program's memory.
+#[test]
+fn a_helper_that_never_gets_to_start() -> Result<(), Failed> {
+    for (signal, answer) in [("STOP", "error helper-deadline"), ("KILL", "error helper-")] {
+        let inject = format!("inject=setsid:signal={signal}");
+        let mut case =
+            Case::by("strace", &["-f", "-qq", "-o", "/dev/null", "-e", "trace=setsid", "-e", &inject])?;
+        case.expect("deadline 3000", "set")?;
+        for _ in 0..3 {
+            case.expect("status", answer)?;
+            case.expect("say", "old")?;
+        }
+        case.finish()?;
+    }
+    Ok(())
+}
+
+/// A start of such a file is not traceable by whoever starts it, nor must the program run again instead.
+#[test]
+fn a_program_with_rights_of_its_own() -> Result<(), Failed> {
+    let mut case = Case::placed(built(), unprivileged, |file| {
+        let mode = fs::Permissions::from_mode(0o4755);
+        Ok(fs::set_permissions(file, mode)?)
+    })?;
+    let answer = case.ask("apply FIX")?;
+    let is_root = fs::metadata("/proc/self")?.uid() == 0;
+    // Whoever runs the tests as a user gets a program with that user's rights: nothing is special then.
+    let expected = if is_root {
+        "error helper-ended: the helper ended without a report; it said: the executable"
+    } else {
+        "applied"
+    };
+    assert!(answer.starts_with(expected), "{answer}");
+    case.finish()
+}
+
+#[test]
+fn a_limit_on_the_size_of_files() -> Result<(), Failed> {
+    let mut case = Case::by("sh", &["-c", "ulimit -f 1; exec \"$@\"", "sh"])?;
+    case.expect("apply FIX", "error helper: cannot start")?;
+    case.expect("say", "old")?;
+    case.finish()
+}
+
+#[test]
+fn deadlines_hold_for_every_patch_file_and_however_long_they_are() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    let pipe = case.folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status()?;
+    assert!(made.success());
+    case.expect("deadline 3000", "set")?;
+    for patch in [pipe.to_str().ok_or("a path that is no text")?, "/dev/zero"] {
+        case.expect(&format!("apply {patch}"), "error read")?;
+    }
+    fs::remove_file(pipe)?;
+    case.expect("deadline forever", "set")?;
+    case.expect("apply FIX", "applied")?;
     case.finish()
 }
 

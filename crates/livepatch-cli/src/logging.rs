@@ -1,5 +1,6 @@
 //! `-v`: what the libraries trace, on standard error.
 
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Once shows steps, twice details, three times everything. `LIVEPATCH_LOG` (a filter such as
@@ -16,6 +17,9 @@ pub fn init(verbosity: u8) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()),
+        )
         .without_time()
         .try_init();
     #[cfg(feature = "apply")]

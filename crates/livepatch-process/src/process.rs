@@ -163,11 +163,10 @@ impl Process {
     }
 
     /// The file behind a mapping, through `/proc/PID/map_files`: right even if it was removed, replaced or lies in another
-    /// mount namespace. Needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE on some kernels.
-    pub fn open_mapped_file(&self, mapping: &Mapping) -> Result<File, ProcessError> {
-        let name = format!("map_files/{:x}-{:x}", mapping.range.start.0, mapping.range.end.0);
-        File::open(format!("/proc/{}/{name}", self.pid()))
-            .map_err(|error| self.io_error(&format!("open {name}"), error))
+    /// mount namespace. Needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE on some kernels. That it cannot be had says nothing about the process.
+    pub fn open_mapped_file(&self, mapping: &Mapping) -> io::Result<File> {
+        let (start, end) = (mapping.range.start.0, mapping.range.end.0);
+        File::open(format!("/proc/{}/map_files/{start:x}-{end:x}", self.pid()))
     }
 
     /// Facts about the first thread that is still alive.

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 /// Part of the deadline that is left for undoing, and its bounds.
 const UNDO_PART: u32 = 5;
 const UNDO_MOST: Duration = Duration::from_secs(1);
+/// Longest deadline; whoever asks for more means for ever.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long the end of a killed helper is waited for.
 const END_LIMIT: Duration = Duration::from_secs(1);
 /// Ends this close to the deadline are the deadline's.
@@ -34,7 +36,7 @@ const MOST_LINES: usize = 1000;
 /// Has an operation done.
 pub(crate) fn run(options: &Options, operation: Operation, patch: &[u8]) -> Result<Answer, Error> {
     let started = Instant::now();
-    let deadline = started + options.deadline;
+    let deadline = started + options.deadline.min(LONGEST);
     let _pass = Pass::take(deadline).ok_or_else(|| Error::InProgress { waited: started.elapsed() })?;
     let waited = started.elapsed();
     let left = deadline.saturating_duration_since(Instant::now());
@@ -50,8 +52,11 @@ pub(crate) fn run(options: &Options, operation: Operation, patch: &[u8]) -> Resu
         leave_running: options.leave_running.clone(),
     };
     let command = Command::new(options, &request, left)?;
-    let helper = Helper::start(&command, &request, patch)
-        .map_err(|source| HelperError::Start { what: command.path.to_string_lossy().into_owned(), source })?;
+    let helper =
+        Helper::start(&command, &request, patch, deadline).map_err(|source| match source.kind() {
+            io::ErrorKind::TimedOut => HelperError::Deadline { waited: started.elapsed() },
+            _ => HelperError::Start { what: command.path.to_string_lossy().into_owned(), source },
+        })?;
     let start = started.elapsed() - waited;
     let (json, log) = helper.finish(deadline, started)?;
     let call = Call { waited, start, total: started.elapsed(), log, json: Value::Null };
@@ -68,7 +73,7 @@ struct Helper {
 }
 
 impl Helper {
-    fn start(command: &Command, request: &Request, patch: &[u8]) -> io::Result<Self> {
+    fn start(command: &Command, request: &Request, patch: &[u8], deadline: Instant) -> io::Result<Self> {
         let payload = if command.reads_request { &request.encode(patch)? } else { patch };
         let said = memory(c"livepatch-messages")?;
         let (report, theirs) = pipe()?;
@@ -77,8 +82,10 @@ impl Helper {
             args: command.args.clone(),
             env: command.env.clone(),
             files: [high(&File::open("/dev/null")?)?, high(&theirs)?, high(&said)?, high(&sealed(payload)?)?],
+            // The tool may have rights of its own; the own executable must not gain any.
+            same_rights: command.reads_request,
         };
-        let process = spawn::spawn(&program, permit)?;
+        let process = spawn::spawn(program, permit, deadline)?;
         Ok(Self { process, report, said, ended: false })
     }
 
@@ -215,6 +222,15 @@ fn memory(name: &std::ffi::CStr) -> io::Result<File> {
 
 /// A file in memory with these contents that nobody can change any more.
 fn sealed(contents: &[u8]) -> io::Result<File> {
+    // Whoever writes more gets SIGXFSZ, which ends the program.
+    let limit = largest_file()?;
+    if contents.len() as u64 > limit {
+        let text = format!(
+            "the helper's request has {} bytes, and files of this program may have {limit} (RLIMIT_FSIZE)",
+            contents.len()
+        );
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
     let mut file = memory(c"livepatch-request")?;
     file.write_all(contents)?;
     file.rewind()?;
@@ -222,6 +238,18 @@ fn sealed(contents: &[u8]) -> io::Result<File> {
         SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(all))?;
     Ok(file)
+}
+
+/// The most bytes that this program may write to a file.
+fn largest_file() -> io::Result<u64> {
+    const THIS_PROCESS: libc::c_long = 0;
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let (resource, unchanged) = (libc::c_long::from(libc::RLIMIT_FSIZE), std::ptr::null::<libc::rlimit64>());
+    // SAFETY: the kernel writes one rlimit64, and reads none by way of the null pointer.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_prlimit64, THIS_PROCESS, resource, unchanged, &raw mut limit)
+    })?;
+    Ok(limit.rlim_cur)
 }
 
 /// The same open file under a number that is out of the helper's way.

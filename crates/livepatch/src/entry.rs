@@ -5,8 +5,8 @@
 //! `environ` and the program's name). Shared objects have no such array.
 //!
 //! An ordinary start pays for half a dozen instructions. Only a start with exactly two words, the second of which is
-//! [`MARK`], with the variable [`VARIABLE`] first in the environment, is a helper's; never one that gains privileges by
-//! being started (`AT_SECURE`), because then somebody else would choose what it does.
+//! [`MARK`], is a helper's: it never comes to the program's own code. It does a helper's work with the variable [`VARIABLE`] first in
+//! the environment; never where it gains privileges by being started (`AT_SECURE`), because then somebody else would choose what it does.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -56,8 +56,13 @@ mod hook {
     use crate::helper;
     use nix::libc::{self, c_char, c_int};
     use std::ffi::CStr;
+    use std::io::{self, Write};
     use std::sync::atomic::Ordering;
     use std::time::Duration;
+
+    /// Said by a start that is no helper's although it looks like one.
+    const UNFIT: &str = "the executable runs with other privileges than those of whoever starts it (set-user-id, for instance), so it \
+                         cannot be its own helper; name the livepatch tool with `Options::tool`\n";
 
     type Words = *const *const c_char;
 
@@ -95,10 +100,15 @@ mod hook {
         let limit = first.and_then(|first| first.to_str().ok()?.strip_prefix(VARIABLE)?.parse().ok());
         // SAFETY: getauxval only reads what the kernel passed.
         let secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
-        if let (Some(limit), false) = (limit, secure) {
-            let code = helper::run(Duration::from_millis(limit));
-            // SAFETY: ends the process without running anything of the program.
-            unsafe { libc::syscall(libc::SYS_exit_group, code) };
-        }
+        let code = match (limit, secure) {
+            (Some(limit), false) => helper::run(Duration::from_millis(limit)),
+            _ => {
+                // Whoever reads this asked for it, or is told why by the program.
+                let _ = io::stderr().write_all(UNFIT.as_bytes());
+                helper::NO_REQUEST
+            }
+        };
+        // SAFETY: ends the process without running anything of the program.
+        unsafe { libc::syscall(libc::SYS_exit_group, code) };
     }
 }

@@ -68,7 +68,7 @@ pub enum Error {
     #[error("{0}")]
     NothingToRollBack(String),
     /// The patch file cannot be read.
-    #[error("cannot read the patch file {}", .path.display())]
+    #[error("cannot read the patch file {}: {source}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -120,7 +120,7 @@ pub enum HelperError {
         reason: &'static str,
     },
     /// It could not be started.
-    #[error("cannot start {what}")]
+    #[error("cannot start {what}: {source}{}", advice(.source))]
     Start {
         /// What was to be started.
         what: String,
@@ -166,6 +166,16 @@ pub struct ThreadInside {
     pub inlines: Option<String>,
     /// Its stack, innermost frame first.
     pub backtrace: Vec<String>,
+}
+
+/// What helps where the executable itself cannot be started.
+fn advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound => {
+            "; if the executable cannot be started again, name the livepatch tool with `Options::tool`"
+        }
+        _ => "",
+    }
 }
 
 fn quoted(text: &str) -> String {

@@ -3,7 +3,7 @@
 use nix::libc::{c_int, c_void};
 
 /// Frames that are looked at.
-const MOST: usize = 512;
+const MOST: usize = 1 << 16;
 
 /// `_URC_NO_REASON` and `_URC_END_OF_STACK` of `<unwind.h>`.
 const CONTINUE: c_int = 0;
@@ -17,16 +17,25 @@ unsafe extern "C-unwind" {
     fn _Unwind_GetIP(context: *mut c_void) -> usize;
 }
 
-/// Return addresses of the calling thread, innermost first.
+/// The places that the calling thread's frames return to, each once.
 pub(crate) fn own() -> Vec<u64> {
-    let mut frames: Vec<u64> = Vec::with_capacity(MOST);
+    let mut frames = walk();
+    // The outermost function returns nowhere.
+    frames.retain(|frame| *frame != 0);
+    frames.sort_unstable();
+    frames.dedup();
+    frames
+}
+
+fn walk() -> Vec<u64> {
+    let mut frames: Vec<u64> = Vec::new();
     // SAFETY: `visit` does not unwind and gets back the pointer to `frames`, which outlives the call.
     unsafe { _Unwind_Backtrace(visit, (&raw mut frames).cast()) };
     frames
 }
 
 extern "C-unwind" fn visit(context: *mut c_void, data: *mut c_void) -> c_int {
-    // SAFETY: `data` is the vector that `own` lent to `_Unwind_Backtrace`, on this thread, for the duration of the call.
+    // SAFETY: `data` is the vector that `walk` lent to `_Unwind_Backtrace`, on this thread, for the duration of the call.
     let frames = unsafe { &mut *data.cast::<Vec<u64>>() };
     if frames.len() == MOST {
         return END;
@@ -42,13 +51,20 @@ mod tests {
 
     #[inline(never)]
     fn deep(levels: u32) -> usize {
-        let below = if levels == 0 { own().len() } else { deep(levels - 1) };
+        let below = if levels == 0 { walk().len() } else { deep(levels - 1) };
         std::hint::black_box(below)
     }
 
     #[test]
     fn frames_are_found_and_bounded() {
         assert!(deep(20) > deep(0) + 15);
-        assert_eq!(deep(2 * MOST as u32), MOST);
+        let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(|| deep(2 * MOST as u32));
+        assert_eq!(thread.expect("a thread").join().expect("no panic"), MOST);
+    }
+
+    #[test]
+    fn every_place_is_in_some_code() {
+        let frames = own();
+        assert!(!frames.is_empty() && !frames.contains(&0));
     }
 }

@@ -21,7 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 /// The request was not there: this is no helper of ours.
-const NO_REQUEST: i32 = 2;
+pub(crate) const NO_REQUEST: i32 = 2;
 
 /// Runs in a process that was started as a helper. Returns what it exits with.
 pub(crate) fn run(limit: Duration) -> i32 {
@@ -74,6 +74,8 @@ fn no_traces() {
     unsafe { libc::syscall(libc::SYS_setrlimit, libc::RLIMIT_CORE, &raw const none) };
     // SAFETY: ignoring a signal runs no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+    // SAFETY: as above. Messages are written to a file, whose size may be limited.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
 /// The request: a sealed file in memory, which nobody has open at descriptor 3 by accident.

@@ -67,7 +67,9 @@ pub use error::{Error, HelperError, Holder, Missing, ThreadInside};
 pub use livepatch_apply::{Part, Policy, Selection};
 pub use livepatch_patch::{Note, RunAddr};
 pub use options::Options;
-pub use report::{Call, Function, Holds, Patch, PatchState, Report, RollbackReport, Status};
+pub use report::{
+    Call, Function, Holds, Patch, PatchState, Report, RollbackReport, Stages, Status, StillInside,
+};
 
 use std::path::Path;
 

@@ -5,8 +5,12 @@ use crate::error::Error;
 use crate::report::{Report, RollbackReport, Status};
 use crate::request::{Operation, Which};
 use livepatch_apply::{Policy, Selection};
+use nix::libc;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How an operation is to go.
 ///
@@ -97,11 +101,12 @@ impl Options {
     /// Applies a patch file to this process.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]. The path has to lead to a regular file of at most 256 MiB; reading it counts towards the deadline.
     pub fn apply(&self, path: impl AsRef<Path>) -> Result<Report, Error> {
-        let path = path.as_ref();
-        let patch = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        self.apply_bytes(&patch)
+        let (path, started) = (path.as_ref(), Instant::now());
+        let patch = read_patch(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        let left = self.deadline.saturating_sub(started.elapsed());
+        self.clone().deadline(left).apply_bytes(&patch)
     }
 
     /// Applies a patch that is in memory.
@@ -143,4 +148,25 @@ impl Options {
     pub fn status(&self) -> Result<Status, Error> {
         client::run(self, Operation::Status, &[])?.status()
     }
+}
+
+/// Largest patch file that is read.
+const MOST: u64 = 256 << 20;
+
+/// Reads a file that nobody can make wait or go on for ever: no pipe, no device, and only so much of it.
+fn read_patch(path: &Path) -> io::Result<Vec<u8>> {
+    // An open without this waits for the other end of a pipe.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    if about.len() <= MOST {
+        file.take(MOST + 1).read_to_end(&mut bytes)?;
+    }
+    if about.len() > MOST || bytes.len() as u64 > MOST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a patch has at most 256 MiB"));
+    }
+    Ok(bytes)
 }

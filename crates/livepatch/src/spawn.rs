@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! calling thread ── starts a thread, waits for the helper's id, lets it trace us, says go
-//!        thread  ── clone(VM | VFORK | FILES, no exit signal) ─▶ go-between
+//!        thread  ── clone(VM | VFORK | FILES | PIDFD, no exit signal) ─▶ go-between
 //!    go-between  ── clone(VM | VFORK | PIDFD, SIGCHLD) ─▶ helper: own session, signals as new, four descriptors,
-//!                   then exits                            waits for go, execve
+//!                   then exits                            no new privileges, waits for go, execve
 //! ```
 //!
 //! The go-between ends with no signal and is seen only by a wait for `__WALL` or `__WCLONE`; with its end the helper belongs
@@ -15,16 +15,20 @@
 //! here unless the program is faster.
 //!
 //! Both clones share the program's memory, like `vfork`: nothing is copied, however large the program is. Until they leave it
-//! they run on stacks of their own with all signals blocked and do nothing but system calls.
+//! they run on stacks of their own with all signals blocked and do nothing but system calls. Somebody may stop or kill one of them
+//! there. So what they use belongs to the thread, too, which ends when the kernel has told that both left (CLONE_CHILD_CLEARTID), and the
+//! caller, who waits no longer than its deadline, kills what is left of them.
 
 use nix::errno::Errno;
-use nix::libc::{self, c_char, c_int, c_void};
+use nix::libc::{self, c_char, c_int, c_ulong, c_void};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
 
 /// What is started.
 pub(crate) struct Program {
@@ -36,6 +40,8 @@ pub(crate) struct Program {
     pub env: Vec<CString>,
     /// Its descriptors 0, 1, 2 and 3; it gets no others.
     pub files: [OwnedFd; FILES],
+    /// Whether it is to have no more rights than this program, whatever the file would give it.
+    pub same_rights: bool,
 }
 
 pub(crate) const FILES: usize = 4;
@@ -51,6 +57,8 @@ pub(crate) struct Spawned {
 const STACK: usize = 64 << 10;
 /// How long the helper waits for `go`. Only a program that is being killed does not say it at once.
 const GO_LIMIT: Duration = Duration::from_secs(5);
+/// How long killed clones may take to end before they are left to end by themselves.
+const END_LIMIT: Duration = Duration::from_secs(1);
 /// Descriptors up to this one are closed one by one where the kernel cannot close a range.
 const MOST_FILES: c_int = 1 << 20;
 
@@ -64,89 +72,117 @@ static DEFAULT: KernelAction = [0; 4];
 const WAIT: u32 = 0;
 const GO: u32 = 1;
 
+/// A clone that runs in the program's memory.
+struct Clone {
+    stack: Stack,
+    /// Whether it came into being, so that the descriptor is its own.
+    runs: AtomicBool,
+    pidfd: AtomicI32,
+    /// [`HERE`] while it may be in the memory. The kernel stores [`GONE`] when it has left.
+    here: AtomicI32,
+}
+
+const HERE: i32 = 1;
+const GONE: i32 = 0;
+
 /// What the clones and the program share. Everything that they need is prepared here, so that they allocate nothing.
 struct Shared {
-    path: *const c_char,
+    program: Program,
     args: Vec<*const c_char>,
     env: Vec<*const c_char>,
-    files: [c_int; FILES],
-    between_stack: *mut c_void,
-    helper_stack: *mut c_void,
+    between: Clone,
+    helper: Clone,
     /// 0: not started yet; positive: the helper's process id; negative: why it was not started.
     pid: AtomicI32,
-    pidfd: AtomicI32,
     go: AtomicU32,
     exec_error: AtomicI32,
 }
 
-// SAFETY: the pointers lead to strings and stacks that `spawn` keeps alive until its thread is joined. The strings are only
-// read, each stack is used by one clone, and everything else that changes is atomic.
+// SAFETY: the pointers lead to strings of `program`, which are only read, and to stacks that belong to it.
+unsafe impl Send for Shared {}
+// SAFETY: as above; each stack is used by one clone, and everything else that changes is atomic.
 unsafe impl Sync for Shared {}
 
 /// Starts the program. `permit` is called with its process id before it runs an instruction of the new file.
 ///
 /// # Errors
-/// The kernel refuses a thread, a process or the file.
-pub(crate) fn spawn(program: &Program, permit: impl FnOnce(i32)) -> io::Result<Spawned> {
-    let pointers =
-        |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect::<Vec<_>>();
-    let (mut between, mut helper) = (vec![0_u8; STACK], vec![0_u8; STACK]);
-    let shared = Shared {
-        path: program.path.as_ptr(),
-        args: pointers(&program.args),
-        env: pointers(&program.env),
-        files: program.files.each_ref().map(AsRawFd::as_raw_fd),
-        between_stack: top(&mut between),
-        helper_stack: top(&mut helper),
-        pid: AtomicI32::new(0),
-        pidfd: AtomicI32::new(-1),
-        go: AtomicU32::new(WAIT),
-        exec_error: AtomicI32::new(0),
+/// The kernel refuses a thread, a process or the file; [`io::ErrorKind::TimedOut`] if it was not started by the deadline.
+pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instant) -> io::Result<Spawned> {
+    let shared = Arc::new(Shared::new(program));
+    let (done, is_done) = sync_channel(1);
+    let theirs = Arc::clone(&shared);
+    let work = move || {
+        clone_between(&theirs);
+        theirs.await_both();
+        // Perhaps nobody waits any more.
+        let _ = done.send(());
     };
-    std::thread::scope(|scope| {
-        let builder = std::thread::Builder::new().name("livepatch".into());
-        let thread = builder.spawn_scoped(scope, || clone_between(&shared))?;
-        let pid = loop {
-            match shared.pid.load(Ordering::Acquire) {
-                // It returns early for many reasons; what counts is the value.
-                0 => drop(futex_wait(&shared.pid, 0, GO_LIMIT)),
-                pid => break pid,
-            }
-        };
-        if pid > 0 {
-            permit(pid);
-            shared.go.store(GO, Ordering::Release);
-            futex_wake(&shared.go);
-        }
-        // It does not panic, and a panic would leave `pid` at 0.
-        let _ = thread.join();
-        let pidfd = shared.pidfd.load(Ordering::Acquire);
-        // SAFETY: the kernel made this descriptor for the go-between, in the program's table, and nobody else knows it.
-        let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
-        match (pid, shared.exec_error.load(Ordering::Acquire), pidfd) {
-            (pid, 0, Some(pidfd)) if pid > 0 => Ok(Spawned { pid, pidfd }),
-            (_, error, _) if error > 0 => Err(io::Error::from_raw_os_error(error)),
-            (pid, ..) => Err(io::Error::from_raw_os_error(pid.saturating_neg().max(1))),
-        }
-    })
+    std::thread::Builder::new().name("livepatch".into()).spawn(work)?;
+    let pid = shared.await_pid(deadline);
+    if pid > 0 {
+        permit(pid);
+        shared.go.store(GO, Ordering::Release);
+        futex_wake(&shared.go);
+    }
+    let in_time =
+        pid != 0 && is_done.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok();
+    if !in_time {
+        shared.helper.kill();
+        shared.between.kill();
+        let _ = is_done.recv_timeout(END_LIMIT);
+    }
+    drop(shared.between.take_pidfd());
+    let pidfd = shared.helper.take_pidfd();
+    match (pid, shared.exec_error.load(Ordering::Acquire), pidfd) {
+        _ if !in_time => Err(io::ErrorKind::TimedOut.into()),
+        (pid, 0, Some(pidfd)) if pid > 0 => Ok(Spawned { pid, pidfd }),
+        (_, error, _) if error > 0 => Err(io::Error::from_raw_os_error(error)),
+        (pid, ..) => Err(io::Error::from_raw_os_error(pid.saturating_neg().max(1))),
+    }
 }
 
-/// The 16-byte aligned upper end of a stack.
-fn top(stack: &mut [u8]) -> *mut c_void {
-    let end = stack.as_mut_ptr_range().end;
-    end.wrapping_sub(end as usize % 16).cast()
+/// A stack for a clone, which writes to it while others hold references to [`Shared`].
+struct Stack(*mut [u8]);
+
+impl Stack {
+    fn new() -> Self {
+        Self(Box::into_raw(vec![0_u8; STACK].into_boxed_slice()))
+    }
+
+    /// Its 16-byte aligned upper end.
+    fn top(&self) -> *mut c_void {
+        let end = self.0.cast::<u8>().wrapping_add(STACK);
+        end.wrapping_sub(end as usize % 16).cast()
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: `new` made it out of a box, and no clone is there any more: see `Shared::await_both`.
+        drop(unsafe { Box::from_raw(self.0) });
+    }
 }
 
 /// Runs in the thread made for it: all its signals are blocked for good, so that no handler of the program ever runs in a
 /// clone, where it would find the wrong process id.
-fn clone_between(shared: &Shared) {
+fn clone_between(shared: &Arc<Shared>) {
     set_mask(u64::MAX);
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
-    let argument = ptr::from_ref(shared).cast_mut().cast();
-    // SAFETY: `between_main` gets its own stack of `STACK` bytes, which outlives it: this call returns after the clone has
-    // ended (CLONE_VFORK), and `spawn` holds the stack and `shared` until this thread is joined.
-    let between = unsafe { libc::clone(between_main, shared.between_stack, flags, argument) };
+    let flags = libc::CLONE_VM
+        | libc::CLONE_VFORK
+        | libc::CLONE_FILES
+        | libc::CLONE_PIDFD
+        | libc::CLONE_CHILD_CLEARTID;
+    let argument = Arc::as_ptr(shared).cast_mut().cast();
+    let no_tls = ptr::null_mut::<c_void>();
+    shared.between.here.store(HERE, Ordering::Release);
+    // SAFETY: `between_main` gets its own stack of `STACK` bytes; stack and `shared` are kept until the kernel has stored 0 through the
+    // last pointer. With CLONE_PIDFD it stores a descriptor through the first one. Both lead to atomics in `shared`.
+    let between = unsafe {
+        let (pidfd, here) = (shared.between.pidfd.as_ptr(), shared.between.here.as_ptr());
+        libc::clone(between_main, shared.between.stack.top(), flags, argument, pidfd, no_tls, here)
+    };
     if between == -1 {
+        shared.between.here.store(GONE, Ordering::Release);
         return shared.fail(Errno::last_raw());
     }
     // It has ended. An error means that the program collected it: it waits for children of all kinds.
@@ -158,23 +194,30 @@ fn clone_between(shared: &Shared) {
 
 /// The go-between: starts the helper and ends.
 extern "C" fn between_main(argument: *mut c_void) -> c_int {
-    // SAFETY: `clone_between` passed a `Shared` that lives until this process has ended.
+    // SAFETY: `clone_between` passed a `Shared` that is kept until this process has left.
     let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-    let mut pidfd: c_int = -1;
-    // SAFETY: as in `clone_between`; with CLONE_PIDFD the kernel stores one int through the pointer, which leads to `pidfd`.
-    let pid = unsafe { libc::clone(helper_main, shared.helper_stack, flags, argument, &raw mut pidfd) };
-    match pid {
-        -1 => shared.fail(Errno::last_raw()),
-        _ => shared.pidfd.store(pidfd, Ordering::Release),
+    shared.between.runs.store(true, Ordering::Release);
+    let flags =
+        libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+    let no_tls = ptr::null_mut::<c_void>();
+    shared.helper.here.store(HERE, Ordering::Release);
+    // SAFETY: as in `clone_between`.
+    let pid = unsafe {
+        let (pidfd, here) = (shared.helper.pidfd.as_ptr(), shared.helper.here.as_ptr());
+        libc::clone(helper_main, shared.helper.stack.top(), flags, argument, pidfd, no_tls, here)
+    };
+    if pid == -1 {
+        shared.helper.here.store(GONE, Ordering::Release);
+        shared.fail(Errno::last_raw());
     }
     0
 }
 
 /// The helper until it executes its file. Only system calls; the program's memory is still in use.
 extern "C" fn helper_main(argument: *mut c_void) -> c_int {
-    // SAFETY: as in `between_main`; CLONE_VFORK keeps the go-between, and so `clone_between`, waiting until `execve`.
+    // SAFETY: as in `between_main`.
     let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
+    shared.helper.runs.store(true, Ordering::Release);
     // SAFETY: these calls take numbers, the address of a `struct sigaction` as the kernel has it, and a null pointer where the
     // old one may be asked for. Signal actions and descriptors are this
     // process's own copies (neither CLONE_SIGHAND nor CLONE_FILES).
@@ -185,13 +228,17 @@ extern "C" fn helper_main(argument: *mut c_void) -> c_int {
             let none = ptr::null_mut::<KernelAction>();
             libc::syscall(libc::SYS_rt_sigaction, signal, &raw const DEFAULT, none, size_of::<u64>());
         }
-        for (wanted, file) in shared.files.iter().enumerate() {
+        for (wanted, file) in shared.program.files.iter().enumerate() {
             // The sources lie above all targets, so none is overwritten.
-            if libc::syscall(libc::SYS_dup2, *file, wanted as c_int) == -1 {
+            if libc::syscall(libc::SYS_dup2, file.as_raw_fd(), wanted as c_int) == -1 {
                 return shared.no_exec();
             }
         }
         close_from(FILES as c_int);
+        if shared.program.same_rights {
+            let (on, none): (c_ulong, c_ulong) = (1, 0);
+            libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, on, none, none, none);
+        }
         shared.pid.store(libc::syscall(libc::SYS_getpid) as i32, Ordering::Release);
     }
     futex_wake(&shared.pid);
@@ -202,8 +249,9 @@ extern "C" fn helper_main(argument: *mut c_void) -> c_int {
         }
     }
     set_mask(0);
-    // SAFETY: a string and two lists of strings that end with a null pointer, all kept by `spawn`.
-    unsafe { libc::syscall(libc::SYS_execve, shared.path, shared.args.as_ptr(), shared.env.as_ptr()) };
+    let (path, args, env) = (shared.program.path.as_ptr(), shared.args.as_ptr(), shared.env.as_ptr());
+    // SAFETY: a string and two lists of strings that end with a null pointer, all kept as `shared` is.
+    unsafe { libc::syscall(libc::SYS_execve, path, args, env) };
     shared.no_exec()
 }
 
@@ -221,7 +269,77 @@ fn close_from(first: c_int) {
     }
 }
 
+impl Clone {
+    fn new() -> Self {
+        let (runs, pidfd, here) = (AtomicBool::new(false), AtomicI32::new(-1), AtomicI32::new(GONE));
+        Self { stack: Stack::new(), runs, pidfd, here }
+    }
+
+    /// Waits until it has left the memory. False if it cannot be told whether it ever came.
+    fn await_end(&self) -> bool {
+        while self.here.load(Ordering::Acquire) != GONE {
+            let waited = futex_wait_shared(&self.here, HERE, GO_LIMIT);
+            if waited == Err(Errno::ETIMEDOUT) && !self.runs.load(Ordering::Acquire) {
+                return self.here.load(Ordering::Acquire) == GONE;
+            }
+        }
+        true
+    }
+
+    /// Ends it if it is in the memory, stopped or not.
+    fn kill(&self) {
+        let pidfd = self.pidfd.load(Ordering::Acquire);
+        if self.runs.load(Ordering::Acquire) && pidfd >= 0 && self.here.load(Ordering::Acquire) != GONE {
+            let none = ptr::null_mut::<libc::siginfo_t>();
+            // SAFETY: numbers and a null pointer, which stands for the signal's usual information.
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) };
+        }
+    }
+
+    fn take_pidfd(&self) -> Option<OwnedFd> {
+        let pidfd = self.pidfd.swap(-1, Ordering::AcqRel);
+        let is_ours = self.runs.load(Ordering::Acquire) && pidfd >= 0;
+        // SAFETY: the kernel made this descriptor for the clone, in the program's table, and it was not taken before.
+        is_ours.then(|| unsafe { OwnedFd::from_raw_fd(pidfd) })
+    }
+}
+
 impl Shared {
+    fn new(program: Program) -> Self {
+        let pointers =
+            |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect::<Vec<_>>();
+        Self {
+            args: pointers(&program.args),
+            env: pointers(&program.env),
+            program,
+            between: Clone::new(),
+            helper: Clone::new(),
+            pid: AtomicI32::new(0),
+            go: AtomicU32::new(WAIT),
+            exec_error: AtomicI32::new(0),
+        }
+    }
+
+    /// 0 at the deadline.
+    fn await_pid(&self, deadline: Instant) -> i32 {
+        loop {
+            let (pid, left) =
+                (self.pid.load(Ordering::Acquire), deadline.saturating_duration_since(Instant::now()));
+            if pid != 0 || left.is_zero() {
+                return pid;
+            }
+            // It returns early for many reasons; what counts is the value.
+            let _ = futex_wait(&self.pid, 0, left.min(GO_LIMIT));
+        }
+    }
+
+    /// Waits until neither clone is in this memory. If that cannot be told, the memory is never given back.
+    fn await_both(self: &Arc<Self>) {
+        if !(self.between.await_end() && self.helper.await_end()) {
+            std::mem::forget(Arc::clone(self));
+        }
+    }
+
     fn fail(&self, errno: i32) {
         self.pid.store(-errno.max(1), Ordering::Release);
         futex_wake(&self.pid);
@@ -254,9 +372,19 @@ fn set_mask(mask: u64) {
 }
 
 fn futex_wait<T>(word: &T, value: u32, limit: Duration) -> Result<(), Errno> {
+    futex_wait_with(word, value, limit, libc::FUTEX_PRIVATE_FLAG)
+}
+
+/// For a word that the kernel changes.
+fn futex_wait_shared(word: &AtomicI32, value: i32, limit: Duration) -> Result<(), Errno> {
+    futex_wait_with(word, value.cast_unsigned(), limit, 0)
+}
+
+fn futex_wait_with<T>(word: &T, value: u32, limit: Duration, flag: c_int) -> Result<(), Errno> {
     const { assert!(size_of::<T>() == size_of::<u32>()) };
-    let limit = libc::timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: 0 };
-    let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    let seconds = limit.as_secs().cast_signed();
+    let limit = libc::timespec { tv_sec: seconds, tv_nsec: limit.subsec_nanos().into() };
+    let wait = libc::FUTEX_WAIT | flag;
     // SAFETY: the word is four bytes long and aligned, as all callers pass atomics of that size; the kernel only reads it.
     Errno::result(unsafe {
         libc::syscall(libc::SYS_futex, ptr::from_ref(word), wait, value, &raw const limit)

@@ -21,7 +21,7 @@ impl Settings {
         let options = self.options.clone();
         self.options = match name {
             "deadline" => {
-                self.deadline = Duration::from_millis(value.parse().unwrap());
+                self.deadline = if value == "forever" { Duration::MAX } else { Duration::from_millis(value.parse().unwrap()) };
                 options.deadline(self.deadline)
             }
             "select" => options.selection(Selection::new().function(value)),
@@ -55,7 +55,7 @@ impl Settings {
         };
         let text = result.unwrap_or_else(|error| format!("error {}", describe(&error)));
         // A busy machine may run this thread a little later.
-        let late = started.elapsed().saturating_sub(self.deadline + Duration::from_secs(1));
+        let late = started.elapsed().saturating_sub(self.deadline.saturating_add(Duration::from_secs(1)));
         if late.is_zero() { text } else { format!("{text} LATE by {late:?}") }
     }
 
