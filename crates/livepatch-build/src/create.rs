@@ -242,6 +242,12 @@ fn structural(diff: &Diff<'_>) -> Vec<Finding> {
     for (section, object) in &diff.monolithic {
         findings.push(Finding::new(&rules::shared_section::RULE, format!("{section} of {object}")));
     }
+    for (replaced, other) in &diff.merged {
+        let what = format!(
+            "the running program has one body for it and for what `{other}` refers to, whose address may be kept"
+        );
+        findings.push(Finding::new(&rules::shared_address::RULE, replaced).change(what, None, None));
+    }
     for set in &diff.unsettled {
         findings.push(Finding::new(&rules::copies::RULE, guard::demangle(&set.name)));
     }

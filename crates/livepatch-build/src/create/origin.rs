@@ -58,6 +58,12 @@ pub(super) fn origins(
         called(diff, side, (functions, &infos), &mut ties);
     }
     sharing(diff, functions, &infos, &mut ties);
+    for (user, used) in &diff.linked {
+        let at = |old: &At| functions.iter().position(|replaced| replaced.old == *old);
+        if let (Some(user), Some(used)) = (at(user), at(used)) {
+            ties.tie(user, used);
+        }
+    }
     for symbols in &judged.together {
         let is_one = |replaced: &&Replaced| {
             changed_function(diff, replaced).is_some_and(|changed| symbols.contains(&changed.new_symbol))

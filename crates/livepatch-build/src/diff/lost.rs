@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How a function refers to another.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     /// By a call: it is on the stack for as long as the other runs.
     Call,
     /// By a jump: it left its frame.
@@ -90,7 +90,7 @@ impl Diff<'_> {
     }
 
     /// Old functions that nothing in the new build continues.
-    fn unpaired(&self) -> HashSet<At> {
+    pub(super) fn unpaired(&self) -> HashSet<At> {
         let continued: HashSet<At> = self
             .partners
             .values()
@@ -152,10 +152,10 @@ fn keys<'p>(program: &'p Program<'_>) -> impl Iterator<Item = &'p str> {
     code.map(|(at, _)| program.key(name_of(program, at)))
 }
 
-type Users = HashMap<At, Vec<(At, Use)>>;
+pub(super) type Users = HashMap<At, Vec<(At, Use)>>;
 
 /// Who refers to each of these functions, and how.
-fn users(program: &Program<'_>, functions: &HashSet<At>) -> Users {
+pub(super) fn users(program: &Program<'_>, functions: &HashSet<At>) -> Users {
     let mut users = Users::new();
     if functions.is_empty() {
         return users;

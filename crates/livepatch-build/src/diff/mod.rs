@@ -16,6 +16,7 @@ mod complete;
 pub(crate) mod described;
 mod graph;
 pub(crate) mod knowledge;
+mod links;
 pub(crate) mod lost;
 mod meaning;
 pub mod names;
@@ -40,7 +41,7 @@ use compare::{Comparer, Verdict};
 pub use meaning::{Known, Meaning};
 pub use pair::CopySet;
 use program::{At, Program};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Why two builds could not be compared.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,10 @@ pub struct Diff<'a> {
     pub compiled_for: HashMap<At, String>,
     /// Variables that the change touches, and of which the compiler may have known something, by their names in raw code.
     pub touched: HashSet<String>,
+    /// Old functions whose code leads to what the source does not mean, each with that ([`links`]).
+    pub linked: HashMap<At, At>,
+    /// Functions whose address in the running program stands for another one, too, with what is known of that; by their paths.
+    pub merged: BTreeMap<String, String>,
     /// New code that differs only because the compiler divided the crate in another way.
     pub repartitioned: Vec<At>,
     /// What of the two builds means something else, where raw code tells.
@@ -219,6 +224,8 @@ fn diff_scope<'a>(
         repartitioned: Vec::new(),
         compiled_for: HashMap::new(),
         touched: HashSet::new(),
+        linked: HashMap::new(),
+        merged: BTreeMap::new(),
         meaning: Known::Nothing,
         partners,
         partial: pairs.partial,

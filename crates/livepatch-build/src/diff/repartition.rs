@@ -16,6 +16,7 @@
 use super::by_source::BySource;
 use super::described::described;
 use super::knowledge::{Callers, Lost};
+use super::links;
 use super::meaning::ByMeaning;
 use super::program::{At, Program};
 use super::variables::{Touched, declared};
@@ -48,11 +49,21 @@ pub(super) struct Infos {
 }
 
 impl Infos {
-    fn read(diff: &Diff<'_>, old_build: &Build, new_build: &Build) -> Result<Self, GuardError> {
+    fn read(
+        diff: &Diff<'_>,
+        unpaired: &HashSet<At>,
+        (old_build, new_build): (&Build, &Build),
+    ) -> Result<Self, GuardError> {
         let copies = |on| {
             diff.unsettled.iter().flat_map(copies).filter_map(move |(side, at)| (side == on).then_some(at))
         };
-        let old: Vec<At> = diff.changed.iter().map(|c| c.old).chain(copies(Side::Old)).collect();
+        let old: Vec<At> = diff
+            .changed
+            .iter()
+            .map(|c| c.old)
+            .chain(copies(Side::Old))
+            .chain(unpaired.iter().copied())
+            .collect();
         let new: Vec<At> = diff.changed.iter().map(|c| c.new).chain(copies(Side::New)).collect();
         let (old, new) = rayon::join(
             || described(&diff.old, old_build, old.into_iter()),
@@ -78,7 +89,8 @@ pub fn set_aside(
     if *source.change() == Change::Nothing {
         return Ok(());
     }
-    let infos = Infos::read(diff, old_build, new_build)?;
+    let unpaired = diff.unpaired();
+    let infos = Infos::read(diff, &unpaired, (old_build, new_build))?;
     if let Some(meaning) = diff.meaning.any_mut() {
         meaning.forget_lines(&infos, source);
     }
@@ -96,7 +108,16 @@ pub fn set_aside(
         diff.changed.iter().copied().partition(|change| judge.is_real(change));
     let touched = diff.meaning.any().map(|meaning| Touched::new(meaning, diff));
     let mut compiled_for = HashMap::new();
+    let mut linked = links::to_stale(diff, &unpaired, &*judge);
+    let merged = diff.meaning.any().map(|meaning| links::to_merged(diff, (meaning, &infos), (&real, &aside)));
+    let merged = merged.unwrap_or_default();
+    linked.extend(merged.callers);
     aside.retain(|change| {
+        if let Some(callee) = linked.get(&change.old) {
+            compiled_for.insert(change.old, demangle(name_of(&diff.old, *callee)));
+            real.push(*change);
+            return false;
+        }
         let variable = touched.as_ref().and_then(|touched| touched.by(change, diff, &infos));
         if let Some(variable) = variable.filter(|_| !real.is_empty()) {
             compiled_for.insert(change.old, declared(&demangle(variable)));
@@ -116,6 +137,7 @@ pub fn set_aside(
     let touched = touched.as_ref().map(Touched::names).unwrap_or_default();
     drop(judge);
     diff.touched = touched;
+    (diff.linked, diff.merged) = (linked, merged.addresses);
     diff.initialisers.retain(|(_, new)| !variables.contains(new));
     // Something changed in the source and something differs in the code, so not all of it can be beside the point.
     if real.is_empty() {
