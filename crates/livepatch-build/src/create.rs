@@ -18,7 +18,7 @@ use crate::build::Build;
 use crate::diff::same_code::SameCode;
 use crate::diff::{self, Diff, DiffError, Meaning, repartition};
 use crate::emit::{self, EmitError, Emitted};
-use crate::findings::{Finding, Severity, in_order, leading, rules};
+use crate::findings::{Finding, Place, Severity, in_order, leading, rules};
 use crate::guard::{self, GuardError, GuardReport};
 use crate::image::{Image, ImageError};
 use crate::objects::Inputs;
@@ -155,6 +155,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     diff.renew_call_sites(&mut variables);
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
+    report.findings.extend(moved_awaits(&source));
     let leftovers = diff.leftovers();
     report.findings.extend(lost::functions(&diff, &leftovers, old)?);
     report.findings.extend(lost::doubtful(&diff, &variables, &functions));
@@ -226,6 +227,16 @@ fn without_code(mut report: CreateReport, diff: &Diff<'_>) -> Outcome {
         report.findings.extend(notes::kept_values(diff));
     }
     Outcome::Refused(report)
+}
+
+/// Bodies that wait for the same in another order: of futures of one type debug information does not tell which is which.
+fn moved_awaits(source: &SourceDiff) -> impl Iterator<Item = Finding> {
+    let items = source.items().map(|(items, _)| items).unwrap_or_default();
+    items.iter().filter_map(|item| {
+        let what = format!("`{}` is awaited at another point in the order", item.moved_await.as_ref()?);
+        let place = item.new.as_ref().map(|span| Place { file: span.file.clone(), line: span.first_line });
+        Some(Finding::new(&rules::coroutine::RULE, &item.path).at(place).change(what, None, None))
+    })
 }
 
 /// What the comparison alone rules out.

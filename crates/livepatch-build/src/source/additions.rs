@@ -241,6 +241,7 @@ impl<'a> Additions<'a> {
             new: Some(candidate.span.clone()),
             within: None,
             renumbers: false,
+            moved_await: None,
         })
     }
 

@@ -8,7 +8,9 @@ use super::macros::Packages;
 use super::mentions::{Closure, LocalTraits, entity_is_tainted, expected, function_names};
 use super::pieces::may_include_text;
 use super::tokens::Token;
-use super::{Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure, closures};
+use super::{
+    Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure, awaits, closures,
+};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -165,6 +167,7 @@ impl<'a> Pair<'a> {
             new: span(self.new),
             within: self.old.zip(self.new).and_then(|(old, new)| closures::around(old, new)),
             renumbers: self.old.zip(self.new).is_some_and(|(old, new)| closures::may_renumber(old, new)),
+            moved_await: self.old.zip(self.new).and_then(|(old, new)| awaits::moved(&old.body, &new.body)),
         }
     }
 }

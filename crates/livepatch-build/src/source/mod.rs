@@ -22,6 +22,7 @@
 //! expand to other code from equal source.
 
 mod additions;
+mod awaits;
 mod closures;
 mod compare;
 mod hiding;
@@ -94,6 +95,8 @@ pub struct ChangedItem {
     pub within: Option<(Span, Span)>,
     /// Whether items in its body may have other numbers: the text that differs has items or macro calls.
     pub renumbers: bool,
+    /// What its body awaits at another point in the order than before, if anything.
+    pub moved_await: Option<String>,
 }
 
 /// Kinds of items that can change by themselves.

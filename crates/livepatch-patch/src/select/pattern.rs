@@ -178,8 +178,41 @@ fn is_method(item: &ItemName, name: &str, self_type: &str, trait_path: Option<&s
 fn means(wanted: &str, real: &str) -> bool {
     let (wanted, real) = (normalise(wanted), normalise(real));
     let (path, real_path) = (without_arguments(&wanted), without_arguments(&real));
-    let arguments = |text: &'_ str| text.find('<').map_or(String::new(), |at| text[at..].to_owned());
-    same_path(&path, &real_path) && (path == wanted || arguments(&wanted) == arguments(&real))
+    same_path(&path, &real_path) && (path == wanted || same_arguments(arguments(&wanted), arguments(&real)))
+}
+
+/// The generic arguments of a type, brackets included.
+fn arguments(of: &str) -> &str {
+    of.find('<').map_or("", |at| &of[at..])
+}
+
+/// Whether two lists of generic arguments mean the same: each type of the one what a user may call that of the other.
+fn same_arguments(wanted: &str, real: &str) -> bool {
+    if wanted == real {
+        return true;
+    }
+    let (Some(wanted), Some(real)) = (listed(wanted), listed(real)) else { return false };
+    wanted.len() == real.len() && wanted.iter().zip(&real).all(|(a, b)| a == b || means(a, b))
+}
+
+/// What commas separate that are not inside of further brackets.
+fn listed(arguments: &str) -> Option<Vec<&str>> {
+    let list = arguments.strip_prefix('<')?.strip_suffix('>')?;
+    let (mut parts, mut depth, mut start) = (Vec::new(), 0, 0);
+    for (at, c) in list.char_indices() {
+        match c {
+            '<' | '(' | '[' | '{' => depth += 1,
+            '>' if list[..at].ends_with('-') => {}
+            '>' | ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&list[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&list[start..]);
+    Some(parts)
 }
 
 /// Whether two paths without arguments mean the same. What the standard library defines goes by shorter paths, through which it is
@@ -237,5 +270,30 @@ fn well_formed(path: &str) -> Result<(), String> {
     match segments(path).iter().any(|segment| segment.trim().is_empty()) {
         true => Err("there is nothing before or behind a `::`".into()),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::means;
+
+    #[test]
+    fn arguments_may_be_written_as_in_source() {
+        let item = "plain::cart::Item<alloc::string::String>";
+        for wanted in
+            ["plain::cart::Item", "plain::cart::Item<String>", "plain::cart::Item<std::string::String>"]
+        {
+            assert!(means(wanted, item), "{wanted}");
+        }
+        for wanted in
+            ["plain::cart::Item<u32>", "plain::cart::Item<my::String>", "plain::cart::Item<String, u8>"]
+        {
+            assert!(!means(wanted, item), "{wanted}");
+        }
+        assert!(means(
+            "a::Map<Vec<String>, (u8, u16)>",
+            "a::Map<alloc::vec::Vec<alloc::string::String>,(u8, u16)>"
+        ));
+        assert!(!means("a::Map<Vec<u8>, u8>", "a::Map<alloc::vec::Vec<u16>,u8>"));
     }
 }
