@@ -82,6 +82,8 @@ struct Clone {
     here: AtomicI32,
 }
 
+/// In place of the helper's process id: it did not live to tell it, nor why. No error number.
+const KILLED: i32 = i32::MIN;
 const HERE: i32 = 1;
 const GONE: i32 = 0;
 
@@ -137,6 +139,7 @@ pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instan
         _ if !in_time => Err(io::ErrorKind::TimedOut.into()),
         (pid, 0, Some(pidfd)) if pid > 0 => Ok(Spawned { pid, pidfd }),
         (_, error, _) if error > 0 => Err(io::Error::from_raw_os_error(error)),
+        (KILLED, ..) => Err(io::Error::other("it was killed before it began")),
         (pid, ..) => Err(io::Error::from_raw_os_error(pid.saturating_neg().max(1))),
     }
 }
@@ -188,7 +191,8 @@ fn clone_between(shared: &Arc<Shared>) {
     // It has ended. An error means that the program collected it: it waits for children of all kinds.
     while wait_for(between, libc::__WALL) == Err(Errno::EINTR) {}
     if shared.pid.load(Ordering::Acquire) == 0 {
-        shared.fail(libc::ECHILD);
+        shared.pid.store(KILLED, Ordering::Release);
+        futex_wake(&shared.pid);
     }
 }
 
