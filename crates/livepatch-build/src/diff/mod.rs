@@ -8,6 +8,7 @@
 //! compiler put it.
 
 pub(crate) mod anonymous;
+mod apart;
 mod by_source;
 pub(crate) mod call_sites;
 mod closures;
@@ -100,7 +101,7 @@ pub struct Diff<'a> {
     pub compiled_for: HashMap<At, String>,
     /// Variables that the change touches, and of which the compiler may have known something, by their names in raw code.
     pub touched: HashSet<String>,
-    /// Old functions whose code leads to what the source does not mean, each with that ([`links`]).
+    /// Old functions whose code leads to what the source does not mean, each with that (`diff/links.rs`).
     pub linked: HashMap<At, At>,
     /// Functions whose address in the running program stands for another one, too, with what is known of that; by their paths.
     pub merged: BTreeMap<String, String>,

@@ -13,6 +13,7 @@
 //! would do. Where the patch calls it, and its calling convention may have been altered, the patch carries a copy of
 //! the new code for its own use.
 
+use super::apart;
 use super::by_source::BySource;
 use super::described::described;
 use super::knowledge::{Callers, Lost};
@@ -104,28 +105,29 @@ pub fn set_aside(
     let is_noise = |(_, new): &(At, At)| !judge.is_changed_variable(name_of(&diff.new, *new));
     let variables: HashSet<At> =
         diff.initialisers.iter().filter(|pair| is_noise(pair)).map(|(_, new)| *new).collect();
-    let (mut real, mut aside): (Vec<_>, Vec<_>) =
+    let (mut real, aside): (Vec<_>, Vec<_>) =
         diff.changed.iter().copied().partition(|change| judge.is_real(change));
     let touched = diff.meaning.any().map(|meaning| Touched::new(meaning, diff));
-    let mut compiled_for = HashMap::new();
-    let mut linked = links::to_stale(diff, &unpaired, &*judge);
     let merged = diff.meaning.any().map(|meaning| links::to_merged(diff, (meaning, &infos), (&real, &aside)));
     let merged = merged.unwrap_or_default();
+    let mut linked = links::to_stale(diff, &unpaired, &*judge);
     linked.extend(merged.callers);
-    aside.retain(|change| {
-        if let Some(callee) = linked.get(&change.old) {
-            compiled_for.insert(change.old, demangle(name_of(&diff.old, *callee)));
-            real.push(*change);
-            return false;
+    let mut compiled_for = taken_along(diff, &infos, (&real, &aside), (&linked, touched.as_ref()));
+    let (along, mut aside): (Vec<_>, Vec<_>) =
+        aside.into_iter().partition(|change| compiled_for.contains_key(&change.old));
+    real.extend(along);
+    let parted = loop {
+        let apart = apart::apart(diff, (&infos, &unpaired), (&real, &aside));
+        let (along, rest): (Vec<_>, Vec<_>) =
+            aside.into_iter().partition(|change| apart.callers.contains_key(&change.old));
+        aside = rest;
+        if along.is_empty() {
+            break apart.parted;
         }
-        let variable = touched.as_ref().and_then(|touched| touched.by(change, diff, &infos));
-        if let Some(variable) = variable.filter(|_| !real.is_empty()) {
-            compiled_for.insert(change.old, declared(&demangle(variable)));
-            real.push(*change);
-            return false;
-        }
-        true
-    });
+        let callee = |at: &At| demangle(name_of(&diff.old, apart.callers[at]));
+        compiled_for.extend(along.iter().map(|change| (change.old, callee(&change.old))));
+        real.extend(along);
+    };
     let resting = resting_on(diff, &real, &infos);
     let is_reached = |set: &CopySet| {
         let rests =
@@ -153,14 +155,38 @@ pub fn set_aside(
     real.extend(back);
     aside = rest;
     diff.unsettled = unsettled;
-    for change in &aside {
+    leave_out(diff, &aside);
+    diff.changed = real;
+    diff.part(&parted);
+    Ok(())
+}
+
+/// Functions that mean what they meant and have to be replaced all the same, by their old code: each with what that leads to by mistake, or with
+/// the variable that it may have been compiled for.
+fn taken_along(
+    diff: &Diff<'_>,
+    infos: &Infos,
+    (real, aside): (&[Changed], &[Changed]),
+    (linked, touched): (&HashMap<At, At>, Option<&Touched<'_>>),
+) -> HashMap<At, String> {
+    let why = |change: &Changed| {
+        if let Some(callee) = linked.get(&change.old) {
+            return Some(demangle(name_of(&diff.old, *callee)));
+        }
+        let touched = touched.filter(|_| !real.is_empty())?;
+        touched.by(change, diff, infos).map(|variable| declared(&demangle(variable)))
+    };
+    aside.iter().filter_map(|change| Some((change.old, why(change)?))).collect()
+}
+
+/// The running code of these stays; where it may be called by name, new code calls it.
+fn leave_out(diff: &mut Diff<'_>, aside: &[Changed]) {
+    for change in aside {
         if is_global(&diff.old, change.old) && is_global(&diff.new, change.new) {
             diff.twins.insert(change.new, change.old);
         }
         diff.repartitioned.push(change.new);
     }
-    diff.changed = real;
-    Ok(())
 }
 
 /// Names of the crates whose objects differ, as paths begin with them.

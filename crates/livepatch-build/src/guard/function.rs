@@ -2,7 +2,7 @@
 
 use super::demangle::strip_suffix;
 use super::dwarf::{Debug, DieId};
-use super::report::{FunctionRef, ResultIn};
+use super::report::{Convention, FunctionRef, ResultIn};
 use super::scan::crate_key;
 use super::types::Types;
 use crate::findings::Place;
@@ -21,6 +21,7 @@ pub(super) struct Function {
     /// The crate that it was compiled in, see [`crate_key`].
     pub(super) crate_key: String,
     pub(super) signature: Signature,
+    pub(super) convention: Convention,
     /// Types of everything that it and what is inlined into it handle.
     pub(super) types: Vec<DieId>,
     pub(super) inlined: Vec<FunctionRef>,
@@ -34,10 +35,6 @@ pub(super) struct Signature {
     /// Type names of the parameters of the declaration, where there is one (methods).
     pub(super) declared: Option<Vec<String>>,
     pub(super) result: String,
-    /// The optimiser altered how it is called (`DW_CC_nocall`).
-    pub(super) altered: bool,
-    /// For each parameter, how it is passed, where that is recorded.
-    pub(super) passing: Vec<Option<String>>,
 }
 
 /// Finds the function that begins at `addr` and has one of these symbols.
@@ -77,7 +74,8 @@ fn read(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Function> 
         place: debug.place(id)?,
         rust: unit.rust,
         crate_key: crate_key(unit),
-        signature: signature(types, id, addr)?,
+        signature: signature(types, id)?,
+        convention: convention(debug, id, addr)?,
         types: contents.types,
         inlined: contents.inlined,
     })
@@ -223,7 +221,7 @@ fn receiver(types: &Types<'_, '_>, id: DieId) -> gimli::Result<Option<String>> {
     Ok(None)
 }
 
-fn signature(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Signature> {
+fn signature(types: &Types<'_, '_>, id: DieId) -> gimli::Result<Signature> {
     let debug = types.debug;
     let origins = debug.origins(id)?;
     let mut lists = Vec::new();
@@ -244,6 +242,11 @@ fn signature(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Signa
         .map(|(_, names)| names)
         .max_by_key(Vec::len)
         .unwrap_or_default();
+    let result = types.name(debug.type_of(id)?)?.to_string();
+    Ok(Signature { params, declared, result })
+}
+
+fn convention(debug: &Debug<'_>, id: DieId, addr: u64) -> gimli::Result<Convention> {
     let altered = match debug.inherited(id, c::DW_AT_calling_convention)? {
         Some((_, AttributeValue::CallingConvention(convention))) => convention == c::DW_CC_nocall,
         _ => false,
@@ -254,8 +257,7 @@ fn signature(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Signa
             passing.push(passed(debug, param, addr)?);
         }
     }
-    let result = types.name(debug.type_of(id)?)?.to_string();
-    Ok(Signature { params, declared, result, altered, passing })
+    Ok(Convention { altered, passing })
 }
 
 /// Where a parameter is on entry, as the bytes of its location, if it is recorded for the first instruction.

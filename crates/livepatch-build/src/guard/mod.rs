@@ -49,7 +49,7 @@ pub use input::{
     Witness,
 };
 pub use once::{initialised_once, is_of_once_state};
-pub use report::{FunctionInfo, FunctionRef, GuardError, GuardReport, ResultIn, StaticInfo};
+pub use report::{Convention, FunctionInfo, FunctionRef, GuardError, GuardReport, ResultIn, StaticInfo};
 
 use crate::findings::{Finding, leading};
 use elf::ImageFile;
@@ -144,6 +144,7 @@ fn function_info(symbol: &str, function: &function::Function, handles_functions:
         receiver: function.receiver.clone(),
         result: function.result,
         takes_pointers: function.takes_pointers,
+        convention: function.convention.clone(),
         crate_key: function.crate_key.clone(),
         place: function.place.clone(),
         inlined: function.inlined.clone(),

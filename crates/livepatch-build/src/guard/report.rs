@@ -45,6 +45,9 @@ pub struct FunctionInfo {
     pub result: ResultIn,
     /// Whether something that it takes may point to something.
     pub takes_pointers: bool,
+    /// How it is called.
+    #[serde(skip)]
+    pub convention: Convention,
     /// The crate that it was compiled in, as its code units are named.
     pub crate_key: String,
     /// Where it is declared.
@@ -53,6 +56,34 @@ pub struct FunctionInfo {
     pub inlined: Vec<FunctionRef>,
     /// Whether it or what is inlined into it handles functions as values. Debug information does not say which ones.
     pub handles_functions: bool,
+}
+
+/// How a function is called, as far as debug information records it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Convention {
+    /// The optimiser altered it (`DW_CC_nocall`).
+    pub altered: bool,
+    /// For each parameter, how it is passed, where that is recorded.
+    pub passing: Vec<Option<String>>,
+}
+
+impl Convention {
+    /// Whether a caller of the one would call the other wrongly. An altered convention must agree in all that is recorded; otherwise
+    /// only a clear contradiction counts, as descriptions of one place may differ.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        if self.altered || other.altered {
+            return self != other;
+        }
+        // `DW_OP_reg0` to `DW_OP_reg31`, alone.
+        let register = |place: &Option<String>| {
+            place.clone().filter(|place| place.len() == 4 && matches!(place.as_bytes()[1], b'5' | b'6'))
+        };
+        self.passing.len() == other.passing.len()
+            && self.passing.iter().zip(&other.passing).any(|(a, b)| match (register(a), register(b)) {
+                (Some(a), Some(b)) => a != b,
+                _ => false,
+            })
+    }
 }
 
 /// Where a function leaves its result.

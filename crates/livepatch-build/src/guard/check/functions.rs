@@ -3,8 +3,9 @@
 use crate::findings::{Finding, rules};
 use crate::guard::demangle::{crate_of, demangle, is_rust, strip_suffix};
 use crate::guard::fixed::CRATES;
-use crate::guard::function::{Function, Signature, linkage_name};
+use crate::guard::function::{Function, linkage_name};
 use crate::guard::input::ChangedFunction;
+use crate::guard::report::Convention;
 use crate::guard::side::{Image, Side};
 use livepatch_patch::LinkAddr;
 
@@ -115,33 +116,16 @@ fn signature(old: &Function, new: &Function) -> Option<Finding> {
 }
 
 fn convention(old: &Function, new: &Function) -> Option<Finding> {
-    let (before, after) = (&old.signature, &new.signature);
+    let (before, after) = (&old.convention, &new.convention);
     let mut finding = Finding::new(&rules::abi::RULE, &new.path).at(new.place.clone());
-    let text = |signature: &Signature| {
-        Some(if signature.altered { "altered by the optimiser" } else { "as declared" }.to_owned())
+    let text = |convention: &Convention| {
+        Some(if convention.altered { "altered by the optimiser" } else { "as declared" }.to_owned())
     };
     if before.altered != after.altered {
         finding = finding.change("calling convention", text(before), text(after));
-    } else if moved(before, after) {
-        let text = |signature: &Signature| Some(format!("{:?}", signature.passing));
+    } else if before.differs(after) {
+        let text = |convention: &Convention| Some(format!("{:?}", convention.passing));
         finding = finding.change("places of the arguments on entry", text(before), text(after));
     }
     (!finding.changes.is_empty()).then_some(finding)
-}
-
-/// Whether arguments are passed in other places. An altered convention must agree in all that is recorded; otherwise
-/// only a clear contradiction counts, as descriptions of one place may differ.
-fn moved(old: &Signature, new: &Signature) -> bool {
-    if old.altered {
-        return old.passing != new.passing;
-    }
-    // `DW_OP_reg0` to `DW_OP_reg31`, alone.
-    let register = |place: &Option<String>| {
-        place.clone().filter(|place| place.len() == 4 && matches!(place.as_bytes()[1], b'5' | b'6'))
-    };
-    old.passing.len() == new.passing.len()
-        && old.passing.iter().zip(&new.passing).any(|(old, new)| match (register(old), register(new)) {
-            (Some(old), Some(new)) => old != new,
-            _ => false,
-        })
 }
