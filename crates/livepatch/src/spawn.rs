@@ -19,14 +19,17 @@
 //! there. So what they use belongs to the thread, too, which ends when the kernel has told that both left (CLONE_CHILD_CLEARTID), and the
 //! caller, who waits no longer than its deadline, kills what is left of them.
 
+mod clone;
+
+use clone::{Clone, GONE, HERE, futex_wait, futex_wake};
 use nix::errno::Errno;
 use nix::libc::{self, c_char, c_int, c_ulong, c_void};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
@@ -53,8 +56,6 @@ pub(crate) struct Spawned {
     pub pidfd: OwnedFd,
 }
 
-/// Stack of each clone. `execve` is the deepest that they do.
-const STACK: usize = 64 << 10;
 /// How long the helper waits for `go`. Only a program that is being killed does not say it at once.
 const GO_LIMIT: Duration = Duration::from_secs(5);
 /// How long killed clones may take to end before they are left to end by themselves.
@@ -72,20 +73,8 @@ static DEFAULT: KernelAction = [0; 4];
 const WAIT: u32 = 0;
 const GO: u32 = 1;
 
-/// A clone that runs in the program's memory.
-struct Clone {
-    stack: Stack,
-    /// Whether it came into being, so that the descriptor is its own.
-    runs: AtomicBool,
-    pidfd: AtomicI32,
-    /// [`HERE`] while it may be in the memory. The kernel stores [`GONE`] when it has left.
-    here: AtomicI32,
-}
-
 /// In place of the helper's process id: it did not live to tell it, nor why. No error number.
 const KILLED: i32 = i32::MIN;
-const HERE: i32 = 1;
-const GONE: i32 = 0;
 
 /// What the clones and the program share. Everything that they need is prepared here, so that they allocate nothing.
 struct Shared {
@@ -141,28 +130,6 @@ pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instan
         (_, error, _) if error > 0 => Err(io::Error::from_raw_os_error(error)),
         (KILLED, ..) => Err(io::Error::other("it was killed before it began")),
         (pid, ..) => Err(io::Error::from_raw_os_error(pid.saturating_neg().max(1))),
-    }
-}
-
-/// A stack for a clone, which writes to it while others hold references to [`Shared`].
-struct Stack(*mut [u8]);
-
-impl Stack {
-    fn new() -> Self {
-        Self(Box::into_raw(vec![0_u8; STACK].into_boxed_slice()))
-    }
-
-    /// Its 16-byte aligned upper end.
-    fn top(&self) -> *mut c_void {
-        let end = self.0.cast::<u8>().wrapping_add(STACK);
-        end.wrapping_sub(end as usize % 16).cast()
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // SAFETY: `new` made it out of a box, and no clone is there any more: see `Shared::await_both`.
-        drop(unsafe { Box::from_raw(self.0) });
     }
 }
 
@@ -273,41 +240,6 @@ fn close_from(first: c_int) {
     }
 }
 
-impl Clone {
-    fn new() -> Self {
-        let (runs, pidfd, here) = (AtomicBool::new(false), AtomicI32::new(-1), AtomicI32::new(GONE));
-        Self { stack: Stack::new(), runs, pidfd, here }
-    }
-
-    /// Waits until it has left the memory. False if it cannot be told whether it ever came.
-    fn await_end(&self) -> bool {
-        while self.here.load(Ordering::Acquire) != GONE {
-            let waited = futex_wait_shared(&self.here, HERE, GO_LIMIT);
-            if waited == Err(Errno::ETIMEDOUT) && !self.runs.load(Ordering::Acquire) {
-                return self.here.load(Ordering::Acquire) == GONE;
-            }
-        }
-        true
-    }
-
-    /// Ends it if it is in the memory, stopped or not.
-    fn kill(&self) {
-        let pidfd = self.pidfd.load(Ordering::Acquire);
-        if self.runs.load(Ordering::Acquire) && pidfd >= 0 && self.here.load(Ordering::Acquire) != GONE {
-            let none = ptr::null_mut::<libc::siginfo_t>();
-            // SAFETY: numbers and a null pointer, which stands for the signal's usual information.
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) };
-        }
-    }
-
-    fn take_pidfd(&self) -> Option<OwnedFd> {
-        let pidfd = self.pidfd.swap(-1, Ordering::AcqRel);
-        let is_ours = self.runs.load(Ordering::Acquire) && pidfd >= 0;
-        // SAFETY: the kernel made this descriptor for the clone, in the program's table, and it was not taken before.
-        is_ours.then(|| unsafe { OwnedFd::from_raw_fd(pidfd) })
-    }
-}
-
 impl Shared {
     fn new(program: Program) -> Self {
         let pointers =
@@ -373,31 +305,4 @@ fn set_mask(mask: u64) {
         let old = ptr::null_mut::<u64>();
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, old, size_of::<u64>());
     }
-}
-
-fn futex_wait<T>(word: &T, value: u32, limit: Duration) -> Result<(), Errno> {
-    futex_wait_with(word, value, limit, libc::FUTEX_PRIVATE_FLAG)
-}
-
-/// For a word that the kernel changes.
-fn futex_wait_shared(word: &AtomicI32, value: i32, limit: Duration) -> Result<(), Errno> {
-    futex_wait_with(word, value.cast_unsigned(), limit, 0)
-}
-
-fn futex_wait_with<T>(word: &T, value: u32, limit: Duration, flag: c_int) -> Result<(), Errno> {
-    const { assert!(size_of::<T>() == size_of::<u32>()) };
-    let seconds = limit.as_secs().cast_signed();
-    let limit = libc::timespec { tv_sec: seconds, tv_nsec: limit.subsec_nanos().into() };
-    let wait = libc::FUTEX_WAIT | flag;
-    // SAFETY: the word is four bytes long and aligned, as all callers pass atomics of that size; the kernel only reads it.
-    Errno::result(unsafe {
-        libc::syscall(libc::SYS_futex, ptr::from_ref(word), wait, value, &raw const limit)
-    })
-    .map(drop)
-}
-
-fn futex_wake<T>(word: &T) {
-    let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-    // SAFETY: waking does not access the word; its address is the key.
-    unsafe { libc::syscall(libc::SYS_futex, ptr::from_ref(word), wake, c_int::MAX) };
 }
