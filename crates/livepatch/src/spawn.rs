@@ -21,7 +21,7 @@
 
 mod clone;
 
-use clone::{Clone, GONE, HERE, futex_wait, futex_wake};
+use clone::{Clone, GONE, HERE, await_change, futex_wait, futex_wake};
 use nix::errno::Errno;
 use nix::libc::{self, c_char, c_int, c_ulong, c_void};
 use std::ffi::CString;
@@ -30,7 +30,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 /// What is started.
@@ -70,6 +69,7 @@ const SIGNALS: c_int = 64;
 type KernelAction = [u64; 4];
 static DEFAULT: KernelAction = [0; 4];
 
+const DONE: i32 = 1;
 const WAIT: u32 = 0;
 const GO: u32 = 1;
 
@@ -87,6 +87,8 @@ struct Shared {
     pid: AtomicI32,
     go: AtomicU32,
     exec_error: AtomicI32,
+    /// [`DONE`] when no clone is in this memory any more.
+    done: AtomicI32,
 }
 
 // SAFETY: the pointers lead to strings of `program`, which are only read, and to stacks that belong to it.
@@ -100,27 +102,25 @@ unsafe impl Sync for Shared {}
 /// The kernel refuses a thread, a process or the file; [`io::ErrorKind::TimedOut`] if it was not started by the deadline.
 pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instant) -> io::Result<Spawned> {
     let shared = Arc::new(Shared::new(program));
-    let (done, is_done) = sync_channel(1);
     let theirs = Arc::clone(&shared);
     let work = move || {
         clone_between(&theirs);
         theirs.await_both();
-        // Perhaps nobody waits any more.
-        let _ = done.send(());
+        theirs.done.store(DONE, Ordering::Release);
+        futex_wake(&theirs.done);
     };
     std::thread::Builder::new().name("livepatch".into()).spawn(work)?;
-    let pid = shared.await_pid(deadline);
+    let pid = await_change(&shared.pid, deadline);
     if pid > 0 {
         permit(pid);
         shared.go.store(GO, Ordering::Release);
         futex_wake(&shared.go);
     }
-    let in_time =
-        pid != 0 && is_done.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok();
+    let in_time = pid != 0 && await_change(&shared.done, deadline) == DONE;
     if !in_time {
         shared.helper.kill();
         shared.between.kill();
-        let _ = is_done.recv_timeout(END_LIMIT);
+        await_change(&shared.done, Instant::now() + END_LIMIT);
     }
     drop(shared.between.take_pidfd());
     let pidfd = shared.helper.take_pidfd();
@@ -253,19 +253,7 @@ impl Shared {
             pid: AtomicI32::new(0),
             go: AtomicU32::new(WAIT),
             exec_error: AtomicI32::new(0),
-        }
-    }
-
-    /// 0 at the deadline.
-    fn await_pid(&self, deadline: Instant) -> i32 {
-        loop {
-            let (pid, left) =
-                (self.pid.load(Ordering::Acquire), deadline.saturating_duration_since(Instant::now()));
-            if pid != 0 || left.is_zero() {
-                return pid;
-            }
-            // It returns early for many reasons; what counts is the value.
-            let _ = futex_wait(&self.pid, 0, left.min(GO_LIMIT));
+            done: AtomicI32::new(0),
         }
     }
 

@@ -5,7 +5,7 @@ use nix::libc::{self, c_int, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Stack of each clone. `execve` is the deepest that they do.
 const STACK: usize = 64 << 10;
@@ -79,6 +79,19 @@ impl Clone {
         let is_ours = self.runs.load(Ordering::Acquire) && pidfd >= 0;
         // SAFETY: the kernel made this descriptor for the clone, in the program's table, and it was not taken before.
         is_ours.then(|| unsafe { OwnedFd::from_raw_fd(pidfd) })
+    }
+}
+
+/// What a word holds that is 0 at first: 0 at the deadline.
+pub(super) fn await_change(word: &AtomicI32, deadline: Instant) -> i32 {
+    loop {
+        let (value, left) =
+            (word.load(Ordering::Acquire), deadline.saturating_duration_since(Instant::now()));
+        if value != 0 || left.is_zero() {
+            return value;
+        }
+        // It returns early for many reasons; what counts is the value.
+        let _ = futex_wait(word, 0, left.min(ROUND));
     }
 }
 
