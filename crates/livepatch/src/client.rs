@@ -85,7 +85,8 @@ impl Helper {
             // The tool may have rights of its own; the own executable must not gain any.
             same_rights: command.reads_request,
         };
-        let process = spawn::spawn(program, permit, deadline)?;
+        // Whoever was permitted may be dead by now, and its number somebody else's.
+        let process = spawn::spawn(program, permit, deadline).inspect_err(|_| forbid())?;
         Ok(Self { process, report, said, ended: false })
     }
 

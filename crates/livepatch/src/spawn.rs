@@ -21,7 +21,7 @@
 
 mod clone;
 
-use clone::{Clone, GONE, HERE, await_change, futex_wait, futex_wake};
+use clone::{Clone, await_change, futex_wait, futex_wake};
 use nix::errno::Errno;
 use nix::libc::{self, c_char, c_int, c_ulong, c_void};
 use std::ffi::CString;
@@ -137,24 +137,12 @@ pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instan
 /// clone, where it would find the wrong process id.
 fn clone_between(shared: &Arc<Shared>) {
     set_mask(u64::MAX);
-    let flags = libc::CLONE_VM
-        | libc::CLONE_VFORK
-        | libc::CLONE_FILES
-        | libc::CLONE_PIDFD
-        | libc::CLONE_CHILD_CLEARTID;
     let argument = Arc::as_ptr(shared).cast_mut().cast();
-    let no_tls = ptr::null_mut::<c_void>();
-    shared.between.here.store(HERE, Ordering::Release);
-    // SAFETY: `between_main` gets its own stack of `STACK` bytes; stack and `shared` are kept until the kernel has stored 0 through the
-    // last pointer. With CLONE_PIDFD it stores a descriptor through the first one. Both lead to atomics in `shared`.
-    let between = unsafe {
-        let (pidfd, here) = (shared.between.pidfd.as_ptr(), shared.between.here.as_ptr());
-        libc::clone(between_main, shared.between.stack.top(), flags, argument, pidfd, no_tls, here)
+    // SAFETY: `between_main` does nothing but what a clone may; the thread keeps `shared`, and everything in it, until both have left.
+    let between = match unsafe { shared.between.start(between_main, libc::CLONE_FILES, argument) } {
+        Ok(between) => between,
+        Err(errno) => return shared.fail(errno as i32),
     };
-    if between == -1 {
-        shared.between.here.store(GONE, Ordering::Release);
-        return shared.fail(Errno::last_raw());
-    }
     // It has ended. An error means that the program collected it: it waits for children of all kinds.
     while wait_for(between, libc::__WALL) == Err(Errno::EINTR) {}
     if shared.pid.load(Ordering::Acquire) == 0 {
@@ -168,18 +156,9 @@ extern "C" fn between_main(argument: *mut c_void) -> c_int {
     // SAFETY: `clone_between` passed a `Shared` that is kept until this process has left.
     let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
     shared.between.runs.store(true, Ordering::Release);
-    let flags =
-        libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
-    let no_tls = ptr::null_mut::<c_void>();
-    shared.helper.here.store(HERE, Ordering::Release);
     // SAFETY: as in `clone_between`.
-    let pid = unsafe {
-        let (pidfd, here) = (shared.helper.pidfd.as_ptr(), shared.helper.here.as_ptr());
-        libc::clone(helper_main, shared.helper.stack.top(), flags, argument, pidfd, no_tls, here)
-    };
-    if pid == -1 {
-        shared.helper.here.store(GONE, Ordering::Release);
-        shared.fail(Errno::last_raw());
+    if let Err(errno) = unsafe { shared.helper.start(helper_main, libc::SIGCHLD, argument) } {
+        shared.fail(errno as i32);
     }
     0
 }

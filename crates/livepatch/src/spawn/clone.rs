@@ -14,19 +14,19 @@ const ROUND: Duration = Duration::from_secs(5);
 
 /// A clone that runs in the program's memory.
 pub(super) struct Clone {
-    pub stack: Stack,
+    stack: Stack,
     /// Whether it came into being, so that the descriptor is its own.
     pub runs: AtomicBool,
-    pub pidfd: AtomicI32,
+    pidfd: AtomicI32,
     /// [`HERE`] while it may be in the memory. The kernel stores [`GONE`] when it has left.
-    pub here: AtomicI32,
+    here: AtomicI32,
 }
 
-pub(super) const HERE: i32 = 1;
-pub(super) const GONE: i32 = 0;
+const HERE: i32 = 1;
+const GONE: i32 = 0;
 
-/// A stack for a clone, which writes to it while others hold references to [`Shared`].
-pub(super) struct Stack(*mut [u8]);
+/// A stack for a clone, which writes to it while others hold references to what it belongs to.
+struct Stack(*mut [u8]);
 
 impl Stack {
     fn new() -> Self {
@@ -53,6 +53,31 @@ impl Clone {
         Self { stack: Stack::new(), runs, pidfd, here }
     }
 
+    /// Starts it in this memory, with `argument` for `main`; `flags` besides. Returns its process id when it has left the memory or was killed.
+    ///
+    /// # Safety
+    /// `main` and what it does with `argument` fit to be a process that shares this one's memory. This value and what `argument` leads to are
+    /// kept until [`Self::await_end`] is true.
+    pub unsafe fn start(
+        &self,
+        main: extern "C" fn(*mut c_void) -> c_int,
+        flags: c_int,
+        argument: *mut c_void,
+    ) -> Result<i32, Errno> {
+        let shared = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID;
+        let (pidfd, no_tls, here) = (self.pidfd.as_ptr(), ptr::null_mut::<c_void>(), self.here.as_ptr());
+        self.here.store(HERE, Ordering::Release);
+        // SAFETY: `main` gets a stack of its own of `STACK` bytes. The kernel stores a descriptor through the first of the last three pointers
+        // and 0 through the last one: both lead to atomics of this value. All are kept as the caller says.
+        let pid =
+            unsafe { libc::clone(main, self.stack.top(), shared | flags, argument, pidfd, no_tls, here) };
+        let pid = Errno::result(pid);
+        if pid.is_err() {
+            self.here.store(GONE, Ordering::Release);
+        }
+        pid
+    }
+
     /// Waits until it has left the memory. False if it cannot be told whether it ever came.
     pub fn await_end(&self) -> bool {
         while self.here.load(Ordering::Acquire) != GONE {
@@ -64,10 +89,10 @@ impl Clone {
         true
     }
 
-    /// Ends it if it is in the memory, stopped or not.
+    /// Ends it, stopped or not, also if it has left the memory.
     pub fn kill(&self) {
         let pidfd = self.pidfd.load(Ordering::Acquire);
-        if self.runs.load(Ordering::Acquire) && pidfd >= 0 && self.here.load(Ordering::Acquire) != GONE {
+        if self.runs.load(Ordering::Acquire) && pidfd >= 0 {
             let none = ptr::null_mut::<libc::siginfo_t>();
             // SAFETY: numbers and a null pointer, which stands for the signal's usual information.
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) };
