@@ -166,19 +166,24 @@ fn head(segment: &str, at: usize) -> Option<(&str, Option<&str>)> {
 
 /// The segments of a path; `::` inside of brackets does not separate.
 pub fn segments(path: &str) -> Vec<&str> {
+    separated(path, "::")
+}
+
+/// The parts of a text between separators outside of brackets.
+pub(crate) fn separated<'t>(text: &'t str, by: &str) -> Vec<&'t str> {
     let (mut out, mut start, mut depth) = (Vec::new(), 0, 0i32);
-    let bytes = path.as_bytes();
+    let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
         depth += nesting(bytes, at);
-        if depth == 0 && bytes[at] == b':' && bytes.get(at + 1) == Some(&b':') {
-            out.push(&path[start..at]);
-            start = at + 2;
-            at += 1;
+        if depth == 0 && bytes[at..].starts_with(by.as_bytes()) {
+            out.push(&text[start..at]);
+            start = at + by.len();
+            at += by.len() - 1;
         }
         at += 1;
     }
-    out.push(&path[start..]);
+    out.push(&text[start..]);
     out
 }
 

@@ -55,7 +55,7 @@ pub(super) fn to_merged(
     let replaced: HashMap<&str, At> = real.iter().map(|change| (name(change.old), change.old)).collect();
     let mut merged = Merged::default();
     for change in real.iter().chain(aside) {
-        let code = Code::new(diff, meaning, infos, change);
+        let code = Code::new(diff, meaning, infos, *change);
         for (used, at) in &replaced {
             if code.calls_by_mistake(used) {
                 merged.callers.insert(change.old, *at);
@@ -70,28 +70,22 @@ pub(super) fn to_merged(
 }
 
 /// One function in both builds, and what its raw code refers to.
-struct Code<'c> {
+struct Code<'c, 'a> {
+    diff: &'c Diff<'a>,
+    meaning: &'c Meaning,
+    change: Changed,
     graph: &'c Graph,
     old: Uses<'c>,
-    new: Uses<'c>,
     /// The function and what is inlined into its old code.
     members: HashSet<&'c str>,
-    /// Functions that are in no place of their own in the old image.
-    is_gone: Box<dyn Fn(&str) -> bool + 'c>,
 }
 
-impl<'c> Code<'c> {
-    fn new(diff: &'c Diff<'_>, meaning: &'c Meaning, infos: &'c Infos, change: &Changed) -> Self {
-        let inlined = infos.old.get(&change.old).into_iter().flat_map(|info| &info.inlined);
-        let inlined = inlined.filter_map(|inlined| Some(meaning.key(inlined.symbol.as_deref()?)));
-        let key = |name| meaning.key(name);
-        Self {
-            graph: meaning.graphs()[0],
-            old: Uses::of(&diff.old, change.old).renamed(key),
-            new: Uses::of(&diff.new, change.new).renamed(key),
-            members: inlined.chain([meaning.key(name_of(&diff.old, change.old))]).collect(),
-            is_gone: Box::new(|name| diff.old.image.symbols(name).is_empty()),
-        }
+impl<'c, 'a> Code<'c, 'a> {
+    fn new(diff: &'c Diff<'a>, meaning: &'c Meaning, infos: &'c Infos, change: Changed) -> Self {
+        let mut members = infos.old.get(&change.old).map(|info| meaning.inlined(info)).unwrap_or_default();
+        members.insert(meaning.key(name_of(&diff.old, change.old)));
+        let old = Uses::of(&diff.old, change.old).renamed(|name| meaning.key(name));
+        Self { diff, meaning, change, graph: meaning.graphs()[0], old, members }
     }
 
     fn calls_by_mistake(&self, used: &str) -> bool {
@@ -124,18 +118,19 @@ impl<'c> Code<'c> {
 
     /// Whether the new code refers to a function, as raw code always did, that the old image has no place for and that is not inlined.
     fn names_again(&self, of: impl for<'u> Fn(&'u Uses<'c>) -> &'u HashMap<&'c str, usize>) -> bool {
+        let new = Uses::of(&self.diff.new, self.change.new).renamed(|name| self.meaning.key(name));
         let nodes = self.members.iter().filter_map(|name| self.graph.nodes.get(*name));
         let meant: HashSet<&str> = nodes
             .flat_map(|node| node.calls.iter().chain(&node.others))
             .map(|(name, _)| name.as_str())
             .collect();
-        of(&self.new).keys().any(|name| {
+        of(&new).keys().any(|name| {
             let is_code = self.graph.nodes.get(*name).is_some_and(|node| node.kind == Some(Kind::Text));
             is_code
                 && meant.contains(name)
                 && !of(&self.old).contains_key(name)
                 && !self.members.contains(name)
-                && (self.is_gone)(name)
+                && self.diff.old.image.symbols(name).is_empty()
         })
     }
 }

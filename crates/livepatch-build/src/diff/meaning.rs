@@ -208,7 +208,7 @@ impl Meaning {
     }
 
     /// Keys of what is inlined into a function.
-    fn inlined<'s>(&'s self, info: &'s FunctionInfo) -> HashSet<&'s str> {
+    pub(super) fn inlined<'s>(&'s self, info: &'s FunctionInfo) -> HashSet<&'s str> {
         let symbols = info.inlined.iter().filter_map(|inlined| inlined.symbol.as_deref());
         symbols.map(|symbol| self.key(symbol)).collect()
     }

@@ -67,7 +67,7 @@ fn opening(tokens: &[Token], close: usize) -> usize {
 }
 
 fn text(tokens: &[Token]) -> String {
-    tokens.iter().map(|token| &*token.text).collect::<Vec<_>>().join("")
+    tokens.iter().map(|token| &*token.text).collect()
 }
 
 /// Those that occur once, with their places.

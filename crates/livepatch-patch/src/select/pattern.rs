@@ -1,7 +1,7 @@
 //! One part of a selection, and what it means in a patch.
 
 use super::{Part, Unknown};
-use crate::item::{ItemName, is_below, is_path, normalise, segments, without_arguments};
+use crate::item::{ItemName, is_below, is_path, normalise, segments, separated, without_arguments};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that a selection of a patch can name.
@@ -195,24 +195,8 @@ fn same_arguments(wanted: &str, real: &str) -> bool {
     wanted.len() == real.len() && wanted.iter().zip(&real).all(|(a, b)| a == b || means(a, b))
 }
 
-/// What commas separate that are not inside of further brackets.
 fn listed(arguments: &str) -> Option<Vec<&str>> {
-    let list = arguments.strip_prefix('<')?.strip_suffix('>')?;
-    let (mut parts, mut depth, mut start) = (Vec::new(), 0, 0);
-    for (at, c) in list.char_indices() {
-        match c {
-            '<' | '(' | '[' | '{' => depth += 1,
-            '>' if list[..at].ends_with('-') => {}
-            '>' | ')' | ']' | '}' => depth -= 1,
-            ',' if depth == 0 => {
-                parts.push(&list[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&list[start..]);
-    Some(parts)
+    Some(separated(arguments.strip_prefix('<')?.strip_suffix('>')?, ","))
 }
 
 /// Whether two paths without arguments mean the same. What the standard library defines goes by shorter paths, through which it is
