@@ -16,7 +16,7 @@ mod trial;
 use crate::baseline::InputKind;
 use crate::build::Build;
 use crate::diff::same_code::SameCode;
-use crate::diff::{self, Diff, DiffError, Meaning, repartition};
+use crate::diff::{self, Diff, DiffError, Meaning, complete, repartition};
 use crate::emit::{self, EmitError, Emitted};
 use crate::findings::{Finding, Place, Severity, in_order, leading, rules};
 use crate::guard::{self, GuardError, GuardReport};
@@ -302,9 +302,11 @@ fn judge(
         new_functions: &new_functions,
         new_statics: &new_statics,
     };
+    let unseen = complete::unseen(old, new);
     let witness = guard::Witness {
         same_code: &|old, new| same_code.is_same(old, new),
         same_closure: &|symbol| diff.meaning.any()?.is_same_closure(symbol),
+        unseen: &|krate| unseen.contains(krate),
     };
     Ok(guard::check(&input, witness)?)
 }

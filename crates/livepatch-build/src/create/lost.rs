@@ -10,9 +10,10 @@ use crate::diff::variables;
 use crate::emit::{self, Emitted};
 use crate::findings::{Finding, rules};
 use crate::guard::{self, GuardError, GuardReport};
+use crate::image::ImageSymbol;
 use crate::source::is_foreign;
 use livepatch_patch::NewItemKind;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Functions that would go on to run although they mean something else now.
 ///
@@ -55,31 +56,57 @@ fn of_others(paths: BTreeSet<String>) -> Option<Finding> {
     )
 }
 
+/// A variable by its path.
+type ByPath<T> = BTreeMap<String, T>;
+
+/// Variables that the patch brings, with their sizes, but for those of call sites, which are caches.
+fn brought(diff: &Diff<'_>, emitted: &Emitted) -> ByPath<u64> {
+    let variables = emitted.brought.iter().filter(|item| item.kind != NewItemKind::Function);
+    let variables = variables.filter(|item| !is_call_site(&diff.new, item.at));
+    let path = |at: At| guard::demangle(emit::name_of(&diff.new, at));
+    variables.map(|item| (path(item.at), diff.new.section(item.at).size)).collect()
+}
+
+/// Data of the running program whose symbols the new program lacks.
+fn gone<'d>(diff: &'d Diff<'_>) -> ByPath<Vec<&'d ImageSymbol>> {
+    let mut gone: ByPath<Vec<&ImageSymbol>> = BTreeMap::new();
+    for (name, list) in diff.old.image.all_symbols() {
+        if diff.new.image.symbols(name).is_empty()
+            && let Some(symbol) = list.iter().find(|symbol| !symbol.code)
+        {
+            gone.entry(guard::demangle(name)).or_default().push(symbol);
+        }
+    }
+    gone
+}
+
 /// Variables that the patch would bring in although the image has one of that path, which the new program lacks: their
-/// symbol changed, as it does with their type, and the running value would be lost. That of a call site is a cache.
+/// symbol changed, as it does with their type, and the running value would be lost. Besides, notes about those that take the
+/// place of one of another path.
 pub(super) fn variables(diff: &Diff<'_>, emitted: &Emitted) -> Vec<Finding> {
-    let brought: Vec<_> = emitted
-        .brought
-        .iter()
-        .filter(|item| item.kind != NewItemKind::Function)
-        .filter(|item| !is_call_site(&diff.new, item.at))
-        .map(|item| emit::name_of(&diff.new, item.at))
-        .map(guard::demangle)
-        .collect();
+    let brought = brought(diff, emitted);
     if brought.is_empty() {
         return Vec::new();
     }
-    let is_gone = |name: &str| diff.new.image.symbols(name).is_empty();
-    let variables = diff.old.image.all_symbols().filter(|(_, list)| list.iter().any(|symbol| !symbol.code));
-    let mut gone: HashMap<String, usize> = HashMap::new();
-    for (name, _) in variables.filter(|(name, _)| is_gone(name)) {
-        *gone.entry(guard::demangle(name)).or_default() += 1;
-    }
-    let finding = |path: String| match gone.get(&path)? {
-        1 => Some(Finding::new(&rules::static_type::RULE, path)),
-        _ => Some(alike(path)),
+    let gone = gone(diff);
+    let finding = |(path, size): (String, u64)| match gone.get(&path).map(Vec::len) {
+        Some(1) => Some(Finding::new(&rules::static_type::RULE, path)),
+        Some(_) => Some(alike(path)),
+        None => begins_anew(&guard::as_declared(&path), size, &gone),
     };
     brought.into_iter().filter_map(finding).collect()
+}
+
+/// A note if a new variable takes the place of one that is gone.
+fn begins_anew(path: &str, size: u64, gone: &ByPath<Vec<&ImageSymbol>>) -> Option<Finding> {
+    let variables = gone.iter().filter(|(_, list)| !list[0].constant);
+    let mut variables = variables.map(|(before, list)| (guard::as_declared(before), list[0].size));
+    let (before, _) = variables.find(|(before, old_size)| {
+        let (by_name, by_place) = guard::are_alike(before, path);
+        by_name != by_place && (by_name || *old_size == size)
+    })?;
+    let what = format!("nothing reads what `{before}` holds, which the fixed source does not have");
+    Some(Finding::new(&rules::begins_anew::RULE, path).change(what, None, None))
 }
 
 /// Variables whose running value is not where the new code would look for it.

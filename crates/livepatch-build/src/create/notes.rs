@@ -21,6 +21,8 @@ pub(super) fn add(
     meta: &mut Meta,
     report: &mut CreateReport,
 ) -> Result<(), CreateError> {
+    let anew = report.findings.iter().filter(|finding| finding.code == rules::begins_anew::RULE.code);
+    meta.notes.extend(anew.map(|finding| note(finding, BTreeSet::new())));
     let variables = kept_values(diff).into_iter().map(|finding| (finding, BTreeSet::new()));
     let computed = computed_once(builds, &diff.meaning, emitted, judged, meta)?;
     for (finding, functions) in variables.chain(computed) {

@@ -2,7 +2,8 @@
 
 use crate::build::Build;
 use crate::objects::changed_inputs;
-use crate::units;
+use crate::units::{self, Unit};
+use std::collections::BTreeSet;
 
 /// Whether every crate that may differ has raw code in both builds.
 pub(super) fn is_complete(old: &Build, new: &Build) -> bool {
@@ -29,6 +30,21 @@ pub(super) fn is_complete(old: &Build, new: &Build) -> bool {
     complete
 }
 
+/// Crates that may have another source than before, and of which there is no raw code to tell what became of their closures.
+pub(crate) fn unseen(old: &Build, new: &Build) -> BTreeSet<String> {
+    let (was, is) = (foreign(old), foreign(new));
+    let bumped =
+        was.iter().filter(|unit| !is.contains(unit)).chain(is.iter().filter(|unit| !was.contains(unit)));
+    let packages: BTreeSet<&str> = bumped.map(|(package, ..)| *package).collect();
+    let units =
+        old.manifest.units.iter().chain(&new.manifest.units).filter(|unit| units::is_in_program(unit));
+    let is_unseen = |unit: &&Unit| match unit.local {
+        true => !has_raw(old, &unit.crate_name) || !has_raw(new, &unit.crate_name),
+        false => packages.contains(&*unit.package),
+    };
+    units.filter(is_unseen).map(|unit| unit.crate_name.clone()).collect()
+}
+
 /// Whether a file is the library of a crate that is nobody's to change. Two builds of one version differ in where they were made.
 fn is_foreign(build: &Build, file: &str) -> bool {
     let name = file.strip_prefix("lib").and_then(|rest| rest.strip_suffix(".rlib")?.rsplit_once('-'));
@@ -40,16 +56,17 @@ fn is_foreign(build: &Build, file: &str) -> bool {
 /// Whether the local crates of a build have raw code, the linked one among them.
 fn has_all(build: &Build) -> bool {
     let units = build.manifest.units.iter().filter(|unit| units::is_in_program(unit) && unit.local);
-    let has_raw = |name: &str| {
-        build.raw.iter().any(|(stem, _)| {
-            stem.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        })
-    };
     let linked = &build.manifest.link.crate_name;
     // Without link-time optimisation a crate that differs shows as an input of the link.
     let needed = is_compiled_together(build);
-    has_raw(linked)
-        && units.into_iter().all(|unit| has_raw(&unit.crate_name) || (unit.raw.is_none() && !needed))
+    has_raw(build, linked)
+        && units.into_iter().all(|unit| has_raw(build, &unit.crate_name) || (unit.raw.is_none() && !needed))
+}
+
+fn has_raw(build: &Build, name: &str) -> bool {
+    let is_of =
+        |stem: &str| stem.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    build.raw.iter().any(|(stem, _)| is_of(stem))
 }
 
 /// Whether link-time optimisation compiles crates of others together with ours.

@@ -13,7 +13,7 @@ mod by_source;
 pub(crate) mod call_sites;
 mod closures;
 pub mod compare;
-mod complete;
+pub(crate) mod complete;
 pub(crate) mod described;
 mod graph;
 pub(crate) mod knowledge;

@@ -31,6 +31,9 @@ pub type SameCode<'s> = dyn Fn(LinkAddr, LinkAddr) -> bool + 's;
 /// Whether the closure or async body of this symbol is the one that had it in the old image; `None` if that is not known.
 pub type SameClosure<'s> = dyn Fn(&str) -> Option<bool> + 's;
 
+/// Whether a crate may have another source, of which nothing tells what became of its closures.
+pub type Unseen<'s> = dyn Fn(&str) -> bool + 's;
+
 /// Whoever is asked where the images alone do not tell.
 #[derive(Clone, Copy)]
 pub struct Witness<'s> {
@@ -38,6 +41,8 @@ pub struct Witness<'s> {
     pub same_code: &'s SameCode<'s>,
     /// About closures.
     pub same_closure: &'s SameClosure<'s>,
+    /// About crates: whether its closures may have moved without anybody knowing.
+    pub unseen: &'s Unseen<'s>,
 }
 
 /// A function to be redirected.

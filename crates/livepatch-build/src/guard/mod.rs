@@ -46,8 +46,9 @@ pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
 pub use input::{
     ChangedFunction, GuardInput, NewFunction, NewStatic, SameClosure, SameCode, SharedStatic, StaticPlace,
-    Witness,
+    Unseen, Witness,
 };
+pub use names::{are_alike, as_declared};
 pub use once::{initialised_once, is_of_once_state};
 pub use report::{Convention, FunctionInfo, FunctionRef, GuardError, GuardReport, ResultIn, StaticInfo};
 
@@ -77,7 +78,7 @@ pub fn check(input: &GuardInput<'_>, witness: Witness<'_>) -> Result<GuardReport
     let old_side = old_side.map_err(|source| old.damaged(source))?;
     let new_side = new_side.map_err(|source| new.damaged(source))?;
     let (old_all, new_all) = ((&old, &old_side), (&new, &new_side));
-    let mistaken = check::mistaken(old_all, new_all, input, witness.same_closure);
+    let mistaken = check::mistaken(old_all, new_all, input, witness);
     let check::Mistaken { findings: mistaken, together } = mistaken.map_err(|source| old.damaged(source))?;
     Ok(GuardReport {
         findings: findings(input, witness.same_code, old_all, new_all, mistaken)?,

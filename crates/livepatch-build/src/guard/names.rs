@@ -61,6 +61,26 @@ pub(super) fn mentions(name: &str, path: &str) -> bool {
     })
 }
 
+/// A variable's path as it is declared: without what macros (`thread_local!`, `lazy_static!`) put around it.
+pub fn as_declared(path: &str) -> String {
+    let mut segments = segments(path);
+    let by_macro = |segment: &str| segment.starts_with('{') || segment.starts_with("__");
+    if let Some(at) = segments.iter().position(|segment| *segment == "__stability") {
+        segments.truncate(at.saturating_sub(1));
+    }
+    while segments.len() > 1 && segments.last().is_some_and(|last| by_macro(last)) {
+        segments.pop();
+    }
+    let own = segments.last().and_then(|last| last.strip_prefix('<')?.split_once(" as "));
+    own.map_or_else(|| segments.join("::"), |(own, _)| own.to_owned())
+}
+
+/// Whether two variables, by their paths as declared, are called alike, and whether they stand in the same place.
+pub fn are_alike(before: &str, after: &str) -> (bool, bool) {
+    let (was, is) = (segments(before), segments(after));
+    (was.last() == is.last(), was[..was.len() - 1] == is[..is.len() - 1])
+}
+
 /// The trait of a vtable named `<T as Trait>::{vtable}`.
 pub(super) fn trait_of(vtable: &str) -> Option<&str> {
     let inner = vtable.strip_prefix('<')?.strip_suffix(">::{vtable}")?;
@@ -146,6 +166,20 @@ mod tests {
             Some("app::To<<a::B as c::D>::E>")
         );
         assert_eq!(trait_of("app::Square"), None);
+    }
+
+    #[test]
+    fn variables_are_known_by_what_the_source_calls_them() {
+        for path in [
+            "app::m::NAME",
+            "app::m::NAME::{{constant}}::{{closure}}::__RUST_STD_INTERNAL_VAL",
+            "app::m::NAME::{K#0}::{closure#1}::__RUST_STD_INTERNAL_VAL",
+            "<app::m::NAME as core::ops::deref::Deref>::deref::__stability::LAZY",
+        ] {
+            assert_eq!(as_declared(path), "app::m::NAME", "{path}");
+        }
+        assert_eq!(are_alike("app::f::HITS", "app::g::HITS"), (true, false));
+        assert_eq!(are_alike("app::f::HITS", "app::f::SEEN"), (false, true));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::{Code, Severity};
 
 pub mod abi;
+pub mod begins_anew;
 pub mod built_otherwise;
 pub mod closure;
 pub mod computed_once;
@@ -76,6 +77,7 @@ pub static ALL: &[&Rule] = &[
     &value_kept::RULE,
     &library::RULE,
     &computed_once::RULE,
+    &begins_anew::RULE,
 ];
 
 /// The rule with this code.

@@ -7,7 +7,7 @@
 use crate::findings::{Finding, rules};
 use crate::guard::escape::{Scene, escapes};
 use crate::guard::function::Function;
-use crate::guard::input::{GuardInput, SameClosure};
+use crate::guard::input::{GuardInput, Witness};
 use crate::guard::names::{closure_parents, last, without_arguments};
 use crate::guard::scan::closure_label;
 use crate::guard::side::{Image, Side};
@@ -27,18 +27,23 @@ pub(in crate::guard) struct Mistaken {
     pub(in crate::guard) together: Vec<BTreeSet<String>>,
 }
 
-/// Compares closures by what the witness knows, else by how many there are in one parent.
+/// Compares closures by what the witness knows, else by how many there are in one parent. Of crates of which nothing is known, the only
+/// closure of a parent is the only one that is certain.
 pub(in crate::guard) fn mistaken(
     (old_image, old): (&Image<'_>, &Side),
     (new_image, new): (&Image<'_>, &Side),
     input: &GuardInput<'_>,
-    same_closure: &SameClosure<'_>,
+    witness: Witness<'_>,
 ) -> Result<Mistaken> {
     let is_suspect = |(parent, label): &Name, symbol: Option<&str>| {
         let (before, after) = (old.closures.get(parent), new.closures.get(parent));
         let in_both =
             [before, after].iter().all(|labels| labels.is_some_and(|labels| labels.contains(label)));
-        in_both && !symbol.and_then(same_closure).unwrap_or(before == after)
+        let by_number = || {
+            let krate = parent.split("::").next().unwrap_or_default();
+            before == after && (before.is_some_and(|labels| labels.len() == 1) || !(witness.unseen)(krate))
+        };
+        in_both && !symbol.and_then(witness.same_closure).unwrap_or_else(by_number)
     };
     let mut suspects: BTreeMap<Name, BTreeSet<&str>> = BTreeMap::new();
     let mut together: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
