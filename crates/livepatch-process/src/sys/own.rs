@@ -1,0 +1,116 @@
+//! What is about the calling process itself: its priority, its processors, its limits.
+
+use crate::{log, numbered};
+use nix::libc::{self, c_int, c_long, c_void};
+use std::ptr;
+
+/// The user that this process acts as.
+pub(crate) fn own_euid() -> u32 {
+    // SAFETY: takes nothing and always succeeds.
+    unsafe { libc::syscall(libc::SYS_geteuid) as u32 }
+}
+
+/// Gives the calling thread the highest priority among ordinary ones, if that is permitted, and lets its sleeps end when they should.
+pub(crate) fn prefer_this_thread() {
+    const HIGHEST: c_int = -20;
+    /// Nanoseconds by which the kernel may prolong a sleep; 50 µs if nothing is said.
+    const SLACK: c_long = 1;
+    const NONE: c_long = 0;
+    // SAFETY: takes numbers only, and is about the calling thread.
+    let exact =
+        unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, SLACK, NONE, NONE, NONE) } == 0;
+    // SAFETY: takes numbers only; 0 stands for the calling thread, which has a priority of its own on Linux.
+    let set = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, HIGHEST) } == 0;
+    let short = take_short_turns();
+    log::trace(format_args!(
+        "priority of the tracing thread set: {set}, its sleeps exact: {exact}, its turns short: {short}"
+    ));
+}
+
+/// How the kernel is to share processors with the calling thread (`struct sched_attr`, version 0; sched_setattr(2)).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Scheduling {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+fn schedule(how: Scheduling) -> bool {
+    const THIS_THREAD: c_long = 0;
+    const NO_FLAGS: c_long = 0;
+    let how = Scheduling { size: size_of::<Scheduling>() as u32, ..how };
+    // SAFETY: reads as many bytes as `size` says, all of which `how` has.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, THIS_THREAD, &raw const how, NO_FLAGS) == 0 }
+}
+
+/// Lets the calling thread have the processor in short turns, the shortest that Linux grants: the shorter a thread's turn, the sooner
+/// it comes when it wakes up (since Linux 6.12; older ones take no notice). The nice value stays.
+fn take_short_turns() -> bool {
+    const TURN: u64 = 100_000;
+    const NICE_OF_KERNEL: c_long = 20;
+    // SAFETY: takes numbers only; 0 stands for the calling thread. The system call returns 20 less the nice value.
+    let nice = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) };
+    let Ok(nice) = i32::try_from(NICE_OF_KERNEL - nice) else { return false };
+    schedule(Scheduling { policy: libc::SCHED_OTHER as u32, nice, runtime: TURN, ..Scheduling::default() })
+}
+
+/// Lets the calling thread have the processor as soon as it wakes up, before all ordinary threads, if that is permitted. For threads
+/// that run for microseconds.
+pub(crate) fn run_at_once() {
+    const LOWEST: u32 = 1;
+    let policy = libc::SCHED_FIFO as u32;
+    let set =
+        schedule(Scheduling { policy, priority: LOWEST, ..Scheduling::default() }) || take_short_turns();
+    log::trace(format_args!("a visiting thread runs at once: {set}"));
+}
+
+/// Whether this process is the first one of its session.
+pub(crate) fn leads_session() -> bool {
+    // SAFETY: takes a number; 0 stands for the calling process.
+    let session = unsafe { libc::syscall(libc::SYS_getsid, 0) };
+    session == c_long::from(numbered::own_pid().0)
+}
+
+/// Binds the calling thread to one processor, and returns when it runs there. False if it may not.
+pub(crate) fn bind_to_processor(processor: usize) -> bool {
+    const BITS: usize = u64::BITS as usize;
+    let mut set = vec![0_u64; processor / BITS + 1];
+    set[processor / BITS] = 1 << (processor % BITS);
+    let (len, set) = (size_of_val(&set[..]), set.as_ptr());
+    // SAFETY: reads as many bytes as the length says, all of which `set` has; 0 stands for the calling thread.
+    unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, len, set) == 0 }
+}
+
+/// The processor that the calling thread runs on at this moment.
+pub(crate) fn current_processor() -> Option<usize> {
+    let mut processor: libc::c_uint = 0;
+    let none = ptr::null_mut::<c_void>();
+    // SAFETY: writes one number, and nothing through the null pointers.
+    let got = unsafe { libc::syscall(libc::SYS_getcpu, &raw mut processor, none, none) };
+    (got == 0).then_some(processor as usize)
+}
+
+/// Lets this process open up to so many files, or as many as it may. Returns how many it can open now.
+pub(crate) fn raise_descriptor_limit(wanted: u64) -> u64 {
+    const FILES: c_long = libc::RLIMIT_NOFILE as c_long;
+    const THIS_PROCESS: c_long = 0;
+    let (unchanged, not_read) = (ptr::null::<libc::rlimit64>(), ptr::null_mut::<libc::rlimit64>());
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one rlimit64, and reads none by way of the null pointer.
+    if unsafe { libc::syscall(libc::SYS_prlimit64, THIS_PROCESS, FILES, unchanged, &raw mut limit) } != 0 {
+        return 0;
+    }
+    let raised = libc::rlimit64 { rlim_cur: wanted.min(limit.rlim_max), ..limit };
+    if raised.rlim_cur <= limit.rlim_cur {
+        return limit.rlim_cur;
+    }
+    // SAFETY: reads one rlimit64, and writes none by way of the null pointer.
+    let set = unsafe { libc::syscall(libc::SYS_prlimit64, THIS_PROCESS, FILES, &raw const raised, not_read) };
+    if set == 0 { raised.rlim_cur } else { limit.rlim_cur }
+}
