@@ -7,8 +7,9 @@
 //! could have been. The answer errs on the side of knowledge, except that sums, products and what is read from memory are taken
 //! for any value where the result is a plain integer.
 //!
-//! Across the units of one crate (thin-local LTO) it is only whether the callee may unwind. Between crates it is nothing, unless they
-//! were compiled together, and then their objects are the program's own.
+//! Across the units of one crate (thin-local LTO) it is only whether the callee may unwind. Across crates it is whether the callee leaves
+//! alone a value that it is given in memory: rustc writes that into a crate's metadata (query `deduced_param_attrs`), and its callers then
+//! pass their own value without making a copy. Crates that were compiled together are one, and their objects are the program's own.
 
 use super::compare::{Ref, is_call, reference};
 use super::names::is_mangled;
@@ -32,6 +33,8 @@ pub(crate) struct Lost {
     within: bool,
     /// That it does not unwind.
     nounwind: bool,
+    /// That it leaves alone what it is given in memory.
+    untouched: bool,
 }
 
 impl Lost {
@@ -50,12 +53,20 @@ impl Lost {
             ResultIn::Registers => false,
         };
         // What is pointed to is more than a few words can say: only functions without pointers are looked at.
-        let stays = info.is_some_and(|info| !info.takes_pointers && stays_result(info));
-        Self { within: nounwind || !stays || before.diverges || !before.allow(&after), nounwind }
+        let stays = info.is_some_and(|info| !info.takes.pointers && stays_result(info));
+        Self {
+            within: nounwind || !stays || before.diverges || !before.allow(&after),
+            nounwind,
+            untouched: info.is_none_or(|info| info.takes.memory),
+        }
     }
 
     fn and(self, other: Self) -> Self {
-        Self { within: self.within || other.within, nounwind: self.nounwind || other.nounwind }
+        Self {
+            within: self.within || other.within,
+            nounwind: self.nounwind || other.nounwind,
+            untouched: self.untouched || other.untouched,
+        }
     }
 }
 
@@ -106,12 +117,15 @@ impl<'d, 'a> Callers<'d, 'a> {
         if caller.unit == callee.unit {
             return lost;
         }
-        Lost { within: false, nounwind: lost.nounwind && together(self.program, caller, callee) }
+        let nounwind = lost.nounwind && together(self.program, caller, callee);
+        Lost { within: false, nounwind, ..lost }
     }
 
     /// What callers of a function may have known of it because of what is lost to itself.
     fn passed_on(&self, lost: Lost, at: At) -> Lost {
-        Lost { nounwind: lost.nounwind && !Effects::of(self.program, at).unwinds, ..lost }
+        let nounwind = lost.nounwind && !Effects::of(self.program, at).unwinds;
+        // What a function does with its own arguments is told from its body alone.
+        Lost { within: lost.within, nounwind, untouched: false }
     }
 }
 

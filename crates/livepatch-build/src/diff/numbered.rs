@@ -6,9 +6,9 @@
 //! continues what, so such items are doubtful as soon as a function that uses them changed in a way that may have renumbered
 //! them.
 //!
-//! Functions of one name are not all such items: those with other generic arguments have it in common, too. With raw code, the function
-//! that they are in is known by name. Without, it may have been inlined everywhere, and debug information is asked: what it describes in
-//! the very same way, and is compiled in the same crate, is of one name in one place.
+//! Functions of one name are not all such items: those with other generic arguments have it in common, too. Where the function that they
+//! are in is code of its own, it is known by name. It may have been inlined everywhere, even before raw code is made; then debug
+//! information is asked: what it describes in the very same way, and is compiled in the same crate, is of one name in one place.
 
 use super::Diff;
 use super::described::described;
@@ -58,10 +58,8 @@ impl Diff<'_> {
                 of_graphs(&[&graph(&self.old), &graph(&self.new)], &placed, &|name| changed.contains(name))
             }
         };
-        if self.meaning.all().is_none() {
-            let alike = self.described_alike(&doubtful.unclear, builds)?;
-            doubtful.by_address.extend(alike);
-        }
+        let alike = self.described_alike(&doubtful.unclear, builds)?;
+        doubtful.by_address.extend(alike);
         if doubtful.names.is_empty() {
             return Ok(Default::default());
         }

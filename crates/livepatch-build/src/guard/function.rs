@@ -2,7 +2,7 @@
 
 use super::demangle::strip_suffix;
 use super::dwarf::{Debug, DieId};
-use super::report::{Convention, FunctionRef, ResultIn};
+use super::report::{Convention, FunctionRef, ResultIn, Taken};
 use super::scan::crate_key;
 use super::types::Types;
 use crate::findings::Place;
@@ -15,7 +15,7 @@ pub(super) struct Function {
     pub(super) path: String,
     pub(super) receiver: Option<String>,
     pub(super) result: ResultIn,
-    pub(super) takes_pointers: bool,
+    pub(super) takes: Taken,
     pub(super) place: Option<Place>,
     pub(super) rust: bool,
     /// The crate that it was compiled in, see [`crate_key`].
@@ -70,7 +70,7 @@ fn read(types: &Types<'_, '_>, id: DieId, addr: u64) -> gimli::Result<Function> 
         path: debug.path(id)?.unwrap_or_default(),
         receiver: receiver(types, id)?,
         result: result_in(debug, id)?,
-        takes_pointers: takes_pointers(types, id)?,
+        takes: taken(types, id)?,
         place: debug.place(id)?,
         rust: unit.rust,
         crate_key: crate_key(unit),
@@ -172,6 +172,9 @@ fn size(debug: &Debug<'_>, id: DieId) -> gimli::Result<Option<u64>> {
     Ok(debug.inherited(id, c::DW_AT_byte_size)?.and_then(|(_, size)| size.udata_value()))
 }
 
+/// Bytes of the largest value that Rust's convention passes in registers: two pointers.
+const IN_REGISTERS: u64 = 16;
+
 /// Whether a type is an integer that may have any value.
 fn is_integer(debug: &Debug<'_>, id: DieId) -> gimli::Result<bool> {
     let entry = debug.entry(id)?;
@@ -182,22 +185,23 @@ fn is_integer(debug: &Debug<'_>, id: DieId) -> gimli::Result<bool> {
     Ok(entry.tag() == c::DW_TAG_base_type && matches!(encoding, Some(c::DW_ATE_signed | c::DW_ATE_unsigned)))
 }
 
-/// Whether something that it takes may point to something.
-fn takes_pointers(types: &Types<'_, '_>, id: DieId) -> gimli::Result<bool> {
+/// What the parameters of a function are.
+fn taken(types: &Types<'_, '_>, id: DieId) -> gimli::Result<Taken> {
     let debug = types.debug;
+    let mut taken = Taken::default();
     for (origin, _) in debug.origins(id)? {
         for (child, tag) in debug.children(origin)? {
             if tag != c::DW_TAG_formal_parameter {
                 continue;
             }
-            let Some(of) = debug.type_of(child)? else { return Ok(true) };
+            let Some(of) = debug.type_of(child)? else { return Ok(Taken { pointers: true, memory: true }) };
             let is_plain = matches!(debug.entry(of)?.tag(), c::DW_TAG_base_type | c::DW_TAG_enumeration_type);
-            if !is_plain && size(debug, of)? != Some(0) {
-                return Ok(true);
-            }
+            let size = size(debug, of)?;
+            taken.pointers |= !is_plain && size != Some(0);
+            taken.memory |= size.is_none_or(|size| size > IN_REGISTERS);
         }
     }
-    Ok(false)
+    Ok(taken)
 }
 
 /// The type that a method is declared in; for a method of a trait's own what `Self` stands for.

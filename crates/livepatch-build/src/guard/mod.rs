@@ -50,7 +50,9 @@ pub use input::{
 };
 pub use names::{are_alike, as_declared};
 pub use once::{initialised_once, is_of_once_state};
-pub use report::{Convention, FunctionInfo, FunctionRef, GuardError, GuardReport, ResultIn, StaticInfo};
+pub use report::{
+    Convention, FunctionInfo, FunctionRef, GuardError, GuardReport, ResultIn, StaticInfo, Taken,
+};
 
 use crate::findings::{Finding, leading};
 use elf::ImageFile;
@@ -144,7 +146,7 @@ fn function_info(symbol: &str, function: &function::Function, handles_functions:
         path: function.path.clone(),
         receiver: function.receiver.clone(),
         result: function.result,
-        takes_pointers: function.takes_pointers,
+        takes: function.takes,
         convention: function.convention.clone(),
         crate_key: function.crate_key.clone(),
         place: function.place.clone(),

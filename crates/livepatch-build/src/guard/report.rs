@@ -43,8 +43,8 @@ pub struct FunctionInfo {
     pub receiver: Option<String>,
     /// Where its result is.
     pub result: ResultIn,
-    /// Whether something that it takes may point to something.
-    pub takes_pointers: bool,
+    /// What its parameters are.
+    pub takes: Taken,
     /// How it is called.
     #[serde(skip)]
     pub convention: Convention,
@@ -84,6 +84,15 @@ impl Convention {
                 _ => false,
             })
     }
+}
+
+/// What the parameters of a function are, by what a caller may have known of its code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Taken {
+    /// One of them may point to something.
+    pub pointers: bool,
+    /// One of them is a value that is passed in memory.
+    pub memory: bool,
 }
 
 /// Where a function leaves its result.
