@@ -156,6 +156,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
     report.findings.extend(moved_awaits(&source));
+    report.findings.extend(owned_otherwise(&diff));
     let leftovers = diff.leftovers();
     report.findings.extend(lost::functions(&diff, &leftovers, old)?);
     report.findings.extend(lost::doubtful(&diff, &variables, &functions));
@@ -236,6 +237,15 @@ fn moved_awaits(source: &SourceDiff) -> impl Iterator<Item = Finding> {
         let what = format!("`{}` is awaited at another point in the order", item.moved_await.as_ref()?);
         let place = item.new.as_ref().map(|span| Place { file: span.file.clone(), line: span.first_line });
         Some(Finding::new(&rules::coroutine::RULE, &item.path).at(place).change(what, None, None))
+    })
+}
+
+/// Bodies whose suspended instances own something else than before.
+fn owned_otherwise(diff: &Diff<'_>) -> impl Iterator<Item = Finding> {
+    diff.dropped_otherwise().into_iter().map(|body| {
+        let what = "a suspended instance would be dropped otherwise: what it owns at an await, or which of the values that were moved on \
+                    some paths only, is not what it was";
+        Finding::new(&rules::coroutine::RULE, body).change(what, None, None)
     })
 }
 

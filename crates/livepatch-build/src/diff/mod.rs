@@ -29,6 +29,7 @@ pub(crate) mod rename;
 pub mod repartition;
 pub(crate) mod same_code;
 mod shift;
+mod suspended;
 pub(crate) mod traces;
 mod uses;
 pub(crate) mod variables;

@@ -1,0 +1,59 @@
+//! Coroutines of which suspended instances own something else than before.
+//!
+//! Where a value is moved on some paths only before an await, the compiler keeps a flag beside it that says whether it is still there.
+//! A flag has no name, and debug information does not tell whose it is: in the fixed source it may be another value's, and a running
+//! future's flag would be taken for that. What is dropped with a suspended future tells, because it asks the flags. So the code that
+//! drops a coroutine has to mean what it meant.
+
+use super::{Diff, Meaning};
+use crate::emit::name_of;
+use crate::guard::demangle;
+use crate::source::Side;
+use std::collections::BTreeSet;
+
+impl Diff<'_> {
+    /// The paths of coroutines, and of closures, of which both builds have code to drop them, which differs.
+    pub(crate) fn dropped_otherwise(&self) -> BTreeSet<String> {
+        let meaning = self.meaning.any();
+        let of_raw = meaning.into_iter().flat_map(|meaning| {
+            let in_both =
+                |name: &&String| meaning.graphs().iter().all(|graph| graph.nodes.contains_key(*name));
+            meaning.changed.iter().filter(in_both).filter_map(|name| dropped(&demangle(name)))
+        });
+        let is_known =
+            |meaning: &Meaning, name| meaning.knows(name, Side::Old) && meaning.knows(name, Side::New);
+        let names = self.changed.iter().map(|change| name_of(&self.old, change.old));
+        let unknown = names.filter(|name| !meaning.is_some_and(|meaning| is_known(meaning, name)));
+        of_raw.chain(unknown.filter_map(|name| dropped(&demangle(name)))).collect()
+    }
+}
+
+/// What a piece of drop glue drops, if that is what a closure or an async body makes.
+fn dropped(path: &str) -> Option<String> {
+    let glue = path.strip_prefix("core::ptr::drop_in_place")?;
+    let of = glue.strip_prefix("::").unwrap_or(glue).strip_prefix('<')?.strip_suffix('>')?;
+    let label = of.rsplit("::").next()?;
+    (label == "{{closure}}" || label.starts_with("{closure#") && label.ends_with('}')).then(|| of.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dropped;
+
+    #[test]
+    fn only_what_a_body_makes_counts() {
+        for path in [
+            "core::ptr::drop_in_place<app::job::{{closure}}>",
+            "core::ptr::drop_in_place::<app::job::{closure#0}>",
+        ] {
+            assert!(dropped(path).is_some_and(|of| of.starts_with("app::job::{")), "{path}");
+        }
+        for path in [
+            "core::ptr::drop_in_place<app::Job>",
+            "app::job::{{closure}}",
+            "core::ptr::drop_in_place<alloc::boxed::Box<app::job::{{closure}}>>",
+        ] {
+            assert_eq!(dropped(path), None, "{path}");
+        }
+    }
+}
