@@ -1,18 +1,13 @@
 //! Functions that cannot be redirected, because the optimiser passes their arguments otherwise than before.
 //!
-//! Only those of which the source is as before, but for what is inlined into them; whoever changes a function himself can give it another
-//! name, and what a sort or an iterator calls inside is nobody's to rename. Where nothing but replaced code calls the old copy, it need not be
-//! redirected: new callers call the new copy, which comes with the patch, and the old one is left to whoever is in it. The callers are
-//! replaced even if they mean what they meant.
+//! It alters that of functions all of whose callers it knows: an argument that is not used is not passed, a result that is always the same
+//! is not returned. Where nothing but replaced code calls the old copy, it need not be redirected: new callers call the new copy, which comes
+//! with the patch, and the old one is left to whoever is in it. The callers are replaced even if they mean what they meant.
 
 use super::lost::{Use, Users, users};
-use super::meaning::Meaning;
 use super::program::At;
 use super::repartition::Infos;
 use super::{Changed, Diff};
-use crate::emit::name_of;
-use crate::findings::Place;
-use crate::source::{Side, is_foreign};
 use std::collections::{HashMap, HashSet};
 
 /// What was found.
@@ -32,7 +27,7 @@ pub(super) fn apart(
 ) -> Apart {
     let mut apart = Apart::default();
     let candidates: Vec<Changed> =
-        replaced.iter().copied().filter(|change| is_passed_otherwise(diff, infos, change)).collect();
+        replaced.iter().copied().filter(|change| is_passed_otherwise(infos, change)).collect();
     if candidates.is_empty() {
         return apart;
     }
@@ -65,19 +60,10 @@ fn callers(at: At, users: &Users, (can_be, unpaired): (&HashSet<At>, &HashSet<At
     (!callers.is_empty()).then_some(callers)
 }
 
-/// Whether it is a function of unchanged source to whose new code old callers would pass arguments wrongly.
-fn is_passed_otherwise(diff: &Diff<'_>, infos: &Infos, change: &Changed) -> bool {
-    let (Some(old), Some(new)) = (infos.old.get(&change.old), infos.new.get(&change.new)) else {
-        return false;
-    };
-    let of_library = |place: &Place| is_foreign(&place.file);
-    let means_the_same = |meaning: &Meaning| {
-        let symbol = name_of(&diff.old, change.old);
-        meaning.knows(symbol, Side::Old) && meaning.knows(symbol, Side::New) && !meaning.is_changed(symbol)
-    };
-    let is_as_before =
-        new.place.as_ref().is_some_and(of_library) || diff.meaning.any().is_some_and(means_the_same);
-    is_as_before && old.convention.differs(&new.convention)
+/// Whether it is a function to whose new code old callers would pass arguments wrongly.
+fn is_passed_otherwise(infos: &Infos, change: &Changed) -> bool {
+    let conventions = infos.old.get(&change.old).zip(infos.new.get(&change.new));
+    conventions.is_some_and(|(old, new)| old.convention.differs(&new.convention))
 }
 
 impl Diff<'_> {

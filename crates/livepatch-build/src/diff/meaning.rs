@@ -90,6 +90,8 @@ pub struct Meaning {
     pub(super) renamed: HashMap<String, String>,
     pub(super) old: Graph,
     pub(super) new: Graph,
+    /// Whether crates of others, of which there is no raw code, are compiled together with ours in one of the builds.
+    pub(super) is_together: bool,
 }
 
 impl Meaning {
@@ -125,10 +127,21 @@ impl Meaning {
             graph.lead_to(&changed);
             graph
         };
-        let (old, new) = rayon::join(|| graph(&was, &old_names), || graph(&is, &new_names));
+        let (before, after) = rayon::join(|| graph(&was, &old_names), || graph(&is, &new_names));
         let added = new_names.keys().filter(|name| !old_names.contains_key(*name));
         let added = added.filter_map(|name| rename::base(name)).collect();
-        let meaning = Self { changed, shifted, mistakable, added, aliases: owned, renamed, old, new };
+        let is_together = is_compiled_together(old.0) || is_compiled_together(new.0);
+        let meaning = Self {
+            changed,
+            shifted,
+            mistakable,
+            added,
+            aliases: owned,
+            renamed,
+            old: before,
+            new: after,
+            is_together,
+        };
         Ok(if is_all { Known::All(meaning) } else { Known::Ours(meaning) })
     }
 

@@ -8,14 +8,15 @@
 //!
 //! Functions of one name are not all such items: those with other generic arguments have it in common, too. Where the function that they
 //! are in is code of its own, it is known by name. It may have been inlined everywhere, even before raw code is made; then debug
-//! information is asked: what it describes in the very same way, and is compiled in the same crate, is of one name in one place.
+//! information is asked: what it describes in the very same way, and is compiled in the same crate, is of one name in one place. So are the
+//! methods of types of one name.
 
 use super::Diff;
 use super::described::described;
 use super::graph::Graph;
 use super::pair::by_name;
 use super::program::{At, Program};
-use super::rename::base;
+use super::rename::{base, without_numbers};
 use crate::build::Build;
 use crate::emit::name_of;
 use crate::guard::GuardError;
@@ -89,7 +90,8 @@ impl Diff<'_> {
             let key = |at| self.name_in_graphs(program, at);
             let wanted = program.all().map(|(at, _)| at).filter(|at| names.contains(&key(*at)));
             for (at, info) in described(program, build, wanted)? {
-                alike.entry((info.path, info.receiver, info.crate_key)).or_default().insert(key(at));
+                let path = without_numbers(&info.path);
+                alike.entry((path, info.receiver, info.crate_key)).or_default().insert(key(at));
             }
         }
         Ok(alike.into_values().filter(|names| names.len() > 1).flatten().collect())

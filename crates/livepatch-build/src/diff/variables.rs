@@ -24,7 +24,8 @@ use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAcc
 use livepatch_patch::reloc::{Formula, RelocKind};
 use std::collections::{BTreeSet, HashSet};
 
-/// Which names are those of variables: of the program's own crates raw code tells, of others the images.
+/// Which names are those of variables: of the program's own crates raw code tells, of others the images. Those of others do not count
+/// unless they are compiled together with ours: what the compiler sees of them is a declaration.
 struct Variables<'m> {
     meaning: &'m Meaning,
     /// Data of each image.
@@ -48,7 +49,7 @@ impl<'m> Variables<'m> {
     fn is_one(&self, graph: &Graph, name: &str) -> bool {
         match graph.nodes.get(name) {
             Some(node) => node.kind.is_some_and(Kind::is_variable),
-            None => self.images.iter().any(|data| data.contains(name)),
+            None => self.meaning.is_together && self.images.iter().any(|data| data.contains(name)),
         }
     }
 
