@@ -176,7 +176,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
         }
     };
     let orphans = diff.orphans(&leftovers);
-    let mut judged = timed("guard", || judge(old, new, &diff, &emitted, &orphans))?;
+    let mut judged = timed("guard", || judge((old, new, &source), &diff, &emitted, &orphans))?;
     report.findings.extend(anonymous::refuse(&diff, &emitted, &mut judged));
     let build = describe::Builds { old, new, source: &source };
     let findings = &mut report.findings;
@@ -289,8 +289,7 @@ fn structural(diff: &Diff<'_>) -> Vec<Finding> {
 }
 
 fn judge(
-    old: &Build,
-    new: &Build,
+    (old, new, source): (&Build, &Build, &SourceDiff),
     diff: &Diff<'_>,
     emitted: &Emitted,
     orphans: &[diff::lost::Orphan],
@@ -311,6 +310,7 @@ fn judge(
         statics: &statics,
         new_functions: &new_functions,
         new_statics: &new_statics,
+        types: source.types(),
     };
     let unseen = complete::unseen(old, new);
     let witness = guard::Witness {

@@ -1,5 +1,6 @@
 //! What the guard is asked about.
 
+use crate::source::ChangedType;
 use livepatch_patch::LinkAddr;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,6 +24,8 @@ pub struct GuardInput<'a> {
     pub new_functions: &'a [NewFunction],
     /// Variables that the patch brings in.
     pub new_statics: &'a [NewStatic],
+    /// Types that the new source declares with other contents.
+    pub types: &'a [ChangedType],
 }
 
 /// Whether the function at an address of the old image is equal to the one at an address of the new image, and is not redirected.

@@ -42,7 +42,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     if items.is_empty() {
         let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
         let (change, hides) = (Change::Nothing, Hiding::Anywhere);
-        return Ok(SourceDiff { change, tainted, direct: None, hides });
+        return Ok(SourceDiff { change, tainted, direct: None, hides, types: Vec::new() });
     }
     runs_at_compile_time(new, &old_files, &new_files)?;
     let all: Vec<&File> = old_files.iter().chain(&new_files).map(|file| &**file).collect();
@@ -74,7 +74,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     Ok(match reached {
         Ok(names) => {
             let (change, tainted) = (Change::Items(items), tainted(names));
-            SourceDiff { change, tainted, direct: None, hides: Hiding::Anywhere }
+            SourceDiff { change, tainted, direct: None, hides: Hiding::Anywhere, types: Vec::new() }
         }
         Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..SourceDiff::everything(doubt.0) },
     })

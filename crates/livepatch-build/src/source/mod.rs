@@ -27,6 +27,7 @@ mod closures;
 mod compare;
 mod hiding;
 mod items;
+mod layouts;
 mod lookup;
 mod macros;
 mod mentions;
@@ -47,6 +48,7 @@ use crate::findings::Place;
 use crate::timing::timed;
 use hiding::Hiding;
 pub(crate) use hiding::Suspect;
+pub use layouts::ChangedType;
 
 pub use lookup::Tainted;
 pub(crate) use lookup::{is_foreign, same_file};
@@ -62,6 +64,8 @@ pub struct SourceDiff {
     direct: Option<(Vec<ChangedItem>, Tainted)>,
     /// Where raw code may not show all of it.
     hides: Hiding,
+    /// Types that are declared otherwise.
+    types: Vec<ChangedType>,
 }
 
 /// The kind and extent of a difference.
@@ -142,7 +146,7 @@ impl SourceDiff {
     /// Compares the sources of two builds.
     pub fn between(old: &SourceSet, new: &SourceSet) -> Self {
         let diff = compare::between(old, new).unwrap_or_else(|doubt| Self::everything(doubt.0));
-        Self { hides: hiding::between(old, new), ..diff }
+        Self { hides: hiding::between(old, new), types: layouts::between(old, new), ..diff }
     }
 
     /// Compares the sources that two builds were made from.
@@ -160,7 +164,13 @@ impl SourceDiff {
     /// The answer where sources are not known.
     pub fn everything(reason: impl Into<String>) -> Self {
         let change = Change::Everything { reason: reason.into() };
-        Self { change, tainted: Tainted::everything(), direct: None, hides: Hiding::Anywhere }
+        Self {
+            change,
+            tainted: Tainted::everything(),
+            direct: None,
+            hides: Hiding::Anywhere,
+            types: Vec::new(),
+        }
     }
 
     /// Whether items in the body of some function may have other numbers among those of their name.
@@ -206,6 +216,11 @@ impl SourceDiff {
             (_, Some((items, tainted))) => Some((items, tainted)),
             _ => None,
         }
+    }
+
+    /// Types that both sources declare, with other contents.
+    pub fn types(&self) -> &[ChangedType] {
+        &self.types
     }
 
     /// What the difference can have an effect on.

@@ -9,7 +9,7 @@ use crate::guard::names::{Nature, last, mentions, nature};
 use crate::guard::scan::{Wanted, scan};
 use crate::guard::side::{Image, Side};
 use crate::guard::types::{Facts, Types, differences};
-use crate::source::is_foreign;
+use crate::source::{ChangedType, is_foreign};
 use gimli::Result;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,7 +48,32 @@ pub(in crate::guard) fn layouts(
     changed.retain(|name, _| !closures.harmless.contains(*name));
     let names: Vec<&str> = changed.keys().copied().collect();
     changed.retain(|name, _| !follows(name, &names));
-    Ok(changed.iter().map(|(name, c)| finding(name, c, new, &closures)).collect())
+    let mut findings: Vec<Finding> =
+        changed.iter().map(|(name, c)| finding(name, c, new, &closures)).collect();
+    let known = |name: &str| old.graph.get(name).or_else(|| elsewhere.get(name)).is_some_and(has_layout);
+    let compared = new.graph.iter().filter(|(name, named)| has_layout(named) && known(name));
+    let compared: BTreeSet<&str> = compared.map(|(name, _)| identifier(name)).collect();
+    let unseen = input.types.iter().filter(|declared| !compared.contains(&*declared.name));
+    findings.extend(unseen.map(undescribed));
+    Ok(findings)
+}
+
+fn has_layout(named: &Named) -> bool {
+    !named.layouts.is_empty()
+}
+
+/// The name that a type is declared with.
+fn identifier(name: &str) -> &str {
+    let last = last(name);
+    last.split_once('<').map_or(last, |(name, _)| name)
+}
+
+/// A type of which the source tells that it changed, and debug information nothing.
+fn undescribed(declared: &ChangedType) -> Finding {
+    let place = Place { file: declared.span.file.clone(), line: declared.span.first_line };
+    let what = "its declaration; the patched functions handle it in ways that debug information does not describe, such as casts of \
+                pointers or numbers, or not at all";
+    Finding::new(&rules::type_layout::RULE, &declared.path).at(Some(place)).change(what, None, None)
 }
 
 /// Whether a type may differ because it is made of one of these: that one is what the change is about. It stays, so nothing is
