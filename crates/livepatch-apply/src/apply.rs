@@ -1,5 +1,6 @@
 //! `apply` and `check`.
 
+mod earlier;
 mod leave;
 mod libraries;
 mod record;
@@ -25,7 +26,7 @@ use crate::transition::drain;
 use crate::transition::entries::Entries;
 use crate::unwind::Tables;
 use livepatch_patch::link::{Plan, plan};
-use livepatch_patch::{BuildId, Digest, Patch, RunAddr, Selected};
+use livepatch_patch::{BuildId, Digest, Patch, RunAddr, Selected, SymbolId};
 use livepatch_process::{Seized, log, on_tracer_thread};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -147,6 +148,7 @@ impl Job<'_> {
         load::unwinder(&view.process, &view.modules, module, &scope)?;
         let prepared = Prepared { view: &view, module, found, code, plan, scope };
         self.check_entries(&prepared)?;
+        self.check_earlier(&prepared)?;
         log::info(format_args!(
             "patch {} fits process {}: {} functions to replace, {} bytes to map",
             self.id,
@@ -245,9 +247,18 @@ impl Job<'_> {
         let known = state.find(&self.id);
         let index = match known {
             Some(index) => {
+                load::check_contents(loader.process, &state, index)?;
+                let texts: Vec<_> = state.patches.iter().map(|record| record.mapping.text_range()).collect();
                 let record = &state.patches[index];
-                load::check_contents(loader.process, &self.id, &record.mapping, &record.contents)?;
-                state.patches[index].applied_at = now();
+                let at = |symbol: SymbolId| {
+                    let name = &self.patch.symbols[symbol.0 as usize].name;
+                    record.further.iter().find(|code| code.symbol == *name).map(|code| code.start)
+                };
+                let earlier = self.earlier(prepared, &state, &at)?;
+                let record = &mut state.patches[index];
+                record.forget_earlier(&texts);
+                record.functions.extend(earlier);
+                record.applied_at = now();
                 log::info(format_args!("the patch is mapped already"));
                 index
             }
@@ -389,11 +400,13 @@ impl Job<'_> {
             before.push((active, PatchState::Applied));
             after.push((active, PatchState::Replaced));
         }
+        let mut guard = self.guard(prepared, state);
+        self.guard_earlier(prepared, state, index, &mut guard);
         Switch {
             process: &prepared.view.process,
             location,
             tables,
-            guard: self.guard(prepared, state),
+            guard,
             policy: self.options.policy,
             deadline: self.deadline,
             writes,

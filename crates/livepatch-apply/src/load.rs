@@ -8,7 +8,7 @@ use crate::bind::{Bound, Remote};
 use crate::carrier;
 use crate::error::{ApplyError, Mismatch};
 use crate::registry::live::{self, map_near};
-use crate::registry::{Carrier, FrameStep, Journal, Location, Mapping, Region, State};
+use crate::registry::{Carrier, FrameStep, Journal, Location, Mapping, Record, Region, State};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
 use crate::target::{Module, Modules};
@@ -472,13 +472,19 @@ pub fn contents(text: &[u8], rodata: &[u8]) -> Digest {
 }
 
 /// Checks that a mapped patch still holds what was written.
-pub fn check_contents(
-    process: &Process,
-    id: &Digest,
-    mapping: &Mapping,
-    digest: &Digest,
-) -> Result<(), ApplyError> {
-    let text = process.read_vec(mapping.base, mapping.text as usize)?;
+pub fn check_contents(process: &Process, state: &State, index: usize) -> Result<(), ApplyError> {
+    let Record { id, mapping, contents: digest, .. } = &state.patches[index];
+    let mut text = process.read_vec(mapping.base, mapping.text as usize)?;
+    // A newer patch may lead on what the process kept of this one.
+    for function in state.active().into_iter().flat_map(|active| &state.patches[active].functions) {
+        if mapping.text_range().contains(&function.old) {
+            let at = (function.old.0 - mapping.base.0) as usize;
+            let entry = text.get_mut(at..at + function.jump.0.len());
+            if let Some(entry) = entry.filter(|entry| **entry == function.jump.0) {
+                entry.copy_from_slice(&function.saved.0);
+            }
+        }
+    }
     let rodata = process.read_vec(mapping.base.offset(mapping.text as i64), mapping.rodata as usize)?;
     if contents(&text, &rodata) == *digest {
         return Ok(());

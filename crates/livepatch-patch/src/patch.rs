@@ -64,6 +64,18 @@ pub struct Meta {
     /// What is worth knowing for whoever applies it.
     #[serde(default)]
     pub notes: Vec<Note>,
+    /// Types that patched code handles and that the image does not have. Values of them outlive the patch.
+    #[serde(default)]
+    pub types: Vec<NewType>,
+}
+
+/// A type that comes with a patch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewType {
+    /// Its path, with generic arguments.
+    pub name: String,
+    /// Digest of its layout.
+    pub digest: Digest,
 }
 
 /// Something about a patch that is no obstacle.
@@ -240,6 +252,9 @@ pub struct NewItem {
     /// For statics and thread-locals: digest of the type's layout. A later patch shares the running instance only if
     /// name, size and this digest agree.
     pub type_digest: Option<Digest>,
+    /// For functions: its name says which function of the source it is. Closures, and what is generic over one, are known by a number.
+    #[serde(default)]
+    pub named: bool,
 }
 
 /// Kinds of new items.

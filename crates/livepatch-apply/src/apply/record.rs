@@ -8,7 +8,7 @@ use crate::registry::{
 };
 use crate::{jump, target};
 use livepatch_patch::link::Binding;
-use livepatch_patch::{NewItemKind, Place, SectionKind};
+use livepatch_patch::{NewItemKind, Place, SectionKind, SymbolId};
 use std::collections::BTreeSet;
 
 impl Job<'_> {
@@ -49,6 +49,11 @@ impl Job<'_> {
                 jump,
             });
         }
+        functions.extend(
+            self.earlier(prepared, state, &|symbol| {
+                loaded.symbols.get(symbol.0 as usize).copied().flatten()
+            })?,
+        );
         let (statics, thread_locals) = self.new_data(&loaded);
         Ok(Record {
             id: self.id,
@@ -64,18 +69,22 @@ impl Job<'_> {
             eh_frame: loaded.eh_frame,
             contents: loaded.contents,
             carrier: loaded.carrier,
+            types: self.patch.meta.types.clone(),
         })
     }
 
     /// Code of the patch that no entry leads to.
     fn further(&self, loaded: &Loaded) -> Vec<CodeRecord> {
         let redirected: BTreeSet<_> = self.patch.meta.redirects.iter().map(|r| r.symbol.0 as usize).collect();
+        let addressed = self.patch.addressed();
         let others = self.patch.symbols.iter().enumerate().filter(|(index, _)| !redirected.contains(index));
         let code = others.filter_map(|(index, symbol)| {
             let Place::Section { section, size, .. } = symbol.place else { return None };
             let is_code = self.patch.sections[section.0 as usize].kind == SectionKind::Text;
             let start = loaded.symbols[index].filter(|_| is_code)?;
-            Some(CodeRecord { symbol: symbol.name.clone(), start, size })
+            let id = SymbolId(index as u32);
+            let kept = if addressed.contains(&id) { self.patch.code_digest(id) } else { None };
+            Some(CodeRecord { symbol: symbol.name.clone(), start, size, kept })
         });
         code.filter(|code| loaded.mapping.text_range().contains(&code.start)).collect()
     }

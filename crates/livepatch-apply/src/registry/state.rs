@@ -1,7 +1,7 @@
 //! What the registry says: everything that a later run of the tool must know about the process.
 
 use crate::landing::Pad;
-use livepatch_patch::{Bias, BuildId, Digest, RunAddr, Selection};
+use livepatch_patch::{Bias, BuildId, Digest, NewType, RunAddr, Selection};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -67,6 +67,9 @@ pub struct Record {
     pub contents: Digest,
     /// The object that carries its thread-locals, if it brought any.
     pub carrier: Option<Carrier>,
+    /// Types that it brought, of which the process may have values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<NewType>,
 }
 
 /// A piece of the target's address space.
@@ -140,6 +143,9 @@ pub struct CodeRecord {
     pub start: RunAddr,
     /// Its size in bytes.
     pub size: u64,
+    /// What its code is ([`livepatch_patch::Patch::code_digest`]), if the process may keep its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Digest>,
 }
 
 /// A writable static in the patch's data.

@@ -113,6 +113,7 @@ impl Program {
                     constants: Vec::new(),
                     libraries: Vec::new(),
                     indivisible: None,
+                    types: Vec::new(),
                     notes: Vec::new(),
                 },
                 sections: Vec::new(),

@@ -183,6 +183,7 @@ pub(super) fn meta(
         libraries: libraries::needed(diff, emitted),
         indivisible: origin::indivisible(builds),
         notes: Vec::new(),
+        types: judged.new_types.clone(),
     })
 }
 
@@ -276,7 +277,9 @@ fn new_items(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<Ne
     let item = |item: &crate::emit::Brought| {
         let symbol = name_of(&diff.new, item.at);
         let info = judged.new_statics.iter().find(|info| info.symbol == symbol);
+        let function = judged.functions.iter().find(|info| info.symbol == symbol);
         NewItem {
+            named: function.is_some_and(|info| !names_closure(info)),
             path: guard::demangle(symbol),
             symbol: item.symbol,
             kind: item.kind,
@@ -289,6 +292,14 @@ fn new_items(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<Ne
         }
     };
     emitted.brought.iter().map(item).collect()
+}
+
+/// Whether a function is a closure or an async body, or is in one, or generic over one.
+fn names_closure(info: &FunctionInfo) -> bool {
+    let receiver = info.receiver.as_deref().unwrap_or_default();
+    [info.path.as_str(), receiver]
+        .iter()
+        .any(|text| text.contains("{closure") || text.contains("{async") || text.contains("{coroutine"))
 }
 
 pub(super) fn functions(meta: &Meta, emitted: &Emitted) -> Vec<FunctionReport> {

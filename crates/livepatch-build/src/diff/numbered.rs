@@ -19,7 +19,7 @@ use super::program::{At, Program};
 use super::rename::{base, without_numbers};
 use crate::build::Build;
 use crate::emit::name_of;
-use crate::guard::GuardError;
+use crate::guard::{GuardError, demangle};
 use crate::objects::{Kind, Section};
 use crate::source::SourceDiff;
 use std::collections::{HashMap, HashSet};
@@ -88,7 +88,10 @@ impl Diff<'_> {
         let mut alike: HashMap<_, HashSet<String>> = HashMap::new();
         for (program, build) in [(&self.old, old), (&self.new, new)] {
             let key = |at| self.name_in_graphs(program, at);
-            let wanted = program.all().map(|(at, _)| at).filter(|at| names.contains(&key(*at)));
+            // What is in an anonymous constant is told by its impl blocks (`anonymous.rs`).
+            let in_constant = |at| demangle(name_of(program, at)).contains("::_::");
+            let wanted = program.all().map(|(at, _)| at);
+            let wanted = wanted.filter(|at| names.contains(&key(*at)) && !in_constant(*at));
             for (at, info) in described(program, build, wanted)? {
                 let path = without_numbers(&info.path);
                 alike.entry((path, info.receiver, info.crate_key)).or_default().insert(key(at));

@@ -16,7 +16,7 @@ const WORDS: [&str; 29] = [
 
 /// Whether every path in a name begins in one of [`CRATES`]. A generic parameter that is not spelled out (legacy symbols
 /// have `Vec<T>`) may stand for anything.
-pub(super) fn is_fixed(name: &str) -> bool {
+pub(crate) fn is_fixed(name: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut rest = name;
     while let Some(start) = rest.find(is_word) {

@@ -42,6 +42,7 @@ mod types;
 mod vtable;
 
 pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
+pub(crate) use fixed::is_fixed;
 pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
 pub use input::{
@@ -82,9 +83,13 @@ pub fn check(input: &GuardInput<'_>, witness: Witness<'_>) -> Result<GuardReport
     let (old_all, new_all) = ((&old, &old_side), (&new, &new_side));
     let mistaken = check::mistaken(old_all, new_all, input, witness);
     let check::Mistaken { findings: mistaken, together } = mistaken.map_err(|source| old.damaged(source))?;
+    let (layouts, new_types) =
+        check::layouts(old_all, new_all, input).map_err(|source| old.damaged(source))?;
+    let known = layouts.into_iter().chain(mistaken).collect();
     Ok(GuardReport {
-        findings: findings(input, witness.same_code, old_all, new_all, mistaken)?,
+        findings: findings(input, witness.same_code, old_all, new_all, known)?,
         together,
+        new_types,
         functions: function_infos(&new_query, &new_side),
         new_statics: static_infos(input, &new, &new_side).map_err(|source| new.damaged(source))?,
     })
@@ -109,7 +114,7 @@ fn findings(
     same_code: &SameCode<'_>,
     old: (&Image<'_>, &Side),
     new: (&Image<'_>, &Side),
-    mistaken: Vec<Finding>,
+    known: Vec<Finding>,
 ) -> Result<Vec<Finding>, GuardError> {
     let damaged = |source| old.0.damaged(source);
     let redirected = input.functions.iter().map(|f| (&f.symbol, &f.new_symbol));
@@ -117,9 +122,8 @@ fn findings(
     let renamed: vtable::Renamed<'_> =
         renamed.chain(redirected).map(|(old, new)| (strip_suffix(old), strip_suffix(new))).collect();
     let mut findings = check::functions(old, new, input.functions).map_err(damaged)?;
-    findings.extend(check::layouts(old, new, input).map_err(damaged)?);
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
-    findings.extend(mistaken);
+    findings.extend(known);
     findings.extend(check::statics(old.1, new.1, input.statics));
     let ways = check::Ways { renamed: &renamed, same_code };
     let brought = input.new_functions.iter().map(|f| strip_suffix(&f.symbol)).collect();

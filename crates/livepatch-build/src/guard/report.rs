@@ -1,7 +1,7 @@
 //! What the guard answers.
 
 use crate::findings::{Finding, Place, Severity};
-use livepatch_patch::Digest;
+use livepatch_patch::{Digest, NewType};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ pub struct GuardReport {
     /// New symbols of redirected functions of which none may be replaced without the others: they make or call closures whose numbers
     /// may have moved.
     pub together: Vec<BTreeSet<String>>,
+    /// Types that the patched code handles and that the old image does not have, but for those of the standard library and closures.
+    pub new_types: Vec<NewType>,
 }
 
 impl GuardReport {

@@ -64,10 +64,12 @@ pub(crate) fn sample() -> Patch {
                 symbol: SymbolId(5),
                 kind: NewItemKind::Static,
                 type_digest: Some(Digest::of(b"u64")),
+                named: true,
             }],
             constants: Vec::new(),
             libraries: vec!["libm.so.6".into()],
             indivisible: None,
+            types: Vec::new(),
             notes: vec![Note {
                 code: "LP0111".into(),
                 title: "kept".into(),

@@ -319,7 +319,13 @@ fn nothing_but_what_is_needed_is_carried() {
     maker.refer(first, other);
     for (path, symbol) in [("c::MINE", mine), ("a::OTHER", other)] {
         let kind = NewItemKind::Static;
-        maker.patch.meta.new_items.push(NewItem { path: path.into(), symbol, kind, type_digest: None });
+        maker.patch.meta.new_items.push(NewItem {
+            path: path.into(),
+            symbol,
+            kind,
+            type_digest: None,
+            named: true,
+        });
     }
     let orphan =
         |from: &[u32]| Orphan { path: "gone".into(), old: LinkAddr(8), old_size: 8, from: from.to_vec() };

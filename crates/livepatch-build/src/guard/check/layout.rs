@@ -11,6 +11,7 @@ use crate::guard::side::{Image, Side};
 use crate::guard::types::{Facts, Types, differences};
 use crate::source::{ChangedType, is_foreign};
 use gimli::Result;
+use livepatch_patch::{Digest, NewType};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(in crate::guard) fn layouts(
     (old_image, old): (&Image<'_>, &Side),
     (new_image, new): (&Image<'_>, &Side),
     input: &GuardInput<'_>,
-) -> Result<Vec<Finding>> {
+) -> Result<(Vec<Finding>, Vec<NewType>)> {
     let mut changed: BTreeMap<&str, Changed<'_>> = BTreeMap::new();
     let elsewhere = old_elsewhere(old_image, &old.graph, &new.graph)?;
     for (name, after) in &new.graph {
@@ -55,7 +56,15 @@ pub(in crate::guard) fn layouts(
     let compared: BTreeSet<&str> = compared.map(|(name, _)| identifier(name)).collect();
     let unseen = input.types.iter().filter(|declared| !compared.contains(&*declared.name));
     findings.extend(unseen.map(undescribed));
-    Ok(findings)
+    let is_own = |name: &str| !fixed::is_library(name) && nature(name) == Nature::Other;
+    let added = new.graph.iter().filter(|(name, named)| is_own(name) && has_layout(named) && !known(name));
+    let added = added.map(|(name, named)| NewType {
+        name: name.to_string(),
+        digest: Digest::of(format!("{:?}", named.layouts).as_bytes()),
+    });
+    let mut added: Vec<NewType> = added.collect();
+    added.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok((findings, added))
 }
 
 fn has_layout(named: &Named) -> bool {
