@@ -158,7 +158,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     report.findings.extend(moved_awaits(&source));
     report.findings.extend(owned_otherwise(&diff));
     let leftovers = diff.leftovers();
-    report.findings.extend(lost::functions(&diff, &leftovers, old)?);
+    report.findings.extend(lost::functions(&diff, &leftovers, (old, new))?);
     report.findings.extend(lost::doubtful(&diff, &variables, &functions));
     if diff.changed.is_empty() {
         return Ok(without_code(report, &diff));
@@ -301,6 +301,7 @@ fn judge(
     let renamed: Vec<_> = diff.new.renamed().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
     let orphans = describe::orphan_addrs(diff, orphans);
     let same_code = SameCode::new(diff);
+    let unchanged = complete::unchanged(old, new);
     let input = guard::GuardInput {
         renamed: &renamed,
         old_image: &old.image,
@@ -310,6 +311,7 @@ fn judge(
         statics: &statics,
         new_functions: &new_functions,
         new_statics: &new_statics,
+        unchanged: &unchanged,
         types: source.types(),
     };
     let unseen = complete::unseen(old, new);

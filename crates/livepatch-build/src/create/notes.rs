@@ -24,8 +24,12 @@ pub(super) fn add(
     let anew = report.findings.iter().filter(|finding| finding.code == rules::begins_anew::RULE.code);
     meta.notes.extend(anew.map(|finding| note(finding, BTreeSet::new())));
     let variables = kept_values(diff).into_iter().map(|finding| (finding, BTreeSet::new()));
+    let constants = emitted.constants.iter().map(|(at, _)| {
+        let path = guard::demangle(emit::name_of(&diff.new, *at));
+        (Finding::new(&rules::constant_kept::RULE, path), BTreeSet::new())
+    });
     let computed = computed_once(builds, &diff.meaning, emitted, judged, meta)?;
-    for (finding, functions) in variables.chain(computed) {
+    for (finding, functions) in variables.chain(constants).chain(computed) {
         meta.notes.push(note(&finding, functions));
         report.findings.push(finding);
     }
@@ -35,8 +39,15 @@ pub(super) fn add(
 
 /// Variables that keep their values although the initial ones changed.
 pub(super) fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {
-    let name = |(_, new): &(At, At)| guard::demangle(emit::name_of(&diff.new, *new));
-    diff.initialisers.iter().map(|pair| Finding::new(&rules::value_kept::RULE, name(pair))).collect()
+    let finding = |(_, new): &(At, At)| {
+        let name = guard::as_declared(&guard::demangle(emit::name_of(&diff.new, *new)));
+        let finding = Finding::new(&rules::value_kept::RULE, name);
+        match diff.new.section(*new).kind.is_tls() {
+            true => finding.change("threads that start later begin with the old value, too", None, None),
+            false => finding,
+        }
+    };
+    diff.initialisers.iter().map(finding).collect()
 }
 
 /// A note that goes into the patch, about these of its functions, or about all of it.

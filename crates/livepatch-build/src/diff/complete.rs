@@ -30,6 +30,22 @@ pub(super) fn is_complete(old: &Build, new: &Build) -> bool {
     complete
 }
 
+/// Crates of others that are the same in both builds, in each version that is there.
+pub(crate) fn unchanged(old: &Build, new: &Build) -> BTreeSet<String> {
+    let (was, is) = (foreign(old), foreign(new));
+    let units =
+        || old.manifest.units.iter().chain(&new.manifest.units).filter(|unit| units::is_in_program(unit));
+    let identity = |unit: &Unit| (unit.package.clone(), unit.version.clone(), unit.metadata.clone());
+    let is_same = |unit: &Unit| {
+        let (package, version, metadata) = identity(unit);
+        let id = (&*package, &*version, &*metadata);
+        !unit.local && was.contains(&id) && is.contains(&id)
+    };
+    let others: BTreeSet<&str> =
+        units().filter(|unit| !is_same(unit)).map(|unit| &*unit.crate_name).collect();
+    units().map(|unit| unit.crate_name.clone()).filter(|name| !others.contains(&**name)).collect()
+}
+
 /// Crates that may have another source than before, and of which there is no raw code to tell what became of their closures.
 pub(crate) fn unseen(old: &Build, new: &Build) -> BTreeSet<String> {
     let (was, is) = (foreign(old), foreign(new));

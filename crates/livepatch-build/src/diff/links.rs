@@ -56,7 +56,7 @@ pub(super) fn to_merged(
     let mut merged = Merged::default();
     for change in real.iter().chain(aside) {
         let code = Code::new(diff, meaning, infos, *change);
-        for (used, at) in &replaced {
+        for (used, at) in replaced.iter().filter(|(_, at)| **at != change.old) {
             if code.calls_by_mistake(used) {
                 merged.callers.insert(change.old, *at);
             }

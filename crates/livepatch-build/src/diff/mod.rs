@@ -7,6 +7,7 @@
 //! Functions that only moved to another code unit compare equal: what they are made of is compared, not where the
 //! compiler put it.
 
+mod anchor;
 pub(crate) mod anonymous;
 mod apart;
 mod by_source;

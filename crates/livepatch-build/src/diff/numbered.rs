@@ -61,6 +61,9 @@ impl Diff<'_> {
         };
         let alike = self.described_alike(&doubtful.unclear, builds)?;
         doubtful.by_address.extend(alike);
+        let may_have_moved = |name: &String| source.may_renumber_in(&demangle(name));
+        doubtful.names.retain(may_have_moved);
+        doubtful.by_address.retain(may_have_moved);
         if doubtful.names.is_empty() {
             return Ok(Default::default());
         }

@@ -8,7 +8,7 @@
 //! | a function that the patch replaces, its address taken | the baseline's address, so that rollback reaches it |
 //! | an unchanged function | the baseline's |
 //! | a static or thread-local of the baseline | the running instance |
-//! | a constant without a name | a copy in the patch |
+//! | a constant without a name | a copy in the patch, unless a named one of the baseline points to it |
 //! | a symbol of another library | the GOT slot of the image, or a lookup at `apply` |
 
 mod bind;
@@ -123,6 +123,7 @@ struct Emitter<'d, 'a> {
 /// # Errors
 /// The change needs something that a patch cannot carry; the message names it.
 pub fn emit(diff: &mut Diff<'_>) -> Result<Emitted, EmitError> {
+    diff.anchor();
     let changed: Vec<_> = diff.changed.clone();
     let mut emitter = Emitter {
         changed: changed.iter().map(|c| c.new).collect(),
@@ -366,9 +367,12 @@ impl<'a> Emitter<'_, 'a> {
                 return (id, offset - start as i64);
             }
         }
-        if self.diff.new.is_shared(target)
-            && let Some(addr) = bind::addr_in_old(self.diff, target)
-        {
+        let running = match self.diff.twins.get(&target) {
+            Some(old) => self.diff.old.addr(*old),
+            None if self.diff.new.is_shared(target) => bind::addr_in_old(self.diff, target),
+            None => None,
+        };
+        if let Some(addr) = running {
             let name = format!("{}@{addr}", self.diff.new.section(target).name);
             let place = Place::Image { addr, size: self.diff.new.section(target).size };
             return (self.number(Key::Outside(name.clone(), place), Symbol { name, place }), offset);

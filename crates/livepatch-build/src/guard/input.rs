@@ -24,6 +24,8 @@ pub struct GuardInput<'a> {
     pub new_functions: &'a [NewFunction],
     /// Variables that the patch brings in.
     pub new_statics: &'a [NewStatic],
+    /// Crates of others of which both builds have the same version, with the same features.
+    pub unchanged: &'a BTreeSet<String>,
     /// Types that the new source declares with other contents.
     pub types: &'a [ChangedType],
 }

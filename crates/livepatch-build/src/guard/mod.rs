@@ -42,7 +42,7 @@ mod types;
 mod vtable;
 
 pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
-pub(crate) use fixed::is_fixed;
+pub(crate) use fixed::is_fixed_with;
 pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
 pub use input::{
@@ -125,7 +125,7 @@ fn findings(
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
     findings.extend(known);
     findings.extend(check::statics(old.1, new.1, input.statics));
-    let ways = check::Ways { renamed: &renamed, same_code };
+    let ways = check::Ways { renamed: &renamed, same_code, unchanged: input.unchanged };
     let brought = input.new_functions.iter().map(|f| strip_suffix(&f.symbol)).collect();
     findings.extend(check::vtables(&old.1.vtables, &new.1.vtables, &ways, &brought));
     findings.extend(check::order(&old.1.vtables, &new.1.vtables, &new.1.graph));

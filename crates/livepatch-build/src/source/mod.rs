@@ -182,6 +182,13 @@ impl SourceDiff {
         }
     }
 
+    /// Whether that may be so of what has this path: it lies in a function whose body may have renumbered its items.
+    pub(crate) fn may_renumber_in(&self, path: &str) -> bool {
+        let Change::Items(items) = &self.change else { return self.may_renumber() };
+        let mut words = path.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        words.any(|word| items.iter().any(|item| item.renumbers && item.name == word))
+    }
+
     /// Whether there may be a change that raw code does not show, see `hiding.rs`; `shows` tells whether it shows a change of this function
     /// itself, or of a closure in it.
     pub(crate) fn hides(&self, shows: impl Fn(&Suspect) -> bool) -> bool {

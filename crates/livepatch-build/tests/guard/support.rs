@@ -82,6 +82,7 @@ impl Pair {
             statics,
             new_functions,
             new_statics,
+            unchanged: &Default::default(),
             types: &[],
         };
         let witness = Witness { same_code: &|_, _| false, same_closure: &|_| None, unseen: &|_| false };

@@ -7,7 +7,8 @@ pub static RULE: Rule = Rule {
     code: Code(6),
     severity: Severity::Refusal,
     title: "calling convention of {} was altered by the optimiser",
-    reason: "the optimiser passes its arguments otherwise than before (it removes arguments that are never used), and old callers do not know",
+    reason: "the optimiser passes its arguments or its result otherwise than before (it leaves out what is never used or always the same), and \
+             callers that the patch cannot replace do not know",
     help: "give the function another name: it is new in the patch then, and its callers call that; or leave its use of parameters and \
            result as it was",
     explanation: r##"The optimiser may change how a private function is called: it removes an argument or a result that nobody uses, or passes

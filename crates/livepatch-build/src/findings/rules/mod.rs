@@ -7,6 +7,7 @@ pub mod begins_anew;
 pub mod built_otherwise;
 pub mod closure;
 pub mod computed_once;
+pub mod constant_kept;
 pub mod copies;
 pub mod coroutine;
 pub mod distributed_slice;
@@ -78,6 +79,7 @@ pub static ALL: &[&Rule] = &[
     &library::RULE,
     &computed_once::RULE,
     &begins_anew::RULE,
+    &constant_kept::RULE,
 ];
 
 /// The rule with this code.

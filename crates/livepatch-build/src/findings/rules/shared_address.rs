@@ -8,7 +8,7 @@ pub static RULE: Rule = Rule {
     severity: Severity::Refusal,
     title: "{} shares its code with a function that was not changed the same way",
     reason: "two names have one address in the running program, and redirecting one redirects both",
-    help: "build the baseline without identical code folding, or change both functions",
+    help: "change both functions in the same way; or put the fix into the callers of the one, or into a new function that they call",
     explanation: r##"The linker or the optimiser gave two functions of equal code one address. In the fixed build they are no longer the same.
 
     fn retries() -> u32 { 3 }
@@ -16,7 +16,7 @@ pub static RULE: Rule = Rule {
 
 When `retries` becomes 5 a jump at the shared address would change `replicas` too.
 
-What to do: build the baseline with a linker that does not fold identical code (`--icf=none`), or, if it is right for both,
-change both functions in the same way.
+What to do: if it is right for both, change both functions in the same way. Else leave them as they are, and have the callers of the one
+call a new function. The linker does this if it folds identical code (`--icf=all`); the compiler does it by itself.
 "##,
 };

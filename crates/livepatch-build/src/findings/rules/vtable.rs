@@ -8,7 +8,8 @@ pub static RULE: Rule = Rule {
     severity: Severity::Refusal,
     title: "vtable {} changed",
     reason: "existing trait objects keep their old vtable: calls through it would reach another method, or not the new one",
-    help: "leave the trait and its impl blocks as they are; change the bodies of methods only",
+    help: "leave the trait and its impl blocks as they are, and change the bodies of methods only; if that is what was done, the compiler has merged \
+           methods of equal code in one of the builds: have the changed method call a new function",
     explanation: r##"The table of methods of a type for a trait has another number of slots, or a slot holds another function.
 
     trait Shape { fn area(&self) -> f64; fn name(&self) -> String; }                       // running program

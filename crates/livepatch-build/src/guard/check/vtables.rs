@@ -2,8 +2,8 @@
 //!
 //! The optimiser removes a table that nothing refers to any more, and merges functions of equal code under one of their
 //! names. So a table may be lost, or have other names, although nothing about it changed. That is no matter where the
-//! trait and the type are the standard library's: no change of the program alters such a table, and the old one is right
-//! as long as its functions are. For any other table it is not known what the fixed source would have in the slots (another
+//! trait and the type are the standard library's, or of dependencies that are in both builds: no change of the program alters such a
+//! table, and the old one is right as long as its functions are. For any other table it is not known what the fixed source would have in the slots (another
 //! order of the methods, a newly overridden one, a new `Drop`), so it is refused.
 //!
 //! A slot with a merged function holds whichever of them survived. Its names may be others in the new build, but if its code is equal
@@ -11,14 +11,16 @@
 
 use crate::findings::{Finding, rules};
 use crate::guard::SameCode;
-use crate::guard::fixed::is_fixed;
+use crate::guard::fixed::is_fixed_with;
 use crate::guard::vtable::{Renamed, Slot, Vtable, Vtables};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// What makes functions of other symbols the same.
 pub(in crate::guard) struct Ways<'w> {
     pub renamed: &'w Renamed<'w>,
     pub same_code: &'w SameCode<'w>,
+    /// Dependencies of which both builds have the same version.
+    pub unchanged: &'w BTreeSet<String>,
 }
 
 impl Ways<'_> {
@@ -89,7 +91,7 @@ fn without_impl_numbers(name: &str) -> Option<String> {
 
 fn compare(name: &str, old: &[Vtable], new: &[Vtable], ways: &Ways<'_>) -> Option<Finding> {
     let shown = name.strip_suffix("::{vtable}").unwrap_or(name);
-    let fixed = is_fixed(shown);
+    let fixed = is_fixed_with(shown, ways.unchanged);
     let holds = |old: &Slot, new: &Slot| ways.agree(old, new) || (fixed && old.stays(ways.renamed));
     let gone = |old: &[Slot]| fixed && old.iter().all(|slot| slot.stays(ways.renamed));
     let lost = old.iter().find(|before| !new.iter().any(|after| agree(before, after, &holds, &gone)))?;
