@@ -379,17 +379,15 @@ impl Job<'_> {
         let record = &state.patches[index];
         let active = state.active();
         let old: &[FunctionRecord] = active.map_or(&[], |i| &state.patches[i].functions);
-        let mut writes: Vec<EntryWrite> = record
-            .functions
-            .iter()
-            .map(|f| EntryWrite {
-                at: f.old,
-                before: old.iter().find(|o| o.old == f.old).map_or(f.saved, |o| o.jump),
-                after: f.jump,
-            })
-            .collect();
+        // What ends comes first: of two patches that lead on to each other's code, only one does at a time.
         let dropped = old.iter().filter(|o| record.functions.iter().all(|f| f.old != o.old));
-        writes.extend(dropped.map(|o| EntryWrite { at: o.old, before: o.jump, after: o.saved }));
+        let dropped = dropped.map(|o| EntryWrite { at: o.old, before: o.jump, after: o.saved });
+        let written = record.functions.iter().map(|f| EntryWrite {
+            at: f.old,
+            before: old.iter().find(|o| o.old == f.old).map_or(f.saved, |o| o.jump),
+            after: f.jump,
+        });
+        let writes: Vec<EntryWrite> = dropped.chain(written).collect();
         let rest = match record.state {
             PatchState::Applying => PatchState::RolledBack,
             other => other,

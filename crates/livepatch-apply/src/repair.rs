@@ -152,8 +152,10 @@ fn put_back<'a>(
             guard.function(Policy::Snapshot, function.old, &code, &function.path, &view.process);
         }
     }
-    let writes =
-        done.into_iter().map(|w| EntryWrite { at: w.at, before: w.after, after: w.before }).collect();
+    // In the opposite order: see `Job::switch`.
+    let taken_back =
+        done.into_iter().rev().map(|w| EntryWrite { at: w.at, before: w.after, after: w.before });
+    let writes = taken_back.collect();
     Ok(Switch {
         process: &view.process,
         location: found.location,
