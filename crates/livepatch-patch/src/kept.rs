@@ -100,3 +100,68 @@ fn is_branch(section: &Section, reloc: &Reloc) -> bool {
             }
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALLER: SymbolId = SymbolId(0);
+    const CALLEE: SymbolId = SymbolId(1);
+
+    /// A function that refers to another one in this way, and a place in the source.
+    fn patch(code: &[u8], kind: RelocKind, line: u8) -> Patch {
+        let mut patch = crate::container::tests::sample();
+        patch.symbols.clear();
+        let reloc = |offset, kind, symbol| Reloc { offset, kind, symbol: SymbolId(symbol), addend: -4 };
+        let section = |kind, bytes: &[u8], relocs| Section {
+            name: String::new(),
+            kind,
+            align: 16,
+            size: bytes.len() as u64,
+            bytes: bytes.to_vec(),
+            relocs,
+        };
+        let mut location = [0; 24];
+        location[LINE] = line;
+        let to_location = reloc(code.len() as u64, RelocKind::Pc32, 2);
+        let code = [code, &[0; 4]].concat();
+        let relocs = vec![reloc(code.len() as u64 - 8, kind, 1), to_location];
+        patch.sections = vec![
+            section(SectionKind::Text, &code, relocs),
+            section(SectionKind::Text, &[0xc3], vec![]),
+            section(SectionKind::ReadOnly, &location, vec![reloc(0, RelocKind::Abs64, 3)]),
+            section(SectionKind::ReadOnly, b"main.rs", vec![]),
+        ];
+        for at in 0..4 {
+            let size = patch.sections[at].size;
+            let place = Place::Section { section: SectionId(at as u32), offset: 0, size };
+            patch.symbols.push(Symbol { name: format!("symbol {at}"), place });
+        }
+        patch
+    }
+
+    #[test]
+    fn what_is_only_called_is_not_kept() {
+        // lea rdi,[rip+...] takes the address; call, jmp and je do not.
+        assert_eq!(patch(&[0x48, 0x8d, 0x3d, 0, 0, 0, 0], RelocKind::Pc32, 1).addressed(), [CALLEE].into());
+        for code in [&[0xe8, 0, 0, 0, 0][..], &[0xe9, 0, 0, 0, 0], &[0x0f, 0x84, 0, 0, 0, 0]] {
+            assert_eq!(patch(code, RelocKind::Pc32, 1).addressed(), [].into(), "{code:x?}");
+        }
+        assert_eq!(patch(&[0xff, 0x15, 0, 0, 0, 0], RelocKind::GotPcRel, 1).addressed(), [].into());
+        assert_eq!(
+            patch(&[0x48, 0x8b, 0x3d, 0, 0, 0, 0], RelocKind::GotPcRel, 1).addressed(),
+            [CALLEE].into()
+        );
+    }
+
+    #[test]
+    fn lines_do_not_count_and_code_does() {
+        let digest =
+            |code: &[u8], line| patch(code, RelocKind::Pc32, line).code_digest(CALLER).expect("code");
+        let call = [0x90, 0xe8, 0, 0, 0, 0];
+        assert_eq!(digest(&call, 1), digest(&call, 2));
+        assert_ne!(digest(&call, 1), digest(&[0xcc, 0xe8, 0, 0, 0, 0], 1));
+        // What a relocation fills in is no code.
+        assert_eq!(digest(&call, 1), digest(&[0x90, 0xe8, 7, 7, 7, 7], 1));
+    }
+}
