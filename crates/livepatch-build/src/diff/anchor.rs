@@ -3,6 +3,8 @@
 //! A constant without a name comes as a copy, because nothing tells which of the running ones it is. What tells is who refers to it: a variable
 //! or a named constant at the same place (`static PLANS: &[Plan]`), or the old code of a replaced function, if that refers to one constant of
 //! these contents. The program may have kept a reference to it, and compare addresses.
+//!
+//! What refers to code always comes as a copy: a jump table leads into the very function that it belongs to.
 
 use super::compare::{Comparer, Ref, Verdict, reference};
 use super::pair;
@@ -24,7 +26,10 @@ impl Diff<'_> {
         let pairs = pair::pair(&pair::placed(old), &pair::placed(new), old, new);
         let mut comparer = Comparer::new(old, new, pairs.ambiguous_names, pairs.partners, pairs.continued);
         let mut is_same = |(new, old): (At, At)| {
-            self.old.addr(old).is_some() && comparer.compare(old, new) == Verdict::Same
+            self.old.addr(old).is_some()
+                && comparer.compare(old, new) == Verdict::Same
+                && is_plain(&self.old, old)
+                && is_plain(&self.new, new)
         };
         let named = self.twins.iter().chain(&self.partners).map(|(new, old)| (*new, *old));
         let is_data = |(at, was): &(At, At)| {
@@ -65,6 +70,27 @@ impl Diff<'_> {
         };
         news.iter().filter_map(&mut pair).collect()
     }
+}
+
+/// Whether a constant refers to data only, and so does what it refers to without a name.
+fn is_plain(program: &Program<'_>, constant: At) -> bool {
+    let (mut seen, mut work) = (BTreeSet::from([constant]), vec![constant]);
+    while let Some(at) = work.pop() {
+        for reloc in &program.section(at).relocs {
+            let (to, is_named) = match reference(program, at.unit, reloc) {
+                Ref::Constant { at, .. } => (Some(at), false),
+                Ref::Named { at, .. } => (at, true),
+            };
+            match to {
+                Some(to) if program.section(to).kind == Kind::Text => return false,
+                Some(to) if !is_named => work.extend(seen.insert(to).then_some(to)),
+                Some(_) => {}
+                // Of another object, or of another module: it may be code.
+                None => return false,
+            }
+        }
+    }
+    true
 }
 
 /// The constant without a name that a relocation refers to, if it is no entry of a section of many.
