@@ -26,10 +26,7 @@ impl Diff<'_> {
         let pairs = pair::pair(&pair::placed(old), &pair::placed(new), old, new);
         let mut comparer = Comparer::new(old, new, pairs.ambiguous_names, pairs.partners, pairs.continued);
         let mut is_same = |(new, old): (At, At)| {
-            self.old.addr(old).is_some()
-                && comparer.compare(old, new) == Verdict::Same
-                && is_plain(&self.old, old)
-                && is_plain(&self.new, new)
+            self.old.addr(old).is_some() && comparer.compare(old, new) == Verdict::Same && self.is_plain(new)
         };
         let named = self.twins.iter().chain(&self.partners).map(|(new, old)| (*new, *old));
         let is_data = |(at, was): &(At, At)| {
@@ -55,6 +52,31 @@ impl Diff<'_> {
         found
     }
 
+    /// Whether a new constant refers to no code, and to nothing that has a name but what goes on as it is in the running program; and so does
+    /// what it refers to without a name.
+    fn is_plain(&self, constant: At) -> bool {
+        let (mut seen, mut work) = (BTreeSet::from([constant]), vec![constant]);
+        while let Some(at) = work.pop() {
+            for reloc in &self.new.section(at).relocs {
+                let (to, is_named) = match reference(&self.new, at.unit, reloc) {
+                    Ref::Constant { at, .. } => (Some(at), false),
+                    Ref::Named { at, .. } => (at, true),
+                };
+                // What is of another object, or of another module, may be code.
+                let Some(to) = to.filter(|to| self.new.section(*to).kind != Kind::Text) else { return false };
+                let goes_on = match self.new.section(to).kind.is_variable() {
+                    true => self.partners.contains_key(&to),
+                    false => self.twins.contains_key(&to),
+                };
+                if is_named && !goes_on {
+                    return false;
+                }
+                work.extend((!is_named && seen.insert(to)).then_some(to));
+            }
+        }
+        true
+    }
+
     /// Constants that old and new code of a function refer to, where each refers to one of these contents only.
     fn of_code(&self, change: &Changed, is_same: &mut dyn FnMut((At, At)) -> bool) -> Vec<(At, At)> {
         let referred = |program: &Program<'_>, at: At| {
@@ -70,27 +92,6 @@ impl Diff<'_> {
         };
         news.iter().filter_map(&mut pair).collect()
     }
-}
-
-/// Whether a constant refers to data only, and so does what it refers to without a name.
-fn is_plain(program: &Program<'_>, constant: At) -> bool {
-    let (mut seen, mut work) = (BTreeSet::from([constant]), vec![constant]);
-    while let Some(at) = work.pop() {
-        for reloc in &program.section(at).relocs {
-            let (to, is_named) = match reference(program, at.unit, reloc) {
-                Ref::Constant { at, .. } => (Some(at), false),
-                Ref::Named { at, .. } => (at, true),
-            };
-            match to {
-                Some(to) if program.section(to).kind == Kind::Text => return false,
-                Some(to) if !is_named => work.extend(seen.insert(to).then_some(to)),
-                Some(_) => {}
-                // Of another object, or of another module: it may be code.
-                None => return false,
-            }
-        }
-    }
-    true
 }
 
 /// The constant without a name that a relocation refers to, if it is no entry of a section of many.

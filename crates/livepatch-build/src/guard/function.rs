@@ -272,10 +272,32 @@ fn passed(debug: &Debug<'_>, param: DieId, addr: u64) -> gimli::Result<Option<St
     let Some(mut locations) = debug.dwarf.attr_locations(unit, value)? else { return Ok(None) };
     while let Some(location) = locations.next()? {
         if location.range.begin == addr {
-            return Ok(Some(format!("{:02x?}", location.data.0.slice())));
+            let is_passed = is_somewhere(location.data.operations(unit.encoding()))?;
+            return Ok(is_passed.then(|| format!("{:02x?}", location.data.0.slice())));
         }
     }
     Ok(None)
+}
+
+/// Whether a location is one, of all of a parameter or a part of it: a value that the compiler knows is passed nowhere.
+fn is_somewhere<R: gimli::Reader>(mut operations: gimli::OperationIter<R>) -> gimli::Result<bool> {
+    while let Some(operation) = operations.next()? {
+        use gimli::Operation::{
+            ImplicitValue, Piece, PlusConstant, SignedConstant, StackValue, UnsignedConstant,
+        };
+        if !matches!(
+            operation,
+            Piece { .. }
+                | PlusConstant { .. }
+                | StackValue
+                | UnsignedConstant { .. }
+                | SignedConstant { .. }
+                | ImplicitValue { .. }
+        ) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Types of the parameters, generic arguments and the result of a function.
