@@ -5,7 +5,6 @@
 
 use crate::ident::Digest;
 use crate::patch::{Patch, Place, Reloc, Section, SectionId, SectionKind, Symbol, SymbolId};
-use crate::reloc::{Formula, RelocKind};
 use std::collections::BTreeSet;
 
 impl Patch {
@@ -13,7 +12,10 @@ impl Patch {
     pub fn addressed(&self) -> BTreeSet<SymbolId> {
         let mut found = BTreeSet::new();
         for section in self.sections.iter().filter(|section| section.kind != SectionKind::EhFrame) {
-            let addresses = section.relocs.iter().filter(|reloc| !is_branch(section, reloc));
+            let is_branch = |reloc: &&Reloc| {
+                section.kind == SectionKind::Text && reloc.kind.is_branch(&section.bytes, reloc.offset)
+            };
+            let addresses = section.relocs.iter().filter(|reloc| !is_branch(reloc));
             found.extend(addresses.map(|reloc| reloc.symbol).filter(|symbol| self.is_code(*symbol)));
         }
         found
@@ -40,6 +42,23 @@ impl Patch {
         self.section_of(symbol).is_some_and(|(_, section)| section.kind == SectionKind::Text)
     }
 
+    /// Whether it may be a `core::panic::Location`: the address and the length of a Rust file's name, and two numbers.
+    fn is_location(&self, section: &Section) -> bool {
+        let [reloc] = section.relocs.as_slice() else { return false };
+        section.size == 24
+            && reloc.offset == 0
+            && self.file_name(section, reloc).is_some_and(|name| name.ends_with(b".rs"))
+    }
+
+    /// What the first two words of a section, address and length, lead to.
+    fn file_name(&self, section: &Section, address: &Reloc) -> Option<&[u8]> {
+        let Place::Section { offset, .. } = self.symbol(address.symbol)?.place else { return None };
+        let (_, names) = self.section_of(address.symbol)?;
+        let length = u64::from_le_bytes(section.bytes.get(8..16)?.try_into().ok()?);
+        let start = offset.checked_add_signed(address.addend)?;
+        names.bytes.get(usize::try_from(start).ok()?..)?.get(..usize::try_from(length).ok()?)
+    }
+
     fn spell(&self, id: SectionId, within: &mut Vec<SectionId>, out: &mut String) {
         let Some(section) = self.sections.get(id.0 as usize) else { return };
         let mut bytes = section.bytes.clone();
@@ -49,7 +68,7 @@ impl Patch {
                 field.fill(0);
             }
         }
-        if is_location(section) {
+        if self.is_location(section) {
             bytes.truncate(LINE);
         }
         out.push_str(&format!("{:?} {} {bytes:02x?}", section.kind, section.size));
@@ -78,38 +97,17 @@ pub fn plain(name: &str) -> &str {
 /// Offset of line and column in a `core::panic::Location`, behind its file's address and length.
 const LINE: usize = 16;
 
-/// Whether it may be a `core::panic::Location`: nothing else is taken for less by this than for a place in the source.
-fn is_location(section: &Section) -> bool {
-    section.size == 24 && matches!(section.relocs.as_slice(), [reloc] if reloc.offset == 0)
-}
-
-/// Whether a reference is a call or a jump, directly or through a slot of a table.
-fn is_branch(section: &Section, reloc: &Reloc) -> bool {
-    let before =
-        |n: usize| (reloc.offset as usize).checked_sub(n).and_then(|at| section.bytes.get(at)).copied();
-    section.kind == SectionKind::Text
-        && match reloc.kind.formula() {
-            Formula::Branch => true,
-            // ff /2 call, ff /4 jmp
-            Formula::Got => before(2) == Some(0xff) && matches!(before(1), Some(0x15 | 0x25)),
-            // e8 call, e9 jmp, 0f 8x jcc
-            _ => {
-                reloc.kind == RelocKind::Pc32
-                    && (matches!(before(1), Some(0xe8 | 0xe9))
-                        || (before(2) == Some(0x0f) && matches!(before(1), Some(0x80..=0x8f))))
-            }
-        }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reloc::RelocKind;
 
     const CALLER: SymbolId = SymbolId(0);
     const CALLEE: SymbolId = SymbolId(1);
+    const FILE: &[u8] = b"main.rs\0";
 
     /// A function that refers to another one in this way, and a place in the source.
-    fn patch(code: &[u8], kind: RelocKind, line: u8) -> Patch {
+    fn patch(code: &[u8], kind: RelocKind, line: u8, name: &[u8]) -> Patch {
         let mut patch = crate::container::tests::sample();
         patch.symbols.clear();
         let reloc = |offset, kind, symbol| Reloc { offset, kind, symbol: SymbolId(symbol), addend: -4 };
@@ -122,6 +120,8 @@ mod tests {
             relocs,
         };
         let mut location = [0; 24];
+        // The name's terminating zero is not counted.
+        location[8] = 7;
         location[LINE] = line;
         let to_location = reloc(code.len() as u64, RelocKind::Pc32, 2);
         let code = [code, &[0; 4]].concat();
@@ -129,8 +129,12 @@ mod tests {
         patch.sections = vec![
             section(SectionKind::Text, &code, relocs),
             section(SectionKind::Text, &[0xc3], vec![]),
-            section(SectionKind::ReadOnly, &location, vec![reloc(0, RelocKind::Abs64, 3)]),
-            section(SectionKind::ReadOnly, b"main.rs", vec![]),
+            section(
+                SectionKind::ReadOnly,
+                &location,
+                vec![Reloc { addend: 0, ..reloc(0, RelocKind::Abs64, 3) }],
+            ),
+            section(SectionKind::ReadOnly, name, vec![]),
         ];
         for at in 0..4 {
             let size = patch.sections[at].size;
@@ -143,13 +147,16 @@ mod tests {
     #[test]
     fn what_is_only_called_is_not_kept() {
         // lea rdi,[rip+...] takes the address; call, jmp and je do not.
-        assert_eq!(patch(&[0x48, 0x8d, 0x3d, 0, 0, 0, 0], RelocKind::Pc32, 1).addressed(), [CALLEE].into());
-        for code in [&[0xe8, 0, 0, 0, 0][..], &[0xe9, 0, 0, 0, 0], &[0x0f, 0x84, 0, 0, 0, 0]] {
-            assert_eq!(patch(code, RelocKind::Pc32, 1).addressed(), [].into(), "{code:x?}");
-        }
-        assert_eq!(patch(&[0xff, 0x15, 0, 0, 0, 0], RelocKind::GotPcRel, 1).addressed(), [].into());
         assert_eq!(
-            patch(&[0x48, 0x8b, 0x3d, 0, 0, 0, 0], RelocKind::GotPcRel, 1).addressed(),
+            patch(&[0x48, 0x8d, 0x3d, 0, 0, 0, 0], RelocKind::Pc32, 1, FILE).addressed(),
+            [CALLEE].into()
+        );
+        for code in [&[0xe8, 0, 0, 0, 0][..], &[0xe9, 0, 0, 0, 0], &[0x0f, 0x84, 0, 0, 0, 0]] {
+            assert_eq!(patch(code, RelocKind::Pc32, 1, FILE).addressed(), [].into(), "{code:x?}");
+        }
+        assert_eq!(patch(&[0xff, 0x15, 0, 0, 0, 0], RelocKind::GotPcRel, 1, FILE).addressed(), [].into());
+        assert_eq!(
+            patch(&[0x48, 0x8b, 0x3d, 0, 0, 0, 0], RelocKind::GotPcRel, 1, FILE).addressed(),
             [CALLEE].into()
         );
     }
@@ -157,10 +164,13 @@ mod tests {
     #[test]
     fn lines_do_not_count_and_code_does() {
         let digest =
-            |code: &[u8], line| patch(code, RelocKind::Pc32, line).code_digest(CALLER).expect("code");
+            |code: &[u8], line| patch(code, RelocKind::Pc32, line, FILE).code_digest(CALLER).expect("code");
         let call = [0x90, 0xe8, 0, 0, 0, 0];
         assert_eq!(digest(&call, 1), digest(&call, 2));
         assert_ne!(digest(&call, 1), digest(&[0xcc, 0xe8, 0, 0, 0, 0], 1));
+        // A number behind another text is no line.
+        let of_table = |n| patch(&call, RelocKind::Pc32, n, b"premium\0").code_digest(CALLER);
+        assert_ne!(of_table(1), of_table(2));
         // What a relocation fills in is no code.
         assert_eq!(digest(&call, 1), digest(&[0x90, 0xe8, 7, 7, 7, 7], 1));
     }

@@ -41,6 +41,26 @@ macro_rules! kinds {
     };
 }
 
+impl RelocKind {
+    /// Whether a field of this kind at `offset` of some code is the operand of a direct or GOT-indirect call or jump, not an address being taken.
+    pub fn is_branch(self, code: &[u8], offset: u64) -> bool {
+        let before = |n: usize| (offset as usize).checked_sub(n).and_then(|at| code.get(at)).copied();
+        match self {
+            Self::Plt32 => true,
+            // e8 call, e9 jmp, 0f 8x jcc
+            Self::Pc32 => {
+                matches!(before(1), Some(0xe8 | 0xe9))
+                    || (before(2) == Some(0x0f) && matches!(before(1), Some(0x80..=0x8f)))
+            }
+            // ff /2 call, ff /4 jmp, through memory at rip+disp32
+            Self::GotPcRel | Self::GotPcRelX => {
+                before(2) == Some(0xff) && matches!(before(1), Some(0x15 | 0x25))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What a relocation computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Formula {

@@ -435,19 +435,5 @@ pub fn is_jump(bytes: &[u8], reloc: &Reloc) -> bool {
 
 /// Whether a relocated field is the operand of a direct or GOT-indirect call or jump, not an address being taken.
 pub fn is_call(bytes: &[u8], reloc: &Reloc) -> bool {
-    let at = reloc.offset as usize;
-    let before = |n: usize| at.checked_sub(n).and_then(|i| bytes.get(i)).copied();
-    match RelocKind::from_elf(reloc.kind) {
-        Some(RelocKind::Plt32) => true,
-        // e8 call, e9 jmp, 0f 8x jcc
-        Some(RelocKind::Pc32) => {
-            matches!(before(1), Some(0xe8 | 0xe9))
-                || (before(2) == Some(0x0f) && matches!(before(1), Some(0x80..=0x8f)))
-        }
-        // ff /2 call, ff /4 jmp, through memory at rip+disp32
-        Some(RelocKind::GotPcRel | RelocKind::GotPcRelX) => {
-            before(2) == Some(0xff) && matches!(before(1), Some(0x15 | 0x25))
-        }
-        _ => false,
-    }
+    RelocKind::from_elf(reloc.kind).is_some_and(|kind| kind.is_branch(bytes, reloc.offset))
 }
