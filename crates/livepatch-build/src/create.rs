@@ -158,7 +158,8 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     report.findings.extend(moved_awaits(&source));
     report.findings.extend(owned_otherwise(&diff));
     let leftovers = diff.leftovers();
-    report.findings.extend(lost::functions(&diff, &leftovers, (old, new))?);
+    let unchanged = complete::unchanged(old, new);
+    report.findings.extend(lost::functions(&diff, &leftovers, old, &unchanged)?);
     report.findings.extend(lost::doubtful(&diff, &variables, &functions));
     if diff.changed.is_empty() {
         return Ok(without_code(report, &diff));
@@ -176,7 +177,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
         }
     };
     let orphans = diff.orphans(&leftovers);
-    let mut judged = timed("guard", || judge((old, new, &source), &diff, &emitted, &orphans))?;
+    let mut judged = timed("guard", || judge((old, new, &source), &unchanged, &diff, &emitted, &orphans))?;
     report.findings.extend(anonymous::refuse(&diff, &emitted, &mut judged));
     let build = describe::Builds { old, new, source: &source };
     let findings = &mut report.findings;
@@ -290,6 +291,7 @@ fn structural(diff: &Diff<'_>) -> Vec<Finding> {
 
 fn judge(
     (old, new, source): (&Build, &Build, &SourceDiff),
+    unchanged: &BTreeSet<String>,
     diff: &Diff<'_>,
     emitted: &Emitted,
     orphans: &[diff::lost::Orphan],
@@ -301,7 +303,6 @@ fn judge(
     let renamed: Vec<_> = diff.new.renamed().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();
     let orphans = describe::orphan_addrs(diff, orphans);
     let same_code = SameCode::new(diff);
-    let unchanged = complete::unchanged(old, new);
     let input = guard::GuardInput {
         renamed: &renamed,
         old_image: &old.image,
@@ -311,7 +312,7 @@ fn judge(
         statics: &statics,
         new_functions: &new_functions,
         new_statics: &new_statics,
-        unchanged: &unchanged,
+        unchanged,
         types: source.types(),
     };
     let unseen = complete::unseen(old, new);

@@ -5,6 +5,7 @@
 //! the kept address leads to the newer code, as the address of a function of the image would. What cannot be led there with certainty is a
 //! reason to refuse: another closure under the same number, a type with another layout.
 
+use super::record::saved;
 use super::{Job, Prepared};
 use crate::branches::branches_into_entry;
 use crate::error::ApplyError;
@@ -12,7 +13,6 @@ use crate::guard::Guard;
 use crate::jump::{self, JUMP_SIZE};
 use crate::registry::{CodeRecord, FunctionRecord, Record, State};
 use crate::report::Policy;
-use crate::target;
 use livepatch_patch::{Place, RunAddr, SymbolId, plain};
 use std::collections::HashMap;
 
@@ -77,12 +77,7 @@ impl Job<'_> {
             let Place::Section { size: new_size, .. } = self.patch.symbols[symbol.0 as usize].place else {
                 continue;
             };
-            let known =
-                state.patches.iter().flat_map(|record| &record.functions).find(|f| f.old == code.start);
-            let saved = match known {
-                Some(function) => function.saved,
-                None => target::entry(&prepared.view.process, &[], code.start)?,
-            };
+            let saved = saved(prepared, state, &[], code.start)?;
             functions.push(FunctionRecord {
                 path: self.path(symbol),
                 symbol: code.symbol.clone(),

@@ -4,11 +4,11 @@ use super::{Job, Prepared, now};
 use crate::error::{ApplyError, Mismatch};
 use crate::load::Loaded;
 use crate::registry::{
-    CodeRecord, FunctionRecord, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
+    Code, CodeRecord, FunctionRecord, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
 };
 use crate::{jump, target};
 use livepatch_patch::link::Binding;
-use livepatch_patch::{NewItemKind, Place, SectionKind, SymbolId};
+use livepatch_patch::{NewItemKind, Place, RunAddr, SectionKind, SymbolId};
 use std::collections::BTreeSet;
 
 impl Job<'_> {
@@ -31,12 +31,7 @@ impl Job<'_> {
                 return Err(missing().into());
             }
             let old = redirect.old.at(prepared.module.image.bias);
-            // What lies under the jump of an earlier patch is what that one saved.
-            let known = state.patches.iter().flat_map(|record| &record.functions).find(|f| f.old == old);
-            let saved = match known {
-                Some(function) => function.saved,
-                None => target::entry(&prepared.view.process, code, old)?,
-            };
+            let saved = saved(prepared, state, code, old)?;
             let jump = jump::encode(old, new).map_err(|error| ApplyError::refused(error.to_string()))?;
             functions.push(FunctionRecord {
                 path: redirect.path.clone(),
@@ -118,4 +113,18 @@ impl Job<'_> {
         }
         (statics, thread_locals)
     }
+}
+
+/// The bytes that belong at the start of a function: what lies under the jump of an earlier patch is what that one saved.
+pub(super) fn saved(
+    prepared: &Prepared<'_>,
+    state: &State,
+    code: &[u8],
+    old: RunAddr,
+) -> Result<Code, ApplyError> {
+    let known = state.patches.iter().flat_map(|record| &record.functions).find(|f| f.old == old);
+    Ok(match known {
+        Some(function) => function.saved,
+        None => target::entry(&prepared.view.process, code, old)?,
+    })
 }

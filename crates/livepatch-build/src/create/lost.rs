@@ -1,12 +1,12 @@
 //! What the running program would lose: functions that nothing replaces, and variables that the patch would bring anew.
 
 use crate::build::Build;
+use crate::diff::Diff;
 use crate::diff::call_sites::is_call_site;
 use crate::diff::described::described;
 use crate::diff::lost::Leftovers;
 use crate::diff::program::At;
 use crate::diff::variables;
-use crate::diff::{Diff, complete};
 use crate::emit::{self, Emitted};
 use crate::findings::{Finding, rules};
 use crate::guard::{self, GuardError, GuardReport};
@@ -22,13 +22,13 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) fn functions(
     diff: &Diff<'_>,
     leftovers: &Leftovers,
-    (old, new): (&Build, &Build),
+    old: &Build,
+    unchanged: &BTreeSet<String>,
 ) -> Result<Vec<Finding>, GuardError> {
     let mut lost = diff.lost(leftovers);
     let known = described(&diff.old, old, lost.iter().copied())?;
     // Of generic code of libraries for their own types nothing can have changed: it was another instance that came.
-    let unchanged = complete::unchanged(old, new);
-    lost.retain(|at| !known.get(at).is_some_and(|info| guard::is_fixed_with(&info.path, &unchanged)));
+    lost.retain(|at| !known.get(at).is_some_and(|info| guard::is_fixed_with(&info.path, unchanged)));
     let is_others = |at: &At| {
         let place = known.get(at).and_then(|info| info.place.as_ref());
         place.is_some_and(|place| is_foreign(&place.file))

@@ -15,15 +15,14 @@ impl Diff<'_> {
     /// The paths of coroutines, and of closures, of which both builds have code to drop them, which differs.
     pub(crate) fn dropped_otherwise(&self) -> BTreeSet<String> {
         let meaning = self.meaning.any();
-        let of_raw = meaning.into_iter().flat_map(|meaning| {
-            let in_both =
-                |name: &&String| meaning.graphs().iter().all(|graph| graph.nodes.contains_key(*name));
-            meaning.changed.iter().filter(in_both).filter_map(|name| dropped(&demangle(name)))
-        });
-        let is_known =
+        let knows =
             |meaning: &Meaning, name| meaning.knows(name, Side::Old) && meaning.knows(name, Side::New);
+        let of_raw = meaning.into_iter().flat_map(|meaning| {
+            let in_both = meaning.changed.iter().filter(|name| knows(meaning, name));
+            in_both.filter_map(|name| dropped(&demangle(name)))
+        });
         let names = self.changed.iter().map(|change| name_of(&self.old, change.old));
-        let unknown = names.filter(|name| !meaning.is_some_and(|meaning| is_known(meaning, name)));
+        let unknown = names.filter(|name| !meaning.is_some_and(|meaning| knows(meaning, name)));
         of_raw.chain(unknown.filter_map(|name| dropped(&demangle(name)))).collect()
     }
 }

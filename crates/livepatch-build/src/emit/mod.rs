@@ -8,7 +8,7 @@
 //! | a function that the patch replaces, its address taken | the baseline's address, so that rollback reaches it |
 //! | an unchanged function | the baseline's |
 //! | a static or thread-local of the baseline | the running instance |
-//! | a constant without a name | a copy in the patch, unless a named one of the baseline points to it |
+//! | a constant without a name | a copy in the patch, unless it is known which of the running ones it is |
 //! | a symbol of another library | the GOT slot of the image, or a lookup at `apply` |
 
 mod bind;

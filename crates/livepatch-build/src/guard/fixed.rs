@@ -16,26 +16,22 @@ const WORDS: [&str; 29] = [
     "for", "_",
 ];
 
-/// Whether every path in a name begins in one of [`CRATES`], or in one of these: dependencies that both builds have in the same version. A
-/// dependency has no say in the program's own items, so what it says of its own and the libraries' is the same in both.
-pub(crate) fn is_fixed_with(name: &str, unchanged: &BTreeSet<String>) -> bool {
-    names_only(name, &|word| CRATES.contains(&word) || unchanged.contains(word))
-}
-
 /// Whether every path in a name begins in one of [`CRATES`]. A generic parameter that is not spelled out (legacy symbols
 /// have `Vec<T>`) may stand for anything.
 pub(super) fn is_fixed(name: &str) -> bool {
-    names_only(name, &|word| CRATES.contains(&word))
+    is_fixed_with(name, &BTreeSet::new())
 }
 
-fn names_only(name: &str, is_known: &dyn Fn(&str) -> bool) -> bool {
+/// The same with these crates: dependencies that both builds have in the same version. A dependency has no say in the program's own items,
+/// so what it says of its own and the libraries' is the same in both.
+pub(crate) fn is_fixed_with(name: &str, unchanged: &BTreeSet<String>) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut rest = name;
     while let Some(start) = rest.find(is_word) {
         let (before, from) = rest.split_at(start);
         let (word, after) = from.split_at(from.find(|c| !is_word(c)).unwrap_or(from.len()));
         let continues = before.trim_end_matches('{').ends_with("::");
-        if !(continues || begins(word, after, is_known)) {
+        if !(continues || begins(word, after, unchanged)) {
             return false;
         }
         rest = after;
@@ -53,9 +49,9 @@ fn own_path(name: &str, krate: &str) -> bool {
 }
 
 /// Whether a word that no `::` stands before is known: a crate, a word of the language, a number, an associated type.
-fn begins(word: &str, after: &str, is_known: &dyn Fn(&str) -> bool) -> bool {
+fn begins(word: &str, after: &str, unchanged: &BTreeSet<String>) -> bool {
     match after.strip_prefix("::") {
-        Some(_) => is_known(word),
+        Some(_) => CRATES.contains(&word) || unchanged.contains(word),
         None => WORDS.contains(&word) || after.starts_with('=') || word.bytes().all(|b| b.is_ascii_digit()),
     }
 }

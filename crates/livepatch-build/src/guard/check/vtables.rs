@@ -3,8 +3,8 @@
 //! The optimiser removes a table that nothing refers to any more, and merges functions of equal code under one of their
 //! names. So a table may be lost, or have other names, although nothing about it changed. That is no matter where the
 //! trait and the type are the standard library's, or of dependencies that are in both builds: no change of the program alters such a
-//! table, and the old one is right as long as its functions are. For any other table it is not known what the fixed source would have in the slots (another
-//! order of the methods, a newly overridden one, a new `Drop`), so it is refused.
+//! table, and the old one is right as long as its functions are. For any other table it is not known what the fixed source would have in
+//! the slots (another order of the methods, a newly overridden one, a new `Drop`), so it is refused.
 //!
 //! A slot with a merged function holds whichever of them survived. Its names may be others in the new build, but if its code is equal
 //! and goes on to run, old objects get from the old slot what new ones get from the new one.
