@@ -211,9 +211,17 @@ impl Case {
 
     /// A patch of it.
     fn bringing(&self, factor: &str, closure: &str, of: &str) -> Result<PathBuf, Failed> {
-        let source = self.new_source.replace("_FACTOR_", factor).replace("_ADDEND_", closure);
-        self.project.file("src/main.rs", &source.replace("_TYPE_", of))?;
-        let created = self.project.create(&format!("by-{factor}-{closure}-{of}"))?;
+        self.with(&[("_FACTOR_", factor), ("_ADDEND_", closure), ("_TYPE_", of)])
+    }
+
+    /// A patch that has these words for those of the source.
+    fn with(&self, words: &[(&str, &str)]) -> Result<PathBuf, Failed> {
+        let replaced =
+            words.iter().fold(self.new_source.clone(), |source, (word, by)| source.replace(word, by));
+        self.project.file("src/main.rs", &replaced)?;
+        let name: Vec<String> =
+            words.iter().map(|(_, by)| by.chars().filter(|c| c.is_alphanumeric()).collect()).collect();
+        let created = self.project.create(&name.join("-"))?;
         created.ran.expect(exit::DONE, "create")?;
         Ok(created.file)
     }
@@ -268,5 +276,118 @@ fn another_layout_of_a_type_that_a_patch_brought_is_refused() -> Result<(), Fail
     case.prints("rules [11, 21] fees [12] closures [39] notes 7")?;
     case.is_refused(&other, "several::Note")?;
     case.prints("rules [11, 21] fees [12] closures [39] notes 7")?;
+    case.program.finish()
+}
+
+/// Function pointers to what a patch brings, and what that calls.
+const POINTERS: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::Mutex;
+
+static FEES: Mutex<Vec<fn(u64) -> u64>> = Mutex::new(Vec::new());
+
+#[inline(_INLINE_)] //+
+fn fee(n: u64) -> u64 { //+
+    black_box(n) * _FACTOR_ //+
+} //+
+
+#[inline(never)] //+
+fn deep(n: u64) -> u64 { //+
+    black_box(n) + _FACTOR_ //+
+} //+
+
+_FAR_ //+
+
+#[inline(never)]
+fn base(n: u64) -> u64 {
+    black_box(n) + 100 //-
+    black_box(n) + 100 * _FACTOR_ //+
+}
+
+#[inline(never)]
+fn fill() {
+    let mut fees = FEES.lock().unwrap();
+    if fees.is_empty() {
+        fees.reserve(1); //-
+        _KEPT_ //+
+    }
+}
+
+#[inline(never)]
+fn total(n: u64) -> u64 {
+    n + base(n) //-
+    fee(n) + deep(n) + base(n) //+
+}
+
+fn step() {
+    fill();
+    let fees: Vec<_> = FEES.lock().unwrap().iter().map(|fee| fee(10)).collect();
+    println!("total {} fees {fees:?}", total(10));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+const FAR: &str = "#[inline(never)] fn far(n: u64) -> u64 { deep(n) + base(n) }";
+
+impl Case {
+    /// A patch with pointers, and a process that keeps them.
+    fn that_points(kept: &str, far: &str) -> Result<Self, Failed> {
+        let mut case = Self::of(POINTERS)?;
+        case.prints("total 120 fees []")?;
+        case.apply(&case.with(&[
+            ("_INLINE_", "never"),
+            ("_FACTOR_", "2"),
+            ("_KEPT_", kept),
+            ("_FAR_", far),
+        ])?)?;
+        Ok(case)
+    }
+
+    fn then(&self, inline: &str, factor: &str, kept: &str, far: &str) -> Result<PathBuf, Failed> {
+        self.with(&[("_INLINE_", inline), ("_FACTOR_", factor), ("_KEPT_", kept), ("_FAR_", far)])
+    }
+}
+
+#[test]
+fn a_kept_function_that_the_next_patch_only_calls_runs_its_newer_code() -> Result<(), Failed> {
+    let mut case = Case::that_points("fees.push(fee);", "")?;
+    case.prints("total 242 fees [20]")?;
+    case.apply(&case.then("never", "3", "", "")?)?;
+    case.prints("total 353 fees [30]")?;
+    case.program.finish()
+}
+
+#[test]
+fn a_kept_function_that_the_next_patch_inlines_is_a_reason_to_refuse() -> Result<(), Failed> {
+    let mut case = Case::that_points("fees.push(fee);", "")?;
+    case.prints("total 242 fees [20]")?;
+    case.is_refused(&case.then("always", "3", "", "")?, "only inlined into other functions")?;
+    case.prints("total 242 fees [20]")?;
+    // Nobody keeps what is only called.
+    let mut case = Case::that_points("", "")?;
+    case.apply(&case.then("always", "3", "", "")?)?;
+    case.prints("total 353 fees []")?;
+    case.program.finish()
+}
+
+#[test]
+fn what_a_removed_function_calls_is_the_newer_code() -> Result<(), Failed> {
+    let mut case = Case::that_points("fees.push(far);", FAR)?;
+    case.prints("total 242 fees [222]")?;
+    let third = case.then("never", "3", "", "")?;
+    case.apply(&third)?;
+    case.prints("total 353 fees [323]")?;
+    case.rollback()?;
+    case.apply(&third)?;
+    case.prints("total 353 fees [323]")?;
+    case.apply(&case.then("never", "2", "fees.push(far);", FAR)?)?;
+    case.prints("total 242 fees [222]")?;
+    case.apply(&third)?;
+    case.prints("total 353 fees [323]")?;
     case.program.finish()
 }

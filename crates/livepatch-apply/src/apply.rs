@@ -250,9 +250,10 @@ impl Job<'_> {
                 load::check_contents(loader.process, &state, index)?;
                 let texts: Vec<_> = state.patches.iter().map(|record| record.mapping.text_range()).collect();
                 let record = &state.patches[index];
+                let code = record.code();
                 let at = |symbol: SymbolId| {
                     let name = &self.patch.symbols[symbol.0 as usize].name;
-                    record.further.iter().find(|code| code.symbol == *name).map(|code| code.start)
+                    code.iter().find(|function| function.symbol == *name).map(|function| function.start)
                 };
                 let earlier = self.earlier(prepared, &state, &at)?;
                 let record = &mut state.patches[index];

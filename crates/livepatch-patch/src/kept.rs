@@ -5,9 +5,61 @@
 
 use crate::ident::Digest;
 use crate::patch::{Patch, Place, Reloc, Section, SectionId, SectionKind, Symbol, SymbolId};
-use std::collections::BTreeSet;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A function of a patch that the process may come to after the patch was taken away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The function.
+    pub symbol: SymbolId,
+    /// Some code or data of the patch takes its address. If not, only such functions lead to it.
+    pub addressed: bool,
+    /// Functions of the patch that it calls or jumps to.
+    pub calls: BTreeSet<SymbolId>,
+}
+
+/// A name of which only a few bits are known: enough to tell the names that occur in a process apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NameHash(u32);
+
+impl NameHash {
+    /// Of a mangled name; what the optimiser appended does not count.
+    pub fn of(name: &str) -> Self {
+        let Digest([a, b, c, d, ..]) = Digest::of(plain(name).as_bytes());
+        Self(u32::from_le_bytes([a, b, c, d]))
+    }
+}
 
 impl Patch {
+    /// The functions of the patch whose address the process may keep, and those that they lead to.
+    pub fn kept(&self) -> Vec<Kept> {
+        let addressed = self.addressed();
+        let mut found = BTreeMap::new();
+        let mut left: Vec<SymbolId> = addressed.iter().copied().collect();
+        while let Some(symbol) = left.pop() {
+            if found.contains_key(&symbol) {
+                continue;
+            }
+            let calls = self.called(symbol);
+            left.extend(&calls);
+            found.insert(symbol, Kept { symbol, addressed: addressed.contains(&symbol), calls });
+        }
+        found.into_values().collect()
+    }
+
+    /// Functions of the patch that one of them calls or jumps to.
+    fn called(&self, symbol: SymbolId) -> BTreeSet<SymbolId> {
+        let Some((_, section)) = self.section_of(symbol) else { return BTreeSet::new() };
+        let branches =
+            section.relocs.iter().filter(|reloc| reloc.kind.is_branch(&section.bytes, reloc.offset));
+        branches
+            .map(|reloc| reloc.symbol)
+            .filter(|callee| *callee != symbol && self.is_code(*callee))
+            .collect()
+    }
+
     /// The functions of the patch of which some code or data takes the address.
     pub fn addressed(&self) -> BTreeSet<SymbolId> {
         let mut found = BTreeSet::new();
@@ -159,6 +211,27 @@ mod tests {
             patch(&[0x48, 0x8b, 0x3d, 0, 0, 0, 0], RelocKind::GotPcRel, 1, FILE).addressed(),
             [CALLEE].into()
         );
+    }
+
+    #[test]
+    fn what_kept_functions_lead_to_is_kept() {
+        let kept = |code: &[u8]| -> Vec<_> {
+            let mut patch = patch(&[0x48, 0x8d, 0x3d, 0, 0, 0, 0], RelocKind::Pc32, 1, FILE);
+            // The address that it takes is that of a function that has this code and refers to itself and to the first one.
+            patch.sections[1].bytes = code.to_vec();
+            patch.sections[1].size = code.len() as u64;
+            let reloc = |offset, symbol| Reloc { offset, kind: RelocKind::Plt32, symbol, addend: -4 };
+            patch.sections[1].relocs = vec![reloc(1, CALLER), reloc(6, CALLEE)];
+            patch.kept().into_iter().map(|kept| (kept.symbol, kept.addressed, kept.calls)).collect()
+        };
+        let calls = kept(&[0xe8, 0, 0, 0, 0, 0xe8, 0, 0, 0, 0]);
+        assert_eq!(calls, [(CALLER, false, [].into()), (CALLEE, true, [CALLER].into())]);
+    }
+
+    #[test]
+    fn what_the_optimiser_appends_to_a_name_does_not_count() {
+        assert_eq!(NameHash::of("_ZN1aE.llvm.123"), NameHash::of("_ZN1aE"));
+        assert_ne!(NameHash::of("_ZN1aE"), NameHash::of("_ZN1bE"));
     }
 
     #[test]

@@ -7,8 +7,10 @@
 use crate::addr::LinkAddr;
 use crate::ident::{Arch, BuildId, Digest};
 use crate::item::ItemName;
+use crate::kept::NameHash;
 use crate::reloc::RelocKind;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A whole patch.
@@ -67,6 +69,9 @@ pub struct Meta {
     /// Types that patched code handles and that the image does not have. Values of them outlive the patch.
     #[serde(default)]
     pub types: Vec<NewType>,
+    /// Functions that are inlined into patched code and that the patch does not have as such.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub inlined: BTreeSet<NameHash>,
 }
 
 /// A type that comes with a patch.

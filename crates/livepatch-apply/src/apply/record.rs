@@ -4,7 +4,7 @@ use super::{Job, Prepared, now};
 use crate::error::{ApplyError, Mismatch};
 use crate::load::Loaded;
 use crate::registry::{
-    Code, CodeRecord, FunctionRecord, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
+    Code, CodeRecord, FunctionRecord, KeptRecord, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
 };
 use crate::{jump, target};
 use livepatch_patch::link::Binding;
@@ -59,6 +59,7 @@ impl Job<'_> {
             mapping: loaded.mapping,
             functions,
             further: self.further(&loaded),
+            kept: self.kept(&loaded),
             statics,
             thread_locals,
             eh_frame: loaded.eh_frame,
@@ -71,17 +72,27 @@ impl Job<'_> {
     /// Code of the patch that no entry leads to.
     fn further(&self, loaded: &Loaded) -> Vec<CodeRecord> {
         let redirected: BTreeSet<_> = self.patch.meta.redirects.iter().map(|r| r.symbol.0 as usize).collect();
-        let addressed = self.patch.addressed();
         let others = self.patch.symbols.iter().enumerate().filter(|(index, _)| !redirected.contains(index));
         let code = others.filter_map(|(index, symbol)| {
             let Place::Section { section, size, .. } = symbol.place else { return None };
             let is_code = self.patch.sections[section.0 as usize].kind == SectionKind::Text;
             let start = loaded.symbols[index].filter(|_| is_code)?;
-            let id = SymbolId(index as u32);
-            let kept = if addressed.contains(&id) { self.patch.code_digest(id) } else { None };
-            Some(CodeRecord { symbol: symbol.name.clone(), start, size, kept })
+            Some(CodeRecord { symbol: symbol.name.clone(), start, size })
         });
         code.filter(|code| loaded.mapping.text_range().contains(&code.start)).collect()
+    }
+
+    /// Code of the patch that the process may come to when it is no longer applied.
+    fn kept(&self, loaded: &Loaded) -> Vec<KeptRecord> {
+        let at = |symbol: &SymbolId| loaded.symbols.get(symbol.0 as usize).copied().flatten();
+        let text = loaded.mapping.text_range();
+        let kept = self.patch.kept().into_iter().filter_map(|kept| {
+            let start = at(&kept.symbol).filter(|start| text.contains(start))?;
+            let calls = kept.calls.iter().filter_map(at).collect();
+            let code = self.patch.code_digest(kept.symbol)?;
+            Some(KeptRecord { start, code, addressed: kept.addressed, calls })
+        });
+        kept.collect()
     }
 
     /// Statics and thread-locals that live in this patch, for later patches to find.

@@ -9,6 +9,6 @@ pub mod state;
 
 pub use format::{FormatError, Location, Store};
 pub use state::{
-    Carrier, Code, CodeRecord, EntryWrite, FrameStep, Function, FunctionRecord, Journal, Mapping, PatchState,
-    Record, Region, State, StaticRecord, ThreadLocalRecord,
+    Carrier, Code, CodeRecord, EntryWrite, FrameStep, Function, FunctionRecord, Journal, KeptRecord, Mapping,
+    PatchState, Record, Region, State, StaticRecord, ThreadLocalRecord,
 };

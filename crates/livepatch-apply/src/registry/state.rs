@@ -70,6 +70,9 @@ pub struct Record {
     /// Types that it brought, of which the process may have values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub types: Vec<NewType>,
+    /// Its functions that the process may keep the address of, and those that they lead to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptRecord>,
 }
 
 /// A piece of the target's address space.
@@ -143,9 +146,19 @@ pub struct CodeRecord {
     pub start: RunAddr,
     /// Its size in bytes.
     pub size: u64,
-    /// What its code is ([`livepatch_patch::Patch::code_digest`]), if the process may keep its address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kept: Option<Digest>,
+}
+
+/// A function of a patch that the process may come to after the patch was taken away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptRecord {
+    /// Its first byte; [`Record::code`] knows the rest.
+    pub start: RunAddr,
+    /// What its code is ([`livepatch_patch::Patch::code_digest`]).
+    pub code: Digest,
+    /// The process may have its address. If not, only such functions lead to it.
+    pub addressed: bool,
+    /// The functions of the patch that it calls or jumps to.
+    pub calls: Vec<RunAddr>,
 }
 
 /// A writable static in the patch's data.

@@ -114,6 +114,7 @@ impl Program {
                     libraries: Vec::new(),
                     indivisible: None,
                     types: Vec::new(),
+                    inlined: Default::default(),
                     notes: Vec::new(),
                 },
                 sections: Vec::new(),

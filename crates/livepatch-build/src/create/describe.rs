@@ -13,9 +13,10 @@ use crate::guard::{
 };
 use crate::source::{Side, SourceDiff};
 use livepatch_patch::{
-    Arch, Digest, LinkAddr, Meta, NewItem, NewItemKind, Orphan, Reason, Redirect, SymbolId, Target,
+    Arch, Digest, LinkAddr, Meta, NameHash, NewItem, NewItemKind, Orphan, Reason, Redirect, SymbolId, Target,
+    plain,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes that a direct jump takes.
@@ -184,7 +185,19 @@ pub(super) fn meta(
         indivisible: origin::indivisible(builds),
         notes: Vec::new(),
         types: judged.new_types.clone(),
+        inlined: inlined(diff, emitted, judged),
     })
+}
+
+/// Functions that are not what they were, and that the patch has only inside of others.
+fn inlined(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> BTreeSet<NameHash> {
+    let own: HashSet<&str> = emitted.symbols.iter().map(|symbol| plain(&symbol.name)).collect();
+    let meaning = diff.meaning.any();
+    let inlined = judged.functions.iter().flat_map(|info| &info.inlined);
+    let differ = inlined.filter(|function| meaning.is_none_or(|meaning| meaning.may_differ(function)));
+    let changed = meaning.into_iter().flat_map(Meaning::changed_functions);
+    let symbols = differ.filter_map(|function| function.symbol.as_deref()).chain(changed);
+    symbols.filter(|symbol| !own.contains(plain(symbol))).map(NameHash::of).collect()
 }
 
 /// Why each function is in the patch: raw code knows best, then the source. Where there is no raw code and the source does not tell, the

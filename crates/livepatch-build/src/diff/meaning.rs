@@ -213,6 +213,14 @@ impl Meaning {
         functions.map(|name| self.new_name(name))
     }
 
+    /// Whether a function of the new build may be another than in the old one, itself or in what it leads to.
+    pub(crate) fn may_differ(&self, function: &FunctionRef) -> bool {
+        function.symbol.as_deref().is_some_and(|symbol| match self.knows(symbol, Side::New) {
+            true => self.new.leading.contains(self.key(symbol)),
+            false => !is_elsewhere(function.place.as_ref()),
+        })
+    }
+
     /// Keys of what changed and may have been inlined into a function of the new build and computed away; `None` if that may be anything.
     pub(crate) fn lost(&self, info: &FunctionInfo, program: &Program<'_>, at: At) -> Option<Vec<&str>> {
         let inlined = self.inlined(info);

@@ -70,6 +70,7 @@ pub(crate) fn sample() -> Patch {
             libraries: vec!["libm.so.6".into()],
             indivisible: None,
             types: Vec::new(),
+            inlined: Default::default(),
             notes: vec![Note {
                 code: "LP0111".into(),
                 title: "kept".into(),
