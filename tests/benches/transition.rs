@@ -18,14 +18,32 @@ struct Setup {
     policy: &'static str,
     /// What a call does, and the microseconds between two calls.
     calls: [&'static str; 2],
+    /// `watch`, or `quiet` without the probe that spins and takes a core for itself.
+    probe: &'static str,
 }
 
-const SETUPS: [Setup; 5] = [
-    Setup { name: "drain, calls without pause", policy: "quiescent", calls: ["wait", "0"] },
-    Setup { name: "drain, calls without pause that compute", policy: "quiescent", calls: ["spin", "0"] },
-    Setup { name: "drain, calls with pauses", policy: "quiescent", calls: ["wait", "9000"] },
-    Setup { name: "drain, hardly any calls", policy: "quiescent", calls: ["wait", "100000"] },
-    Setup { name: "all stopped at once, calls with pauses", policy: "snapshot", calls: ["wait", "9000"] },
+const SETUPS: [Setup; 6] = [
+    Setup { name: "drain, calls without pause", policy: "quiescent", calls: ["wait", "0"], probe: "watch" },
+    Setup {
+        name: "drain, calls without pause that compute",
+        policy: "quiescent",
+        calls: ["spin", "0"],
+        probe: "watch",
+    },
+    Setup { name: "drain, calls with pauses", policy: "quiescent", calls: ["wait", "9000"], probe: "watch" },
+    Setup { name: "drain, hardly any calls", policy: "quiescent", calls: ["wait", "100000"], probe: "watch" },
+    Setup {
+        name: "drain, hardly any calls, nobody spins",
+        policy: "quiescent",
+        calls: ["wait", "100000"],
+        probe: "quiet",
+    },
+    Setup {
+        name: "all stopped at once, calls with pauses",
+        policy: "snapshot",
+        calls: ["wait", "9000"],
+        probe: "watch",
+    },
 ];
 
 /// Columns of a measurement after the setup, the threads and the operation.
@@ -87,8 +105,8 @@ fn runs_only(program: &mut Program, version: u64) -> Result<(), Failed> {
 }
 
 fn measure(target: &Target, setup: usize, threads: u64, pairs: u64) -> Result<Vec<Sample>, Failed> {
-    let Setup { policy, calls, .. } = SETUPS[setup];
-    let arguments = [&threads.to_string(), "2", calls[0], calls[1]].map(str::to_owned);
+    let Setup { policy, calls, probe, .. } = SETUPS[setup];
+    let arguments = [&threads.to_string(), "2", calls[0], calls[1], probe].map(str::to_owned);
     let mut program = target.start(&arguments)?;
     let options = ["--policy", policy, "--timeout", "60"];
     let mut samples = Vec::new();
