@@ -185,6 +185,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
         timed("describe", || describe::meta(&build, options, &diff, &emitted, &orphans, &judged, findings))?;
     report.findings.extend(judged.findings.iter().cloned());
     report.findings.extend(lost::variables(&diff, &emitted));
+    report.findings.extend(lost::removed(&diff, &leftovers, old)?);
     report.findings.extend(lost::optimised(&diff, &emitted, &judged));
     report.findings.extend(libraries::findings(&meta.libraries));
     notes::add(&build, (&diff, &emitted), &judged, &mut meta, &mut report)?;

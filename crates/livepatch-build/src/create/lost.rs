@@ -40,6 +40,29 @@ pub(super) fn functions(
     Ok(own.chain(of_others(paths)).collect())
 }
 
+/// Notes about functions of the program that are gone, and that it may keep the addresses of.
+///
+/// # Errors
+/// Debug information that cannot be read.
+pub(super) fn removed(
+    diff: &Diff<'_>,
+    leftovers: &Leftovers,
+    old: &Build,
+) -> Result<Vec<Finding>, GuardError> {
+    let removed = diff.removed(leftovers);
+    let known = described(&diff.old, old, removed.iter().copied())?;
+    // What libraries make of the program's items says nothing that these do not say.
+    let own = removed.iter().filter_map(|at| {
+        let place = known.get(at)?.place.clone().filter(|place| !is_foreign(&place.file))?;
+        Some((guard::demangle(emit::name_of(&diff.old, *at)), place))
+    });
+    let own: BTreeMap<String, _> = own.collect();
+    Ok(own
+        .into_iter()
+        .map(|(path, place)| Finding::new(&rules::removed::RULE, path).at(Some(place)))
+        .collect())
+}
+
 /// Generic code of a dependency: what it was compiled for is gone, and all of it for one reason.
 fn of_others(paths: BTreeSet<String>) -> Option<Finding> {
     let mut paths = paths.into_iter();

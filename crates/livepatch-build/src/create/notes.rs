@@ -21,8 +21,9 @@ pub(super) fn add(
     meta: &mut Meta,
     report: &mut CreateReport,
 ) -> Result<(), CreateError> {
-    let anew = report.findings.iter().filter(|finding| finding.code == rules::begins_anew::RULE.code);
-    meta.notes.extend(anew.map(|finding| note(finding, BTreeSet::new())));
+    let of_what_is_gone = [rules::begins_anew::RULE.code, rules::removed::RULE.code];
+    let gone = report.findings.iter().filter(|finding| of_what_is_gone.contains(&finding.code));
+    meta.notes.extend(gone.map(|finding| note(finding, BTreeSet::new())));
     let variables = kept_values(diff).into_iter().map(|finding| (finding, BTreeSet::new()));
     let constants = emitted.constants.iter().map(|(at, _)| {
         let path = guard::demangle(emit::name_of(&diff.new, *at));

@@ -54,6 +54,22 @@ impl Diff<'_> {
         lost
     }
 
+    /// Old functions whose address was taken and that are no functions of the new build at all.
+    pub(crate) fn removed(&self, Leftovers { users, reachable }: &Leftovers) -> Vec<At> {
+        let bases: HashSet<String> = keys(&self.new).filter_map(base).collect();
+        let is_removed = |at: &&At| {
+            let symbol = name_of(&self.old, **at);
+            let is_kept =
+                users.get(at).is_some_and(|users| users.iter().any(|(_, how)| *how == Use::Address));
+            is_kept
+                && base(symbol).is_some_and(|base| !bases.contains(&base))
+                && !self.meaning.any().is_some_and(|meaning| meaning.lives_on(symbol))
+        };
+        let mut removed: Vec<At> = reachable.iter().filter(is_removed).copied().collect();
+        removed.sort_unstable();
+        removed
+    }
+
     /// Old functions that nothing continues or calls any more, and that a thread may be in without a replaced function on its
     /// stack, because that one jumped there.
     pub(crate) fn orphans(&self, Leftovers { users, reachable }: &Leftovers) -> Vec<Orphan> {

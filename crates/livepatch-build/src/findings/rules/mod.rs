@@ -22,6 +22,7 @@ pub mod not_rust;
 pub mod numbered;
 pub mod only_values;
 pub mod optimised;
+pub mod removed;
 pub mod renumbered;
 pub mod shared_address;
 pub mod shared_section;
@@ -80,6 +81,7 @@ pub static ALL: &[&Rule] = &[
     &computed_once::RULE,
     &begins_anew::RULE,
     &constant_kept::RULE,
+    &removed::RULE,
 ];
 
 /// The rule with this code.
