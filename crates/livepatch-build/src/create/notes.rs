@@ -2,7 +2,7 @@
 
 use super::describe::Builds;
 use super::{CreateError, CreateReport};
-use crate::diff::once::Initialiser;
+use crate::diff::once::{Initialiser, When};
 use crate::diff::program::At;
 use crate::diff::{Diff, Known, Meaning};
 use crate::emit::{self, Emitted};
@@ -125,8 +125,8 @@ fn parts(info: &FunctionInfo) -> impl Iterator<Item = (&str, &str, Option<&Place
     inlined.chain([own])
 }
 
-/// Path of a function, and that of the variable that keeps what it computes.
-type Computed = (String, Option<String>);
+/// Path of a function, and that of the variable that keeps what it computes; nothing if it runs while the program starts.
+type Computed = (String, Option<Option<String>>);
 
 /// One finding for each function in the source and each variable that keeps what it computes.
 fn findings(
@@ -143,11 +143,17 @@ fn findings(
         let described =
             holders().next().map(|(_, (path, place))| ((*path).to_owned(), place.filter(own).cloned()));
         let (path, place) = described.unwrap_or_else(|| (guard::demangle(meaning.new_name(name)), None));
-        let keeper = initialiser.keeper.as_deref().map(guard::demangle);
+        let keeper = match &initialiser.when {
+            When::Asked(keeper) => Some(keeper.as_deref().map(guard::demangle)),
+            When::AtStart => None,
+        };
         let entry = all.entry((of_macro(&path).to_owned(), keeper)).or_insert((place, BTreeSet::new()));
         entry.1.extend(holders().map(|(at, _)| at as u32));
     }
     let finding = |((path, keeper), (place, functions)): (Computed, (Option<Place>, _))| {
+        let Some(keeper) = keeper else {
+            return (Finding::new(&rules::at_start::RULE, path).at(place), functions);
+        };
         let mut finding = Finding::new(&rules::computed_once::RULE, path).at(place);
         if let Some(keeper) = keeper {
             finding.title.push_str(&format!(" in `{keeper}`"));

@@ -24,6 +24,7 @@ use super::program::{At, Program};
 use super::rename;
 use super::repartition::{Infos, Judge};
 use super::shift::{self, Shift};
+use super::start;
 use super::traces::{family, last_name};
 use super::uses::Uses;
 use super::{Diff, DiffError};
@@ -90,6 +91,8 @@ pub struct Meaning {
     pub(super) renamed: HashMap<String, String>,
     pub(super) old: Graph,
     pub(super) new: Graph,
+    /// Functions of the new build that only run while the program starts ([`start`]).
+    pub(super) at_start: HashSet<String>,
     /// Whether crates of others, of which there is no raw code, are compiled together with ours in one of the builds.
     pub(super) is_together: bool,
 }
@@ -131,6 +134,7 @@ impl Meaning {
         let added = new_names.keys().filter(|name| !old_names.contains_key(*name));
         let added = added.filter_map(|name| rename::base(name)).collect();
         let is_together = is_compiled_together(old.0) || is_compiled_together(new.0);
+        let at_start = start::only_at_start(&is, &new_names, &after);
         let meaning = Self {
             changed,
             shifted,
@@ -140,6 +144,7 @@ impl Meaning {
             renamed,
             old: before,
             new: after,
+            at_start,
             is_together,
         };
         Ok(if is_all { Known::All(meaning) } else { Known::Ours(meaning) })

@@ -3,7 +3,8 @@
 //! Raw code shows who calls whom. What a once-state (`guard/once.rs`) calls is an *initialiser*, and so is the function that a
 //! variable with a once-state in it holds for its value. A function that is reached by calls from initialisers alone does what
 //! these do. Where the address of a function is taken it can be called at any time, so it is none, whoever takes it: handlers that
-//! an initialiser puts into a table, the loop of a thread that it starts.
+//! an initialiser puts into a table, the loop of a thread that it starts. What only runs while the program starts (`start.rs`) is like
+//! an initialiser of the whole program.
 
 use super::Meaning;
 use super::graph::{Graph, Node};
@@ -18,10 +19,19 @@ pub(crate) type Lazies = BTreeMap<String, Vec<Range<u64>>>;
 /// A changed function that computes what is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Initialiser {
-    /// The variable that keeps it, where that is known.
-    pub keeper: Option<String>,
+    /// When it runs.
+    pub when: When,
     /// It is called for nothing else.
     pub only: bool,
+}
+
+/// When an initialiser runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// When a value is first asked for, which is kept by this variable, where that is known.
+    Asked(Option<String>),
+    /// While the program starts.
+    AtStart,
 }
 
 impl Meaning {
@@ -36,8 +46,8 @@ impl Meaning {
         holders.map(|(name, _)| self.new_name(name)).collect()
     }
 
-    /// The changed functions and constants that initialisers alone are made of, by name; besides, functions that are
-    /// initialisers as they are.
+    /// The changed functions and constants that initialisers alone are made of, by name; functions that are initialisers as they
+    /// are; and functions that only run while the program starts.
     pub(crate) fn initialisers(
         &self,
         lazies: &Lazies,
@@ -45,7 +55,10 @@ impl Meaning {
     ) -> BTreeMap<String, Initialiser> {
         let walk = Walk { graph: &self.new, lazies, local, name: &|name| self.new_name(name) };
         let ordinary = walk.ordinary();
-        let mut found = BTreeMap::new();
+        let at_start = self.at_start.iter().filter(|name| self.changed.contains(*name));
+        let at_start = at_start.filter(|name| self.old.nodes.contains_key(*name));
+        let mut found: BTreeMap<String, Initialiser> =
+            at_start.map(|name| (name.clone(), Initialiser { when: When::AtStart, only: true })).collect();
         let mut work: Vec<(&str, Option<&str>)> = walk.starts();
         let held: HashSet<&str> =
             work.iter().filter(|start| start.1.is_some()).map(|start| start.0).collect();
@@ -56,8 +69,8 @@ impl Meaning {
                 continue;
             }
             if self.changed.contains(name) && self.old.nodes.contains_key(name) {
-                let keeper = keeper.map(|keeper| self.new_name(keeper).to_owned());
-                found.insert(name.to_owned(), Initialiser { keeper, only });
+                let when = When::Asked(keeper.map(|keeper| self.new_name(keeper).to_owned()));
+                found.insert(name.to_owned(), Initialiser { when, only });
             }
             if let Some(node) = self.new.nodes.get(name).filter(|_| only) {
                 work.extend(walk.callees(node).map(|callee| (callee, keeper)));

@@ -3,6 +3,7 @@
 use super::{Code, Severity};
 
 pub mod abi;
+pub mod at_start;
 pub mod begins_anew;
 pub mod built_otherwise;
 pub mod closure;
@@ -82,6 +83,7 @@ pub static ALL: &[&Rule] = &[
     &begins_anew::RULE,
     &constant_kept::RULE,
     &removed::RULE,
+    &at_start::RULE,
 ];
 
 /// The rule with this code.
