@@ -261,10 +261,10 @@ fn another_closure_under_the_name_of_a_kept_one_is_refused() -> Result<(), Faile
     let (one, other) = (case.bringing("2", "5", "u64")?, case.bringing("2", "6", "u64")?);
     case.apply(&one)?;
     case.prints("rules [11, 21] fees [12] closures [39] notes 7")?;
-    case.is_refused(&other, "which may be another closure")?;
+    case.is_refused(&other, "which may be another function, closure")?;
     case.prints("rules [11, 21] fees [12] closures [39] notes 7")?;
     case.rollback()?;
-    case.is_refused(&other, "which may be another closure")?;
+    case.is_refused(&other, "which may be another function, closure")?;
     case.program.finish()
 }
 
@@ -354,10 +354,13 @@ impl Case {
 }
 
 #[test]
-fn a_kept_function_that_the_next_patch_only_calls_runs_its_newer_code() -> Result<(), Failed> {
+fn a_kept_function_that_the_next_patch_only_calls() -> Result<(), Failed> {
     let mut case = Case::that_points("fees.push(fee);", "")?;
     case.prints("total 242 fees [20]")?;
-    case.apply(&case.then("never", "3", "", "")?)?;
+    // A function of which nobody takes the address may be called otherwise.
+    case.is_refused(&case.then("never", "3", "", "")?, "called otherwise")?;
+    case.prints("total 242 fees [20]")?;
+    case.apply(&case.then("never", "3", "let _ = black_box(fee as fn(u64) -> u64);", "")?)?;
     case.prints("total 353 fees [30]")?;
     case.program.finish()
 }
@@ -376,18 +379,213 @@ fn a_kept_function_that_the_next_patch_inlines_is_a_reason_to_refuse() -> Result
 }
 
 #[test]
-fn what_a_removed_function_calls_is_the_newer_code() -> Result<(), Failed> {
+fn a_kept_function_that_is_gone_and_calls_what_is_another_now_is_a_reason_to_refuse() -> Result<(), Failed> {
     let mut case = Case::that_points("fees.push(far);", FAR)?;
     case.prints("total 242 fees [222]")?;
-    let third = case.then("never", "3", "", "")?;
-    case.apply(&third)?;
+    let removed = case.then("never", "3", "", "")?;
+    case.is_refused(&removed, "which this patch does not have, and which calls `several::")?;
+    case.prints("total 242 fees [222]")?;
+    case.apply(&case.then("never", "3", "fees.push(far);", FAR)?)?;
     case.prints("total 353 fees [323]")?;
     case.rollback()?;
-    case.apply(&third)?;
-    case.prints("total 353 fees [323]")?;
-    case.apply(&case.then("never", "2", "fees.push(far);", FAR)?)?;
-    case.prints("total 242 fees [222]")?;
-    case.apply(&third)?;
-    case.prints("total 353 fees [323]")?;
+    case.prints("total 120 fees [222]")?;
+    case.is_refused(&removed, "which this patch does not have")?;
+    case.program.finish()
+}
+
+/// Objects of a trait and of types that a patch brings.
+const OBJECTS: &str = r#"
+mod host;
+
+use std::any::Any;
+use std::hint::black_box;
+use std::sync::Mutex;
+
+static KEPT: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
+static FEES: Mutex<Vec<fn(u64) -> u64>> = Mutex::new(Vec::new());
+
+_BEFORE_ //+
+
+trait Rule: Send { //+
+    fn _FIRST_(&self, n: u64) -> u64; //+
+    fn _SECOND_(&self, n: u64) -> u64 { //+
+        n + black_box(7) //+
+    } //+
+} //+
+
+struct R(u64); //+
+
+_IMPL_ //+
+
+impl Rule for R { //+
+    fn apply(&self, n: u64) -> u64 { //+
+        self.0 + n * _TIMES_ //+
+    } //+
+    _OVERRIDE_ //+
+} //+
+
+fn merged(n: u64) -> u64 { //+
+    (0..black_box(3)).fold(n, |x, i| x * _FACTOR_ + i) //+
+} //+
+
+fn other(n: u64) -> u64 { //+
+    (0..black_box(3)).fold(n, |x, i| x * _OTHER_ + i) //+
+} //+
+
+#[inline(never)]
+fn fill() {
+    let mut kept = KEPT.lock().unwrap();
+    if kept.is_empty() {
+        kept.push(Box::new(1u64)); //-
+        kept.push(Box::new(Box::new(R(1)) as Box<dyn Rule>)); //+
+        FEES.lock().unwrap().push(merged); //+
+        FEES.lock().unwrap().push(other); //+
+    }
+}
+
+#[inline(never)]
+fn results(n: u64) -> Vec<u64> {
+    let kept = KEPT.lock().unwrap();
+    kept.iter().map(|kept| u64::from(kept.is::<Box<u64>>())).filter(|one| *one > n).collect() //-
+    let rules = kept.iter().filter_map(|kept| kept.downcast_ref::<Box<dyn Rule>>()); //+
+    rules.flat_map(|rule| [rule.apply(n), rule.more(n)]).collect() //+
+}
+
+fn step() {
+    // What the image made of it is no object of the patch.
+    if KEPT.lock().unwrap().iter().any(|kept| kept.is::<u64>()) {
+        KEPT.lock().unwrap().clear();
+    }
+    fill();
+    let fees: Vec<_> = FEES.lock().unwrap().iter().map(|fee| fee(10)).collect();
+    println!("rules {:?} fees {fees:?}", results(10));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+const AS_IT_WAS: [(&str, &str); 8] = [
+    ("_TIMES_", "2"),
+    ("_BEFORE_", ""),
+    ("_FIRST_", "apply"),
+    ("_SECOND_", "more"),
+    ("_IMPL_", ""),
+    ("_FACTOR_", "2"),
+    ("_OVERRIDE_", ""),
+    ("_OTHER_", "2"),
+];
+
+impl Case {
+    fn of_objects() -> Result<Self, Failed> {
+        let mut case = Self::of(OBJECTS)?;
+        case.prints("rules [] fees []")?;
+        case.apply(&case.with(&AS_IT_WAS)?)?;
+        case.prints("rules [21, 17] fees [84, 84]")?;
+        Ok(case)
+    }
+
+    /// A patch with other words.
+    fn but(&self, words: &[(&str, &str)]) -> Result<PathBuf, Failed> {
+        let other = |word: &str| words.iter().find(|(own, _)| *own == word).map(|(_, by)| *by);
+        self.with(&AS_IT_WAS.map(|(word, by)| (word, other(word).unwrap_or(by))))
+    }
+}
+
+#[test]
+fn objects_of_a_trait_that_a_patch_brought_run_the_code_of_the_next_one() -> Result<(), Failed> {
+    let mut case = Case::of_objects()?;
+    case.apply(&case.but(&[("_TIMES_", "3")])?)?;
+    case.prints("rules [31, 17] fees [84, 84]")?;
+    // The method has another symbol behind another block.
+    let block = "impl std::fmt::Display for R { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { write!(f, \"R\") } }";
+    case.apply(&case.but(&[("_IMPL_", block), ("_TIMES_", "4")])?)?;
+    case.prints("rules [41, 17] fees [84, 84]")?;
+    case.program.finish()
+}
+
+#[test]
+fn objects_whose_tables_would_be_others_are_a_reason_to_refuse() -> Result<(), Failed> {
+    let mut case = Case::of_objects()?;
+    let overridden = "fn more(&self, n: u64) -> u64 { n + self.0 + black_box(9) }";
+    case.is_refused(&case.but(&[("_OVERRIDE_", overridden)])?, "::{vtable}")?;
+    let dropped = "impl Drop for R { fn drop(&mut self) { black_box(self.0); } }";
+    case.is_refused(&case.but(&[("_IMPL_", dropped)])?, "::{vtable}")?;
+    let exchanged = [("_FIRST_", "more"), ("_SECOND_", "apply")];
+    let methods = "fn more(&self, n: u64) -> u64 { n + black_box(7) }";
+    case.is_refused(&case.but(&[exchanged[0], exchanged[1], ("_OVERRIDE_", methods)])?, "Rule")?;
+    case.prints("rules [21, 17] fees [84, 84]")?;
+    case.program.finish()
+}
+
+#[test]
+fn an_address_that_stands_for_two_functions_is_a_reason_to_refuse() -> Result<(), Failed> {
+    let mut case = Case::of_objects()?;
+    case.is_refused(&case.but(&[("_OTHER_", "5")])?, "may be another function")?;
+    case.prints("rules [21, 17] fees [84, 84]")?;
+    case.program.finish()
+}
+
+/// Variables that a patch brings.
+const VARIABLES: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! count { //+
+    () => {{ //+
+        static COUNT: AtomicU64 = AtomicU64::new(0); //+
+        COUNT.fetch_add(1, Relaxed) + 1 //+
+    }}; //+
+} //+
+
+static TOTAL: _TYPE_ = <_TYPE_>::new(0); //+
+static mut PAIR: (u64, u64) = (0, 0); //+
+
+#[inline(never)]
+fn count() -> String {
+    black_box(String::from("none")) //-
+    _BEFORE_ //+
+    let n = count!(); //+
+    format!("{n} {} _WORD_", TOTAL.fetch_add(2, Relaxed) + 2) //+
+}
+
+#[inline(never)]
+fn pair() -> String {
+    black_box(String::from("none")) //-
+    unsafe { PAIR.0 += 1; PAIR.1 += 2; } //+
+    _PAIR_ //+
+}
+
+fn step() {
+    println!("count {}, pair {}", count(), pair());
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn variables_that_cannot_go_on_are_a_reason_to_refuse() -> Result<(), Failed> {
+    let mut case = Case::of(VARIABLES)?;
+    case.prints("count none, pair none")?;
+    let sum = "unsafe { (PAIR.0 + PAIR.1).to_string() }";
+    let whole = "unsafe { format!(\"{:?}\", *black_box(&raw const PAIR)) }";
+    let with = |case: &Case, word: &str, before: &str, of: &str, pair: &str| {
+        case.with(&[("_WORD_", word), ("_BEFORE_", before), ("_TYPE_", of), ("_PAIR_", pair)])
+    };
+    case.apply(&with(&case, "first", "", "AtomicU64", sum)?)?;
+    case.prints("count 1 2 first, pair 3")?;
+    case.apply(&with(&case, "second", "", "AtomicU64", sum)?)?;
+    case.prints("count 2 4 second, pair 6")?;
+    let twice = with(&case, "third", "let _ = count!();", "AtomicU64", sum)?;
+    case.is_refused(&twice, "several variables are called `several::count::COUNT`")?;
+    let of_type = with(&case, "third", "", "std::sync::atomic::AtomicU32", sum)?;
+    case.is_refused(&of_type, "with another type or size")?;
+    case.is_refused(&with(&case, "third", "", "AtomicU64", whole)?, "several::PAIR")?;
+    case.prints("count 3 6 second, pair 9")?;
     case.program.finish()
 }

@@ -14,7 +14,7 @@ use crate::registry::{State, StaticRecord, ThreadLocalRecord};
 use crate::scope::{Resolved, Scope};
 use crate::target::Module;
 use livepatch_patch::link::{Binding, TlsPlace};
-use livepatch_patch::{ImageKind, NewItem, NewItemKind, Patch, Place, RunAddr, Symbol};
+use livepatch_patch::{ImageKind, NewItem, NewItemKind, Patch, Place, RunAddr, Symbol, plain};
 use livepatch_process::Process;
 use object::elf;
 
@@ -249,29 +249,39 @@ fn running_instance(
 ) -> Result<Option<Binding>, ApplyError> {
     let records = state.patches.iter().rev();
     let same_type = |s: u64, digest| s == size && digest == item.type_digest && item.type_digest.is_some();
-    let (found, known): (Option<Binding>, bool) = match item.kind {
+    // The symbol may have another hash: of another type, or behind another number of `impl` blocks.
+    let path = demangled(&symbol.name);
+    let of_name = |name: &String| *name == symbol.name || demangled(name) == path;
+    let (found, known, sole): (Option<Binding>, bool, bool) = match item.kind {
         NewItemKind::Function => return Ok(None),
         NewItemKind::Static => {
-            let mut all =
-                records.flat_map(|r| &r.statics).filter(|s: &&StaticRecord| s.name == symbol.name).peekable();
-            let known = all.peek().is_some();
-            (all.find(|s| same_type(s.size, s.type_digest)).map(|s| Binding::At(s.address)), known)
+            let all: Vec<&StaticRecord> =
+                records.flat_map(|r| &r.statics).filter(|s| of_name(&s.name)).collect();
+            let found = all.iter().find(|s| same_type(s.size, s.type_digest));
+            (found.map(|s| Binding::At(s.address)), !all.is_empty(), all.iter().all(|s| s.sole))
         }
         NewItemKind::ThreadLocal => {
-            let mut all = records
-                .flat_map(|r| &r.thread_locals)
-                .filter(|t: &&ThreadLocalRecord| t.name == symbol.name)
-                .peekable();
-            let known = all.peek().is_some();
-            let found = all.find(|t| same_type(t.size, t.type_digest));
-            let place = |t: &ThreadLocalRecord| TlsPlace {
+            let all: Vec<&ThreadLocalRecord> =
+                records.flat_map(|r| &r.thread_locals).filter(|t| of_name(&t.name)).collect();
+            let found = all.iter().find(|t| same_type(t.size, t.type_digest));
+            let place = |t: &&ThreadLocalRecord| TlsPlace {
                 module: t.module,
                 offset: t.offset,
                 tp_offset: t.tp_offset,
             };
-            (found.map(|t| Binding::Tls(place(t))), known)
+            (found.map(|t| Binding::Tls(place(t))), !all.is_empty(), all.iter().all(|t| t.sole))
         }
     };
+    if item.call_site {
+        return Ok(found);
+    }
+    if known && !(sole && item.sole) {
+        return Err(ApplyError::refused(format!(
+            "several variables are called `{}` in this patch or in an earlier one, and nothing tells which of them has which value; give \
+             the new one another name",
+            item.path
+        )));
+    }
     // Without an applied patch no code uses the old instance any more, and a new one of another type may start.
     if found.is_none() && known && state.active().is_some() {
         return Err(ApplyError::refused(format!(
@@ -281,6 +291,10 @@ fn running_instance(
         )));
     }
     Ok(found)
+}
+
+fn demangled(symbol: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(plain(symbol)))
 }
 
 #[cfg(test)]

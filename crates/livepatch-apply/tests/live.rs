@@ -90,7 +90,10 @@ fn own_static(name: &str, kind: NewItemKind, type_digest: &[u8], extra: bool) ->
         symbol,
         kind,
         type_digest: Some(Digest::of(type_digest)),
-        named: true,
+        identity: None,
+        sole: true,
+        call_site: false,
+        also: Vec::new(),
     });
     // mov rax, [rip+got]; add qword [rax], 2; mov rax, [rax]; ret
     let code = [0x48, 0x8b, 0x05, 0, 0, 0, 0, 0x48, 0x83, 0x00, 2, 0x48, 0x8b, 0x00, 0xc3];
@@ -223,7 +226,10 @@ fn own_thread_local(name: &str, is_static: bool) -> Vec<u8> {
         symbol,
         kind: NewItemKind::ThreadLocal,
         type_digest: Some(Digest::of(b"u64")),
-        named: true,
+        identity: None,
+        sole: true,
+        call_site: false,
+        also: Vec::new(),
     });
     if is_static {
         // mov rax, [rip+gottpoff]; add qword fs:[rax], 2; mov rax, fs:[rax]; ret

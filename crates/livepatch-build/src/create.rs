@@ -5,6 +5,7 @@
 //! (`create/describe.rs`), then link for a trial, so that nothing is first found out in production.
 
 mod anonymous;
+mod brought;
 mod describe;
 mod held;
 mod libraries;

@@ -15,20 +15,25 @@ pub struct Kept {
     pub symbol: SymbolId,
     /// Some code or data of the patch takes its address. If not, only such functions lead to it.
     pub addressed: bool,
-    /// Functions of the patch that it calls or jumps to.
+    /// Functions of the patch and of the image that it calls or jumps to.
     pub calls: BTreeSet<SymbolId>,
 }
 
-/// A name of which only a few bits are known: enough to tell the names that occur in a process apart.
+/// Of a text only a few bits: enough to tell apart what occurs in one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct NameHash(u32);
+pub struct Tag(u32);
 
-impl NameHash {
-    /// Of a mangled name; what the optimiser appended does not count.
-    pub fn of(name: &str) -> Self {
-        let Digest([a, b, c, d, ..]) = Digest::of(plain(name).as_bytes());
+impl Tag {
+    /// Of any text.
+    pub fn of(text: &str) -> Self {
+        let Digest([a, b, c, d, ..]) = Digest::of(text.as_bytes());
         Self(u32::from_le_bytes([a, b, c, d]))
+    }
+
+    /// Of a mangled name; what the optimiser appended does not count.
+    pub fn of_symbol(name: &str) -> Self {
+        Self::of(plain(name))
     }
 }
 
@@ -43,7 +48,7 @@ impl Patch {
                 continue;
             }
             let calls = self.called(symbol);
-            left.extend(&calls);
+            left.extend(calls.iter().filter(|callee| self.is_code(**callee)));
             found.insert(symbol, Kept { symbol, addressed: addressed.contains(&symbol), calls });
         }
         found.into_values().collect()
@@ -230,8 +235,8 @@ mod tests {
 
     #[test]
     fn what_the_optimiser_appends_to_a_name_does_not_count() {
-        assert_eq!(NameHash::of("_ZN1aE.llvm.123"), NameHash::of("_ZN1aE"));
-        assert_ne!(NameHash::of("_ZN1aE"), NameHash::of("_ZN1bE"));
+        assert_eq!(Tag::of_symbol("_ZN1aE.llvm.123"), Tag::of_symbol("_ZN1aE"));
+        assert_ne!(Tag::of_symbol("_ZN1aE"), Tag::of_symbol("_ZN1bE"));
     }
 
     #[test]

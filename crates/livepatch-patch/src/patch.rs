@@ -7,7 +7,7 @@
 use crate::addr::LinkAddr;
 use crate::ident::{Arch, BuildId, Digest};
 use crate::item::ItemName;
-use crate::kept::NameHash;
+use crate::kept::Tag;
 use crate::reloc::RelocKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -69,9 +69,13 @@ pub struct Meta {
     /// Types that patched code handles and that the image does not have. Values of them outlive the patch.
     #[serde(default)]
     pub types: Vec<NewType>,
-    /// Functions that are inlined into patched code and that the patch does not have as such.
+    /// Functions ([`Tag::of_symbol`]) that are inlined into patched code, are not as they were in the image, and that the patch does not
+    /// have as such.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub inlined: BTreeSet<NameHash>,
+    pub inlined: BTreeSet<Tag>,
+    /// Variables ([`Tag::of_symbol`]) that the image does not have and of which the compiler left out the whole or made parts.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vanished: BTreeSet<Tag>,
 }
 
 /// A type that comes with a patch.
@@ -257,9 +261,32 @@ pub struct NewItem {
     /// For statics and thread-locals: digest of the type's layout. A later patch shares the running instance only if
     /// name, size and this digest agree.
     pub type_digest: Option<Digest>,
-    /// For functions: its name says which function of the source it is. Closures, and what is generic over one, are known by a number.
+    /// For functions: which one of the source it is, as far as debug information says. Closures, and what is generic over one, are known
+    /// by a number alone, and have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// No other item of the source goes by the same path.
     #[serde(default)]
-    pub named: bool,
+    pub sole: bool,
+    /// A call site of the crate `tracing`: a cache, for which any with the same type digest will do, or a new one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub call_site: bool,
+    /// For functions: symbols of others that had the same code, so that its address may stand for theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// Which function of the source a new function is, in any build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its path, generic arguments and receiver.
+    pub function: Tag,
+    /// What it takes and returns, and how.
+    pub interface: Tag,
 }
 
 /// Kinds of new items.

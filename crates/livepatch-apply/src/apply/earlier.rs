@@ -12,9 +12,11 @@ use crate::branches::branches_into_entry;
 use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::jump::{self, JUMP_SIZE};
-use crate::registry::{FunctionRecord, KeptRecord, Record, State};
+use crate::registry::{Function, FunctionRecord, KeptRecord, Record, State};
 use crate::report::Policy;
-use livepatch_patch::{NameHash, Place, RunAddr, SectionKind, SymbolId, plain};
+use livepatch_patch::{
+    Identity, NewItem, NewItemKind, Patch, Place, RunAddr, SectionKind, SymbolId, Tag, plain,
+};
 use std::collections::{HashMap, HashSet};
 
 /// A function of an earlier patch that the process may come to.
@@ -30,14 +32,16 @@ struct Earlier<'s> {
 }
 
 /// What it is in the patch that is applied.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Becomes {
     /// This function.
     Continued(SymbolId),
-    /// Something else has its name.
+    /// Something else may have its name.
     Other,
     /// Part of other functions.
     Inlined,
+    /// Nothing; but it calls this function, which is another now.
+    Calls(String),
 }
 
 impl Job<'_> {
@@ -45,23 +49,13 @@ impl Job<'_> {
     pub(super) fn check_earlier(&self, prepared: &Prepared<'_>) -> Result<(), ApplyError> {
         let state = prepared.state();
         self.same_types(&state)?;
+        self.same_variables(&state)?;
         let earlier = self.reached(&state);
-        let becomes = |what: Becomes| earlier.iter().filter(move |function| function.becomes == what);
         // What a closure is made into by the standard library says nothing to anybody.
-        let own = becomes(Becomes::Other).find(|function| function.path().contains("{closure"));
-        if let Some(function) = own.or_else(|| becomes(Becomes::Other).next()) {
-            return Err(ApplyError::refused(format!(
-                "the process may keep values that run {}, and this patch has other code under that name, which may be another closure; leave \
-                 what the earlier patch brought as it was and write what is new elsewhere, or restart the program",
-                function.which()
-            )));
-        }
-        if let Some(function) = becomes(Becomes::Inlined).next() {
-            return Err(ApplyError::refused(format!(
-                "the process may keep the address of {}, or of what calls it, and in this patch it is only inlined into other functions; make it \
-                 a function of its own (`#[inline(never)]`), or restart the program",
-                function.which()
-            )));
+        let is_own = |function: &&Earlier<'_>| function.path().contains("{closure");
+        let refused = || earlier.iter().filter(|function| function.refusal().is_some());
+        if let Some(function) = refused().find(is_own).or_else(|| refused().next()) {
+            return Err(ApplyError::refused(function.refusal().unwrap_or_default()));
         }
         earlier.iter().try_for_each(|function| self.check_entry(prepared, function))
     }
@@ -149,60 +143,38 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// What an earlier patch brought as a variable has to be one in this patch, too, and the other way round.
+    fn same_variables(&self, state: &State) -> Result<(), ApplyError> {
+        let meta = &self.patch.meta;
+        let own = meta.new_items.iter().filter(|item| item.kind != NewItemKind::Function);
+        let own: HashMap<Tag, &str> = own
+            .map(|item| {
+                let name = &self.patch.symbols[item.symbol.0 as usize].name;
+                (Tag::of_symbol(name), item.path.as_str())
+            })
+            .collect();
+        for record in &state.patches {
+            let statics = record.statics.iter().map(|known| &known.name);
+            let mut names = statics.chain(record.thread_locals.iter().map(|known| &known.name));
+            let gone = names.find(|name| meta.vanished.contains(&Tag::of_symbol(name)));
+            let gone = gone.map(|name| demangled(name));
+            let came = || record.vanished.iter().find_map(|tag| Some((*own.get(tag)?).to_owned()));
+            if let Some(name) = gone.or_else(came).filter(|_| state.active().is_some()) {
+                return Err(ApplyError::refused(format!(
+                    "the compiler left out `{name}` as a whole or made parts of it, in this patch or in patch {}, so its value cannot go on; use \
+                     a static of another name, or roll the earlier patch back first (the value starts anew then)",
+                    named(record)
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Functions of other patches that the process may come to, and that are something in this patch.
     fn reached<'s>(&self, state: &'s State) -> Vec<Earlier<'s>> {
-        let own = Own::of(self, state);
+        let own = Own::of(self.patch, state);
         let others = state.patches.iter().filter(|record| record.id != self.id);
-        others.flat_map(|record| self.reached_in(record, state, &own)).collect()
-    }
-
-    fn reached_in<'s>(&self, record: &'s Record, state: &State, own: &Own<'_>) -> Vec<Earlier<'s>> {
-        let code = record.code();
-        let kept: HashMap<RunAddr, &KeptRecord> = record.kept.iter().map(|kept| (kept.start, kept)).collect();
-        let mut left: Vec<RunAddr> =
-            record.kept.iter().filter(|kept| kept.addressed).map(|kept| kept.start).collect();
-        let (mut seen, mut found) = (HashSet::new(), Vec::new());
-        while let Some(start) = left.pop() {
-            let known = kept.get(&start).zip(code.iter().find(|function| function.start == start));
-            let Some((kept, function)) = known.filter(|_| seen.insert(start)) else { continue };
-            let image = record.functions.iter().find(|f| f.new == start && !state.is_in_patch(f.old));
-            let Some(becomes) = self.becomes(kept, function.symbol, image.map(|f| f.old), own) else {
-                left.extend(&kept.calls);
-                continue;
-            };
-            let next = code.iter().map(|other| other.start).find(|other| *other > start);
-            let end = next.unwrap_or(record.mapping.text_range().end);
-            let room = end.0 - start.0;
-            found.push(Earlier {
-                record,
-                start,
-                size: function.size,
-                symbol: function.symbol,
-                room,
-                becomes,
-            });
-        }
-        found
-    }
-
-    /// What continues a function of an earlier patch, which replaced the one of the image at this address, if any.
-    fn becomes(
-        &self,
-        kept: &KeptRecord,
-        symbol: &str,
-        image: Option<RunAddr>,
-        own: &Own<'_>,
-    ) -> Option<Becomes> {
-        if let Some(old) = image {
-            return own.redirects.get(&old).copied().map(Becomes::Continued);
-        }
-        match own.code.get(plain(symbol)) {
-            Some(newer) if own.is_named(*newer) || self.patch.code_digest(*newer) == Some(kept.code) => {
-                Some(Becomes::Continued(*newer))
-            }
-            Some(_) => Some(Becomes::Other),
-            None => self.patch.meta.inlined.contains(&NameHash::of(symbol)).then_some(Becomes::Inlined),
-        }
+        others.flat_map(|record| Walk::new(record, state, &own).all()).collect()
     }
 
     fn path(&self, symbol: SymbolId) -> String {
@@ -213,32 +185,181 @@ impl Job<'_> {
 
 /// The functions of the patch that is applied.
 struct Own<'p> {
+    patch: &'p Patch,
     /// All, by name.
     code: HashMap<&'p str, SymbolId>,
+    /// Names of functions that others stand for, or may stand for.
+    also: HashMap<&'p str, Vec<SymbolId>>,
     /// Those that replace functions of the image, by the addresses of these.
     redirects: HashMap<RunAddr, SymbolId>,
-    /// Those of which the name says which function of the source it is.
-    named: HashSet<SymbolId>,
+    /// New ones.
+    items: HashMap<SymbolId, &'p NewItem>,
+    /// New ones by what is known of which they are.
+    known: HashMap<Tag, Vec<SymbolId>>,
 }
 
 impl<'p> Own<'p> {
-    fn of(job: &Job<'p>, state: &State) -> Self {
-        let patch = job.patch;
+    fn of(patch: &'p Patch, state: &State) -> Self {
         let is_code = |place: &Place| match place {
             Place::Section { section, .. } => patch.sections[section.0 as usize].kind == SectionKind::Text,
             _ => false,
         };
+        let items: HashMap<_, _> = patch.meta.new_items.iter().map(|item| (item.symbol, item)).collect();
+        let mut also: HashMap<&str, Vec<SymbolId>> = HashMap::new();
+        for item in &patch.meta.new_items {
+            item.also.iter().for_each(|name| also.entry(plain(name)).or_default().push(item.symbol));
+        }
         let symbols = patch.symbols.iter().enumerate().filter(|(_, symbol)| is_code(&symbol.place));
-        let code = symbols.map(|(index, symbol)| (plain(&symbol.name), SymbolId(index as u32))).collect();
-        let redirects: HashMap<_, _> =
-            patch.meta.redirects.iter().map(|to| (to.old.at(state.bias), to.symbol)).collect();
-        let items = patch.meta.new_items.iter().filter(|item| item.named).map(|item| item.symbol);
-        let named = items.chain(redirects.values().copied()).collect();
-        Self { code, redirects, named }
+        let symbols = symbols.map(|(index, symbol)| (plain(&symbol.name), SymbolId(index as u32)));
+        let code = symbols.collect();
+        let redirects = patch.meta.redirects.iter().map(|to| (to.old.at(state.bias), to.symbol)).collect();
+        let mut known: HashMap<Tag, Vec<SymbolId>> = HashMap::new();
+        for item in patch.meta.new_items.iter() {
+            if let Some(identity) = item.identity {
+                known.entry(identity.function).or_default().push(item.symbol);
+            }
+        }
+        Self { patch, code, also, redirects, items, known }
     }
 
-    fn is_named(&self, symbol: SymbolId) -> bool {
-        self.named.contains(&symbol)
+    fn is_same_code(&self, kept: &KeptRecord, newer: SymbolId) -> bool {
+        self.patch.code_digest(newer) == Some(kept.code)
+    }
+
+    /// Whether it is beyond doubt that a function of this patch is that one of the source, called in the same way.
+    fn continues(&self, kept: &KeptRecord, newer: SymbolId) -> bool {
+        let known = kept.identity.filter(|_| kept.sole);
+        let item = self.items.get(&newer).filter(|item| item.sole);
+        let alone =
+            |identity: Identity| self.known.get(&identity.function).is_some_and(|all| *all == [newer]);
+        known.is_some_and(|known| alone(known) && item.is_some_and(|item| item.identity == Some(known)))
+    }
+
+    /// What continues a function of an earlier patch, which replaced the one of the image at this address, if any.
+    fn becomes(&self, kept: &KeptRecord, symbol: &str, image: Option<RunAddr>) -> Option<Becomes> {
+        if let Some(old) = image {
+            return self.redirects.get(&old).copied().map(Becomes::Continued);
+        }
+        let of_path = || self.known.get(&kept.identity?.function)?.first().copied();
+        let Some(newer) = self.named(symbol).or_else(of_path) else {
+            let is_doubtful = self.also.contains_key(plain(symbol));
+            return match self.is_inlined(symbol) {
+                _ if is_doubtful => Some(Becomes::Other),
+                true => Some(Becomes::Inlined),
+                false => None,
+            };
+        };
+        // Whoever keeps its address may mean any of those that it stands for.
+        for other in kept.also.iter().map(|other| plain(other)) {
+            match self.named(other) {
+                Some(own) if self.patch.code_digest(own) == self.patch.code_digest(newer) => {}
+                None if !self.also.contains_key(other) && !self.is_inlined(other) => {}
+                _ => return Some(Becomes::Other),
+            }
+        }
+        let is_it = self.continues(kept, newer) || self.is_same_code(kept, newer);
+        Some(if is_it { Becomes::Continued(newer) } else { Becomes::Other })
+    }
+
+    /// The function of this name, or the only one that may stand for it.
+    fn named(&self, symbol: &str) -> Option<SymbolId> {
+        let own = self.code.get(plain(symbol)).copied();
+        own.or_else(|| {
+            self.also.get(plain(symbol)).and_then(|all| all.first().filter(|_| all.len() == 1).copied())
+        })
+    }
+
+    fn is_inlined(&self, symbol: &str) -> bool {
+        self.patch.meta.inlined.contains(&Tag::of_symbol(symbol))
+    }
+}
+
+/// The functions of one earlier patch.
+struct Walk<'s, 'o> {
+    record: &'s Record,
+    own: &'o Own<'o>,
+    code: Vec<Function<'s>>,
+    kept: HashMap<RunAddr, &'s KeptRecord>,
+    /// Functions of the image that they replaced.
+    image: HashMap<RunAddr, RunAddr>,
+}
+
+impl<'s, 'o> Walk<'s, 'o> {
+    fn new(record: &'s Record, state: &State, own: &'o Own<'o>) -> Self {
+        let of_image = record.functions.iter().filter(|function| !state.is_in_patch(function.old));
+        Self {
+            record,
+            own,
+            code: record.code(),
+            kept: record.kept.iter().map(|kept| (kept.start, kept)).collect(),
+            image: of_image.map(|function| (function.new, function.old)).collect(),
+        }
+    }
+
+    /// Those that something can come to.
+    fn all(&self) -> Vec<Earlier<'s>> {
+        let (mut found, mut staying) = (Vec::new(), Vec::new());
+        for kept in self.record.kept.iter().filter(|kept| kept.addressed) {
+            match self.becomes(kept.start) {
+                Some(becomes) => found.extend(self.earlier(kept.start, becomes)),
+                None => staying.push(kept.start),
+            }
+        }
+        let mut seen = HashSet::new();
+        while let Some(start) = staying.pop() {
+            let calls = self.kept.get(&start).map(|kept| kept.calls.as_slice()).unwrap_or_default();
+            for call in calls.iter().filter(|_| !seen.contains(&start)) {
+                match self.is_other_now(*call) {
+                    true => found.extend(self.earlier(start, Becomes::Calls(self.name(*call)))),
+                    false => staying.push(*call),
+                }
+            }
+            seen.insert(start);
+        }
+        found
+    }
+
+    fn becomes(&self, start: RunAddr) -> Option<Becomes> {
+        let (kept, function) = (self.kept.get(&start)?, self.function(start)?);
+        self.own.becomes(kept, function.symbol, self.image.get(&start).copied())
+    }
+
+    /// Whether a function that one which stays as it is calls is not what that was compiled for.
+    fn is_other_now(&self, start: RunAddr) -> bool {
+        let Some(kept) = self.kept.get(&start) else { return self.own.redirects.contains_key(&start) };
+        match self.becomes(start) {
+            Some(Becomes::Continued(newer)) => !self.own.is_same_code(kept, newer),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    fn function(&self, start: RunAddr) -> Option<&Function<'s>> {
+        self.code.iter().find(|function| function.start == start)
+    }
+
+    fn name(&self, start: RunAddr) -> String {
+        let of_image = || {
+            let redirects = &self.own.patch.meta.redirects;
+            let to = self.own.redirects.get(&start)?;
+            Some(redirects.iter().find(|redirect| redirect.symbol == *to)?.path.clone())
+        };
+        let own = self.function(start).map(Function::path);
+        own.or_else(of_image).unwrap_or_else(|| start.to_string())
+    }
+
+    fn earlier(&self, start: RunAddr, becomes: Becomes) -> Option<Earlier<'s>> {
+        let function = self.function(start)?;
+        let next = self.code.iter().map(|other| other.start).find(|other| *other > start);
+        let end = next.unwrap_or(self.record.mapping.text_range().end);
+        Some(Earlier {
+            record: self.record,
+            start,
+            size: function.size,
+            symbol: function.symbol,
+            room: end.0 - start.0,
+            becomes,
+        })
     }
 }
 
@@ -249,6 +370,27 @@ impl Earlier<'_> {
 
     fn which(&self) -> String {
         format!("`{}` of patch {}", self.path(), named(self.record))
+    }
+
+    /// Why it does not go together with the patch that is applied.
+    fn refusal(&self) -> Option<String> {
+        let which = self.which();
+        Some(match &self.becomes {
+            Becomes::Continued(_) => return None,
+            Becomes::Other => format!(
+                "the process may keep values that run {which}, and this patch has other code under that name, which may be another function, \
+                 closure, or one that is called otherwise; leave what the earlier patch brought as it was and write what is new elsewhere, or \
+                 restart the program"
+            ),
+            Becomes::Inlined => format!(
+                "the process may keep the address of {which}, and in this patch it is only inlined into other functions; make it a function of \
+                 its own (`#[inline(never)]`), or restart the program"
+            ),
+            Becomes::Calls(callee) => format!(
+                "the process may keep the address of {which}, which this patch does not have, and which calls `{callee}`, another one now; leave \
+                 the function where it is, or restart the program"
+            ),
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use crate::registry::{
 };
 use crate::{jump, target};
 use livepatch_patch::link::Binding;
-use livepatch_patch::{NewItemKind, Place, RunAddr, SectionKind, SymbolId};
+use livepatch_patch::{Bias, NewItemKind, Place, RunAddr, SectionKind, SymbolId};
 use std::collections::BTreeSet;
 
 impl Job<'_> {
@@ -59,13 +59,14 @@ impl Job<'_> {
             mapping: loaded.mapping,
             functions,
             further: self.further(&loaded),
-            kept: self.kept(&loaded),
+            kept: self.kept(state.bias, &loaded),
             statics,
             thread_locals,
             eh_frame: loaded.eh_frame,
             contents: loaded.contents,
             carrier: loaded.carrier,
             types: self.patch.meta.types.clone(),
+            vanished: self.patch.meta.vanished.clone(),
         })
     }
 
@@ -83,14 +84,25 @@ impl Job<'_> {
     }
 
     /// Code of the patch that the process may come to when it is no longer applied.
-    fn kept(&self, loaded: &Loaded) -> Vec<KeptRecord> {
+    fn kept(&self, bias: Bias, loaded: &Loaded) -> Vec<KeptRecord> {
         let at = |symbol: &SymbolId| loaded.symbols.get(symbol.0 as usize).copied().flatten();
         let text = loaded.mapping.text_range();
+        let anywhere = |symbol: &SymbolId| match self.patch.symbols[symbol.0 as usize].place {
+            Place::Image { addr, .. } => Some(addr.at(bias)),
+            _ => at(symbol),
+        };
         let kept = self.patch.kept().into_iter().filter_map(|kept| {
             let start = at(&kept.symbol).filter(|start| text.contains(start))?;
-            let calls = kept.calls.iter().filter_map(at).collect();
-            let code = self.patch.code_digest(kept.symbol)?;
-            Some(KeptRecord { start, code, addressed: kept.addressed, calls })
+            let item = self.patch.meta.new_items.iter().find(|item| item.symbol == kept.symbol);
+            Some(KeptRecord {
+                start,
+                code: self.patch.code_digest(kept.symbol)?,
+                addressed: kept.addressed,
+                calls: kept.calls.iter().filter_map(anywhere).collect(),
+                identity: item.and_then(|item| item.identity),
+                sole: item.is_some_and(|item| item.sole),
+                also: item.map(|item| item.also.clone()).unwrap_or_default(),
+            })
         });
         kept.collect()
     }
@@ -105,7 +117,7 @@ impl Job<'_> {
             let (name, type_digest) = (symbol.name.clone(), item.type_digest);
             match (item.kind, loaded.bindings[index], loaded.symbols[index], loaded.carrier) {
                 (NewItemKind::Static, Binding::Own, Some(address), _) => {
-                    statics.push(StaticRecord { name, address, size, type_digest });
+                    statics.push(StaticRecord { name, address, size, type_digest, sole: item.sole });
                 }
                 (NewItemKind::ThreadLocal, Binding::Tls(place), _, Some(carrier))
                     if place.module == carrier.module =>
@@ -114,6 +126,7 @@ impl Job<'_> {
                         name,
                         size,
                         type_digest,
+                        sole: item.sole,
                         module: place.module,
                         offset: place.offset,
                         tp_offset: place.tp_offset,

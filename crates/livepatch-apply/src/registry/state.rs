@@ -1,8 +1,9 @@
 //! What the registry says: everything that a later run of the tool must know about the process.
 
 use crate::landing::Pad;
-use livepatch_patch::{Bias, BuildId, Digest, NewType, RunAddr, Selection};
+use livepatch_patch::{Bias, BuildId, Digest, Identity, NewType, RunAddr, Selection, Tag};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// The state of one module.
@@ -70,6 +71,9 @@ pub struct Record {
     /// Types that it brought, of which the process may have values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub types: Vec<NewType>,
+    /// Variables that it would have brought, had the compiler not left them out or taken them apart.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub vanished: BTreeSet<Tag>,
     /// Its functions that the process may keep the address of, and those that they lead to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<KeptRecord>,
@@ -157,8 +161,17 @@ pub struct KeptRecord {
     pub code: Digest,
     /// The process may have its address. If not, only such functions lead to it.
     pub addressed: bool,
-    /// The functions of the patch that it calls or jumps to.
+    /// The functions of the patch, and of the image, that it calls or jumps to.
     pub calls: Vec<RunAddr>,
+    /// Which one of the source it is, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// No other item of the source goes by the same path.
+    #[serde(default)]
+    pub sole: bool,
+    /// Symbols of others whose address may be this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
 }
 
 /// A writable static in the patch's data.
@@ -172,6 +185,9 @@ pub struct StaticRecord {
     pub size: u64,
     /// Digest of the type's layout.
     pub type_digest: Option<Digest>,
+    /// No other item of the source goes by the same path.
+    #[serde(default)]
+    pub sole: bool,
 }
 
 /// A thread-local in a carrier object.
@@ -183,6 +199,9 @@ pub struct ThreadLocalRecord {
     pub size: u64,
     /// Digest of the type's layout.
     pub type_digest: Option<Digest>,
+    /// No other item of the source goes by the same path.
+    #[serde(default)]
+    pub sole: bool,
     /// Loader's number of the carrier.
     pub module: u64,
     /// Offset in the carrier's block.

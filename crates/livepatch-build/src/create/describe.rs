@@ -1,8 +1,7 @@
 //! What the patch says about itself, and what the guard has to know about it.
 
-use super::{CreateError, CreateOptions, FunctionReport, Ignored, libraries, origin};
+use super::{CreateError, CreateOptions, FunctionReport, Ignored, brought, libraries, origin};
 use crate::build::Build;
-use crate::diff::call_sites::{description, is_call_site};
 use crate::diff::program::{At, Program};
 use crate::diff::{Diff, Meaning, lost};
 use crate::emit::{Emitted, Replaced, name_of};
@@ -13,10 +12,9 @@ use crate::guard::{
 };
 use crate::source::{Side, SourceDiff};
 use livepatch_patch::{
-    Arch, Digest, LinkAddr, Meta, NameHash, NewItem, NewItemKind, Orphan, Reason, Redirect, SymbolId, Target,
-    plain,
+    Arch, Digest, LinkAddr, Meta, NewItemKind, Orphan, Reason, Redirect, SymbolId, Target,
 };
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes that a direct jump takes.
@@ -179,25 +177,15 @@ pub(super) fn meta(
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         target: target(builds.old, diff)?,
         redirects,
-        new_items: new_items(diff, emitted, judged),
+        new_items: brought::new_items(diff, emitted, judged),
         constants: origin::constants(diff, emitted),
         libraries: libraries::needed(diff, emitted),
         indivisible: origin::indivisible(builds),
         notes: Vec::new(),
         types: judged.new_types.clone(),
-        inlined: inlined(diff, emitted, judged),
+        inlined: brought::inlined(diff, emitted, judged),
+        vanished: brought::vanished(diff, emitted),
     })
-}
-
-/// Functions that are not what they were, and that the patch has only inside of others.
-fn inlined(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> BTreeSet<NameHash> {
-    let own: HashSet<&str> = emitted.symbols.iter().map(|symbol| plain(&symbol.name)).collect();
-    let meaning = diff.meaning.any();
-    let inlined = judged.functions.iter().flat_map(|info| &info.inlined);
-    let differ = inlined.filter(|function| meaning.is_none_or(|meaning| meaning.may_differ(function)));
-    let changed = meaning.into_iter().flat_map(Meaning::changed_functions);
-    let symbols = differ.filter_map(|function| function.symbol.as_deref()).chain(changed);
-    symbols.filter(|symbol| !own.contains(plain(symbol))).map(NameHash::of).collect()
 }
 
 /// Why each function is in the patch: raw code knows best, then the source. Where there is no raw code and the source does not tell, the
@@ -266,13 +254,8 @@ fn by_places(info: &FunctionInfo, changed: impl Fn(&Place) -> bool) -> Option<Re
 /// Inside of the standard library's small helpers is what they were called with.
 fn by_first_instruction(function: &ChangedFunction, stack: Vec<FunctionRef>) -> Reason {
     let own = guard::demangle(&function.new_symbol);
-    let outside = stack.into_iter().map(|f| f.path).find(|path| !of_standard_library(path));
+    let outside = stack.into_iter().map(|f| f.path).find(|path| !guard::of_standard_library(path));
     outside.filter(|path| *path != own).map_or(Reason::Changed, Reason::Inlines)
-}
-
-fn of_standard_library(path: &str) -> bool {
-    let path = path.trim_start_matches(['<', '&']);
-    ["core::", "alloc::", "std::"].iter().any(|krate| path.starts_with(krate))
 }
 
 fn target(old: &Build, diff: &Diff<'_>) -> Result<Target, CreateError> {
@@ -284,35 +267,6 @@ fn target(old: &Build, diff: &Diff<'_>) -> Result<Target, CreateError> {
         kind: image.kind,
         tls: image.tls,
     })
-}
-
-fn new_items(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<NewItem> {
-    let item = |item: &crate::emit::Brought| {
-        let symbol = name_of(&diff.new, item.at);
-        let info = judged.new_statics.iter().find(|info| info.symbol == symbol);
-        let function = judged.functions.iter().find(|info| info.symbol == symbol);
-        NewItem {
-            named: function.is_some_and(|info| !names_closure(info)),
-            path: guard::demangle(symbol),
-            symbol: item.symbol,
-            kind: item.kind,
-            type_digest: info.map(|info| match is_call_site(&diff.new, item.at) {
-                true => {
-                    Digest::of(format!("{} {}", info.type_digest, description(&diff.new, item.at)).as_bytes())
-                }
-                false => info.type_digest,
-            }),
-        }
-    };
-    emitted.brought.iter().map(item).collect()
-}
-
-/// Whether a function is a closure or an async body, or is in one, or generic over one.
-fn names_closure(info: &FunctionInfo) -> bool {
-    let receiver = info.receiver.as_deref().unwrap_or_default();
-    [info.path.as_str(), receiver]
-        .iter()
-        .any(|text| text.contains("{closure") || text.contains("{async") || text.contains("{coroutine"))
 }
 
 pub(super) fn functions(meta: &Meta, emitted: &Emitted) -> Vec<FunctionReport> {

@@ -6,6 +6,7 @@ use super::uses::{Uses, held};
 use super::variables::is_accessor;
 use crate::objects::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// The references of one build's raw code.
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub(super) struct Node {
     pub is_accessor: bool,
     /// Of data, what is referred to at which offset.
     pub fields: Vec<(u64, String)>,
+    /// A number for its bytes, in which references are left open; of copies, of one of them.
+    pub shape: u64,
 }
 
 impl Graph {
@@ -51,6 +54,7 @@ impl Graph {
                 is_accessor: sections.iter().all(|at| is_accessor(program, *at)),
                 kind: kinds.iter().next().copied().filter(|_| kinds.len() == 1),
                 fields: fields.collect(),
+                shape: sections.first().map(|at| shape(program.section(*at).bytes)).unwrap_or_default(),
             };
             nodes.insert((*name).to_owned(), node);
         }
@@ -135,6 +139,12 @@ impl Graph {
         }
         (!devirtualised).then_some(lost)
     }
+}
+
+fn shape(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// References that machine code has to have if nothing was computed away.

@@ -4,7 +4,7 @@
 //! where it cannot be told which of several functions continues it, there is nothing to redirect it to; that is harmless only
 //! as long as nothing but replaced code calls it.
 
-use super::compare::{Ref, is_call, is_jump, reference};
+use super::compare::{Ref, is_call, is_jump, is_relative, reference};
 use super::program::{At, Program};
 use super::rename::base;
 use super::{Changed, Diff};
@@ -178,7 +178,9 @@ pub(super) fn users(program: &Program<'_>, functions: &HashSet<At>) -> Users {
     }
     for (user, section) in program.all().filter(|(at, _)| program.addr(*at).is_some()) {
         for reloc in &section.relocs {
-            if let Ref::Named { at: Some(at), .. } = reference(program, user.unit, reloc)
+            // Data holds addresses as they are; relative ones are a function's own blocks in its jump tables.
+            if (section.kind == Kind::Text || !is_relative(reloc.kind))
+                && let Ref::Named { at: Some(at), .. } = reference(program, user.unit, reloc)
                 && functions.contains(&at)
                 && user != at
             {

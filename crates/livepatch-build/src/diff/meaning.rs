@@ -218,6 +218,12 @@ impl Meaning {
         functions.map(|name| self.new_name(name))
     }
 
+    /// Symbols of the variables that only the new build has.
+    pub(crate) fn new_variables(&self) -> impl Iterator<Item = &str> {
+        let variables = self.new.nodes.iter().filter(|(_, node)| node.kind.is_some_and(Kind::is_variable));
+        variables.map(|(name, _)| name.as_str()).filter(|name| !self.old.nodes.contains_key(*name))
+    }
+
     /// Whether a function of the new build may be another than in the old one, itself or in what it leads to.
     pub(crate) fn may_differ(&self, function: &FunctionRef) -> bool {
         function.symbol.as_deref().is_some_and(|symbol| match self.knows(symbol, Side::New) {

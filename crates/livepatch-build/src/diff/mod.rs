@@ -30,6 +30,7 @@ pub(crate) mod rename;
 pub mod repartition;
 pub(crate) mod same_code;
 mod shift;
+mod stands;
 mod start;
 mod suspended;
 pub(crate) mod traces;

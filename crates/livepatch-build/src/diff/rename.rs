@@ -132,7 +132,7 @@ fn identities<'a>(
 }
 
 /// A path without the numbers of `impl` blocks in it.
-pub(super) fn without_numbers(path: &str) -> String {
+pub(crate) fn without_numbers(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find("{impl#") {

@@ -16,6 +16,12 @@ const WORDS: [&str; 29] = [
     "for", "_",
 ];
 
+/// Whether a path, or the type that it begins with, is one of the standard library's.
+pub fn of_standard_library(path: &str) -> bool {
+    let path = path.trim_start_matches(['<', '&']);
+    CRATES.iter().any(|krate| own_path(path, krate))
+}
+
 /// Whether every path in a name begins in one of [`CRATES`]. A generic parameter that is not spelled out (legacy symbols
 /// have `Vec<T>`) may stand for anything.
 pub(super) fn is_fixed(name: &str) -> bool {

@@ -42,7 +42,7 @@ mod types;
 mod vtable;
 
 pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
-pub(crate) use fixed::is_fixed_with;
+pub(crate) use fixed::{is_fixed_with, of_standard_library};
 pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
 pub use input::{
@@ -83,8 +83,9 @@ pub fn check(input: &GuardInput<'_>, witness: Witness<'_>) -> Result<GuardReport
     let (old_all, new_all) = ((&old, &old_side), (&new, &new_side));
     let mistaken = check::mistaken(old_all, new_all, input, witness);
     let check::Mistaken { findings: mistaken, together } = mistaken.map_err(|source| old.damaged(source))?;
-    let (layouts, new_types) =
+    let (layouts, mut new_types) =
         check::layouts(old_all, new_all, input).map_err(|source| old.damaged(source))?;
+    new_types.extend(check::added(&old_side.vtables, &new_side.vtables, &new_side.graph));
     let known = layouts.into_iter().chain(mistaken).collect();
     Ok(GuardReport {
         findings: findings(input, witness.same_code, old_all, new_all, known)?,
@@ -121,7 +122,7 @@ fn findings(
     let renamed = input.renamed.iter().map(|(old, new)| (old, new));
     let renamed: vtable::Renamed<'_> =
         renamed.chain(redirected).map(|(old, new)| (strip_suffix(old), strip_suffix(new))).collect();
-    let mut findings = check::functions(old, new, input.functions).map_err(damaged)?;
+    let mut findings = check::functions(old, new, (input.functions, input.unchanged)).map_err(damaged)?;
     findings.extend(check::renumbered(old.1, new.1, input.functions.len()));
     findings.extend(known);
     findings.extend(check::statics(old.1, new.1, input.statics));
@@ -152,6 +153,7 @@ fn function_info(symbol: &str, function: &function::Function, handles_functions:
         result: function.result,
         takes: function.takes,
         convention: function.convention.clone(),
+        interface: format!("{:?} {}", function.signature, function.convention.altered()),
         crate_key: function.crate_key.clone(),
         place: function.place.clone(),
         inlined: function.inlined.clone(),

@@ -18,7 +18,8 @@ pub struct GuardReport {
     /// New symbols of redirected functions of which none may be replaced without the others: they make or call closures whose numbers
     /// may have moved.
     pub together: Vec<BTreeSet<String>>,
-    /// Types that the patched code handles and that the old image does not have, but for those of the standard library and closures.
+    /// Types that the patched code handles and that the old image does not have, but for those of the standard library and closures; and
+    /// vtables that the old image does not have.
     pub new_types: Vec<NewType>,
 }
 
@@ -50,6 +51,9 @@ pub struct FunctionInfo {
     /// How it is called.
     #[serde(skip)]
     pub convention: Convention,
+    /// What it takes and returns, as text: equal for functions that can stand for each other.
+    #[serde(skip)]
+    pub interface: String,
     /// The crate that it was compiled in, as its code units are named.
     pub crate_key: String,
     /// Where it is declared.
@@ -70,6 +74,11 @@ pub struct Convention {
 }
 
 impl Convention {
+    /// As text, where it is not that of every function of a signature.
+    pub(crate) fn altered(&self) -> String {
+        if self.altered { format!("{:?}", self.passing) } else { String::new() }
+    }
+
     /// Whether a caller of the one would call the other wrongly. An altered convention must agree in all that is recorded; otherwise
     /// only a clear contradiction counts, as descriptions of one place may differ.
     pub(crate) fn differs(&self, other: &Self) -> bool {

@@ -324,7 +324,10 @@ fn nothing_but_what_is_needed_is_carried() {
             symbol,
             kind,
             type_digest: None,
-            named: true,
+            identity: None,
+            sole: true,
+            call_site: false,
+            also: Vec::new(),
         });
     }
     let orphan =

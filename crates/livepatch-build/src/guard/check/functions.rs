@@ -5,15 +5,17 @@ use crate::guard::demangle::{crate_of, demangle, is_rust, strip_suffix};
 use crate::guard::fixed::CRATES;
 use crate::guard::function::{Function, linkage_name};
 use crate::guard::input::ChangedFunction;
+use crate::guard::names::segments;
 use crate::guard::report::Convention;
 use crate::guard::side::{Image, Side};
 use livepatch_patch::LinkAddr;
+use std::collections::BTreeSet;
 
 /// Judges each redirected function by itself.
 pub(in crate::guard) fn functions(
     (old_image, old): (&Image<'_>, &Side),
     (new_image, new): (&Image<'_>, &Side),
-    redirected: &[ChangedFunction],
+    (redirected, unchanged): (&[ChangedFunction], &BTreeSet<String>),
 ) -> gimli::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for (i, function) in redirected.iter().enumerate() {
@@ -23,7 +25,9 @@ pub(in crate::guard) fn functions(
         match (&old.functions[i], &new.functions[i]) {
             (Some(before), Some(after)) if before.rust && after.rust => {
                 findings.extend(untyped(function, (old, before), (new, after)));
-                findings.extend(signature(before, after));
+                if !are_copies(before, after, unchanged) {
+                    findings.extend(signature(before, after));
+                }
                 findings.extend(convention(before, after));
             }
             (before, after) => {
@@ -113,6 +117,20 @@ fn signature(old: &Function, new: &Function) -> Option<Finding> {
         finding = finding.change("result", Some(before.result.clone()), Some(after.result.clone()));
     }
     (!finding.changes.is_empty()).then_some(finding)
+}
+
+/// Whether both are the same generic function of a crate that did not change. LLVM merges copies of equal code, so that one may be
+/// described as another.
+fn are_copies(old: &Function, new: &Function, unchanged: &BTreeSet<String>) -> bool {
+    let of_others = |path: &str| {
+        let krate = path.split("::").next().unwrap_or_default();
+        CRATES.contains(&krate) || unchanged.contains(krate)
+    };
+    let bare = |path: &str| {
+        let generic = |segment: &&str| segment.find('<').filter(|at| *at > 0).unwrap_or(segment.len());
+        segments(path).iter().map(|segment| segment[..generic(segment)].to_owned()).collect::<Vec<_>>()
+    };
+    of_others(&old.path) && bare(&old.path) == bare(&new.path)
 }
 
 fn convention(old: &Function, new: &Function) -> Option<Finding> {

@@ -12,7 +12,7 @@ mod vtables;
 pub(super) use functions::functions;
 pub(super) use layout::layouts;
 pub(super) use mistaken::{Mistaken, mistaken};
-pub(super) use order::order;
+pub(super) use order::{added, order};
 pub(super) use renumber::renumbered;
 pub(super) use shared::shared_addresses;
 pub(super) use statics::statics;

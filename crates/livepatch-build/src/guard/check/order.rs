@@ -11,6 +11,7 @@ use crate::guard::fixed::is_fixed;
 use crate::guard::graph::Graph;
 use crate::guard::names::{last, trait_of};
 use crate::guard::vtable::{Slot, Vtables};
+use livepatch_patch::{Digest, NewType};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// For each slot of a trait's tables, the names of what is there. Where equal code was merged, a table may show the name of
@@ -44,6 +45,29 @@ pub(in crate::guard) fn order(old: &Vtables, new: &Vtables, patched: &Graph) -> 
     findings
 }
 
+/// What only the fixed build has, as types: tables, because objects expect in their slots what was there when they were made; and
+/// traits, because calls expect a method in its slot. A later patch has to agree.
+pub(in crate::guard) fn added(old: &Vtables, new: &Vtables, patched: &Graph) -> Vec<NewType> {
+    let of_text = |name: String, text: String| NewType { name, digest: Digest::of(text.as_bytes()) };
+    let mut added = Vec::new();
+    for (name, copies) in new.iter().filter(|(name, _)| !old.contains_key(*name) && !is_fixed(name)) {
+        let text = |slots: &Vec<Slot>| slots.iter().map(|slot| format!("{slot}\n")).collect::<String>();
+        let copies: BTreeSet<String> =
+            copies.iter().filter_map(|copy| copy.slots.as_ref().map(text)).collect();
+        if !copies.is_empty() {
+            added.push(of_text(name.clone(), format!("{copies:?}")));
+        }
+    }
+    let known: BTreeSet<&str> = old.keys().filter_map(|name| trait_of(name)).collect();
+    let mut orders = orders(new);
+    patched.keys().flat_map(|name| objects_in(name)).for_each(|name| {
+        orders.entry(name).or_default();
+    });
+    let own = orders.iter().filter(|(name, _)| !known.contains(*name) && !is_fixed(name));
+    added.extend(own.map(|(name, order)| of_text(format!("dyn {name}::{{methods}}"), format!("{order:?}"))));
+    added
+}
+
 /// Whether each slot has a name that says so, and none has one of another slot.
 fn is_same(old: &Order, new: &Order) -> bool {
     let meet = |i: usize, j: usize| !old[i].is_disjoint(&new[j]);
@@ -55,6 +79,24 @@ fn is_same(old: &Order, new: &Order) -> bool {
 fn handles(patched: &Graph, name: &str) -> bool {
     let path = name.split('<').next().unwrap_or(name);
     patched.keys().any(|named| named.contains("dyn ") && named.contains(path))
+}
+
+/// The traits of the objects that a type is about.
+fn objects_in(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices("dyn ").map(|(at, word)| {
+        let from = &name[at + word.len()..];
+        let mut depth = 0;
+        let end = from.char_indices().find(|(_, c)| {
+            match c {
+                '<' | '(' => depth += 1,
+                '>' | ')' => depth -= 1,
+                ',' | ' ' if depth == 0 => return true,
+                _ => {}
+            }
+            depth < 0
+        });
+        &from[..end.map_or(from.len(), |(at, _)| at)]
+    })
 }
 
 fn orders(tables: &Vtables) -> BTreeMap<&str, Order> {
@@ -84,4 +126,19 @@ fn method(slot: &Slot) -> Option<String> {
         Slot::Number(_) | Slot::Unreadable => return None,
     };
     names.pop_first().filter(|_| names.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn traits_of_objects() {
+        let objects = |name| super::objects_in(name).collect::<Vec<_>>();
+        assert_eq!(objects("&mut dyn app::Rule"), ["app::Rule"]);
+        assert_eq!(
+            objects("alloc::boxed::Box<(dyn a::B<u8, u16> + core::marker::Send), C>"),
+            ["a::B<u8, u16>"]
+        );
+        assert_eq!(objects("a::B<&dyn c::D, &dyn e::F>"), ["c::D", "e::F"]);
+        assert!(objects("app::Rule").is_empty());
+    }
 }
