@@ -1,0 +1,252 @@
+//! What becomes of each function of an earlier patch that the process may come to.
+//!
+//! A function is known by its symbol, or by its path where that changed (a block of `impl` more before it). It is continued by the
+//! function of that name and path if no other item of either patch goes by that path, and if both take and return the same in the same
+//! way; or if the code is the same. It may stand for others, whose code LLVM found equal, and then these must have the same code, too.
+
+use super::{demangled, named};
+use crate::registry::{Function, KeptRecord, Record, State};
+use livepatch_patch::{Identity, NewItem, Patch, Place, RunAddr, SectionKind, SymbolId, Tag, plain};
+use std::collections::{HashMap, HashSet};
+
+/// A function of an earlier patch that the process may come to.
+pub(super) struct Earlier<'s> {
+    pub(super) record: &'s Record,
+    pub(super) start: RunAddr,
+    pub(super) size: u64,
+    /// Its mangled name.
+    pub(super) symbol: &'s str,
+    /// Bytes from its start to the next function.
+    pub(super) room: u64,
+    pub(super) becomes: Becomes,
+}
+
+/// What it is in the patch that is applied.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Becomes {
+    /// This function.
+    Continued(SymbolId),
+    /// Something else may have its name.
+    Other,
+    /// Part of other functions.
+    Inlined,
+    /// Nothing; but it calls this function, which is another now.
+    Calls(String),
+}
+
+/// The functions of the patch that is applied.
+pub(super) struct Own<'p> {
+    patch: &'p Patch,
+    /// All, by name.
+    code: HashMap<&'p str, SymbolId>,
+    /// Names of functions that others stand for, or may stand for.
+    also: HashMap<&'p str, Vec<SymbolId>>,
+    /// Those that replace functions of the image, by the addresses of these.
+    redirects: HashMap<RunAddr, SymbolId>,
+    /// New ones.
+    items: HashMap<SymbolId, &'p NewItem>,
+    /// New ones by what is known of which they are.
+    known: HashMap<Tag, Vec<SymbolId>>,
+}
+
+impl<'p> Own<'p> {
+    pub(super) fn of(patch: &'p Patch, state: &State) -> Self {
+        let is_code = |place: &Place| match place {
+            Place::Section { section, .. } => patch.sections[section.0 as usize].kind == SectionKind::Text,
+            _ => false,
+        };
+        let items: HashMap<_, _> = patch.meta.new_items.iter().map(|item| (item.symbol, item)).collect();
+        let mut also: HashMap<&str, Vec<SymbolId>> = HashMap::new();
+        for item in &patch.meta.new_items {
+            item.also.iter().for_each(|name| also.entry(plain(name)).or_default().push(item.symbol));
+        }
+        let symbols = patch.symbols.iter().enumerate().filter(|(_, symbol)| is_code(&symbol.place));
+        let symbols = symbols.map(|(index, symbol)| (plain(&symbol.name), SymbolId(index as u32)));
+        let code = symbols.collect();
+        let redirects = patch.meta.redirects.iter().map(|to| (to.old.at(state.bias), to.symbol)).collect();
+        let mut known: HashMap<Tag, Vec<SymbolId>> = HashMap::new();
+        for item in patch.meta.new_items.iter() {
+            if let Some(identity) = item.identity {
+                known.entry(identity.function).or_default().push(item.symbol);
+            }
+        }
+        Self { patch, code, also, redirects, items, known }
+    }
+
+    fn is_same_code(&self, kept: &KeptRecord, newer: SymbolId) -> bool {
+        self.patch.code_digest(newer) == Some(kept.code)
+    }
+
+    /// Whether it is beyond doubt that a function of this patch is that one of the source, called in the same way.
+    fn continues(&self, kept: &KeptRecord, newer: SymbolId) -> bool {
+        let known = kept.identity.filter(|_| kept.sole);
+        let item = self.items.get(&newer).filter(|item| item.sole);
+        let alone =
+            |identity: Identity| self.known.get(&identity.function).is_some_and(|all| *all == [newer]);
+        known.is_some_and(|known| alone(known) && item.is_some_and(|item| item.identity == Some(known)))
+    }
+
+    /// What continues a function of an earlier patch, which replaced the one of the image at this address, if any.
+    fn becomes(&self, kept: &KeptRecord, symbol: &str, image: Option<RunAddr>) -> Option<Becomes> {
+        if let Some(old) = image {
+            return self.redirects.get(&old).copied().map(Becomes::Continued);
+        }
+        let of_path = || self.known.get(&kept.identity?.function)?.first().copied();
+        let Some(newer) = self.named(symbol).or_else(of_path) else {
+            let is_doubtful = self.also.contains_key(plain(symbol));
+            return match self.is_inlined(symbol) {
+                _ if is_doubtful => Some(Becomes::Other),
+                true => Some(Becomes::Inlined),
+                false => None,
+            };
+        };
+        // Whoever keeps its address may mean any of those that it stands for.
+        for other in kept.also.iter().map(|other| plain(other)) {
+            match self.named(other) {
+                Some(own) if self.patch.code_digest(own) == self.patch.code_digest(newer) => {}
+                None if !self.also.contains_key(other) && !self.is_inlined(other) => {}
+                _ => return Some(Becomes::Other),
+            }
+        }
+        let is_it = self.continues(kept, newer) || self.is_same_code(kept, newer);
+        Some(if is_it { Becomes::Continued(newer) } else { Becomes::Other })
+    }
+
+    /// The function of this name, or the only one that may stand for it.
+    fn named(&self, symbol: &str) -> Option<SymbolId> {
+        let own = self.code.get(plain(symbol)).copied();
+        own.or_else(|| {
+            self.also.get(plain(symbol)).and_then(|all| all.first().filter(|_| all.len() == 1).copied())
+        })
+    }
+
+    fn is_inlined(&self, symbol: &str) -> bool {
+        self.patch.meta.inlined.contains(&Tag::of_symbol(symbol))
+    }
+}
+
+/// The functions of one earlier patch.
+pub(super) struct Walk<'s, 'o> {
+    record: &'s Record,
+    own: &'o Own<'o>,
+    code: Vec<Function<'s>>,
+    kept: HashMap<RunAddr, &'s KeptRecord>,
+    /// Functions of the image that they replaced.
+    image: HashMap<RunAddr, RunAddr>,
+}
+
+impl<'s, 'o> Walk<'s, 'o> {
+    pub(super) fn new(record: &'s Record, state: &State, own: &'o Own<'o>) -> Self {
+        let of_image = record.functions.iter().filter(|function| !state.is_in_patch(function.old));
+        Self {
+            record,
+            own,
+            code: record.code(),
+            kept: record.kept.iter().map(|kept| (kept.start, kept)).collect(),
+            image: of_image.map(|function| (function.new, function.old)).collect(),
+        }
+    }
+
+    /// Those that something can come to.
+    pub(super) fn all(&self) -> Vec<Earlier<'s>> {
+        let (mut found, mut staying) = (Vec::new(), Vec::new());
+        for kept in self.record.kept.iter().filter(|kept| kept.addressed) {
+            match self.becomes(kept.start) {
+                Some(becomes) => found.extend(self.earlier(kept.start, becomes)),
+                None => staying.push(kept.start),
+            }
+        }
+        let mut seen = HashSet::new();
+        while let Some(start) = staying.pop() {
+            let calls = self.kept.get(&start).map(|kept| kept.calls.as_slice()).unwrap_or_default();
+            for call in calls.iter().filter(|_| !seen.contains(&start)) {
+                match self.is_other_now(*call) {
+                    true => found.extend(self.earlier(start, Becomes::Calls(self.name(*call)))),
+                    false => staying.push(*call),
+                }
+            }
+            seen.insert(start);
+        }
+        found
+    }
+
+    fn becomes(&self, start: RunAddr) -> Option<Becomes> {
+        let (kept, function) = (self.kept.get(&start)?, self.function(start)?);
+        self.own.becomes(kept, function.symbol, self.image.get(&start).copied())
+    }
+
+    /// Whether a function that one which stays as it is calls is not what that was compiled for.
+    fn is_other_now(&self, start: RunAddr) -> bool {
+        let Some(kept) = self.kept.get(&start) else { return self.own.redirects.contains_key(&start) };
+        match self.becomes(start) {
+            Some(Becomes::Continued(newer)) => !self.own.is_same_code(kept, newer),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    fn function(&self, start: RunAddr) -> Option<&Function<'s>> {
+        self.code.iter().find(|function| function.start == start)
+    }
+
+    fn name(&self, start: RunAddr) -> String {
+        let of_image = || {
+            let redirects = &self.own.patch.meta.redirects;
+            let to = self.own.redirects.get(&start)?;
+            Some(redirects.iter().find(|redirect| redirect.symbol == *to)?.path.clone())
+        };
+        let own = self.function(start).map(Function::path);
+        own.or_else(of_image).unwrap_or_else(|| start.to_string())
+    }
+
+    fn earlier(&self, start: RunAddr, becomes: Becomes) -> Option<Earlier<'s>> {
+        let function = self.function(start)?;
+        let next = self.code.iter().map(|other| other.start).find(|other| *other > start);
+        let end = next.unwrap_or(self.record.mapping.text_range().end);
+        Some(Earlier {
+            record: self.record,
+            start,
+            size: function.size,
+            symbol: function.symbol,
+            room: end.0 - start.0,
+            becomes,
+        })
+    }
+}
+
+impl Earlier<'_> {
+    pub(super) fn path(&self) -> String {
+        demangled(self.symbol)
+    }
+
+    pub(super) fn which(&self) -> String {
+        format!("`{}` of patch {}", self.path(), named(self.record))
+    }
+
+    /// Why it does not go together with the patch that is applied.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let which = self.which();
+        Some(match &self.becomes {
+            Becomes::Continued(_) => return None,
+            Becomes::Other => format!(
+                "the process may keep values that run {which}, and this patch has other code under that name, which may be another function, \
+                 closure, or one that is called otherwise; leave what the earlier patch brought as it was and write what is new elsewhere, or \
+                 restart the program"
+            ),
+            Becomes::Inlined => format!(
+                "the process may keep the address of {which}, and in this patch it is only inlined into other functions; make it a function of \
+                 its own (`#[inline(never)]`), or restart the program"
+            ),
+            Becomes::Calls(callee) => format!(
+                "the process may keep the address of {which}, which this patch does not have, and which calls `{callee}`, another one now; leave \
+                 the function where it is, or restart the program"
+            ),
+        })
+    }
+}
+
+impl State {
+    pub(super) fn is_in_patch(&self, at: RunAddr) -> bool {
+        self.patches.iter().any(|record| record.mapping.text_range().contains(&at))
+    }
+}
