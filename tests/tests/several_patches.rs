@@ -589,3 +589,94 @@ fn variables_that_cannot_go_on_are_a_reason_to_refuse() -> Result<(), Failed> {
     case.prints("count 3 6 second, pair 9")?;
     case.program.finish()
 }
+
+/// Futures that a patch brings, polled by hand, one step a round.
+const FUTURES: &str = r#"
+mod host;
+
+use std::future::Future;
+use std::hint::black_box;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
+
+type Task = Pin<Box<dyn Future<Output = u64> + Send>>;
+
+static TASKS: Mutex<Vec<Task>> = Mutex::new(Vec::new());
+
+struct Step(u64, bool);
+
+impl Future for Step {
+    type Output = u64;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<u64> {
+        if std::mem::replace(&mut self.1, true) { Poll::Ready(self.0) } else { Poll::Pending }
+    }
+}
+
+#[inline(never)]
+fn step_of(n: u64) -> Step {
+    Step(black_box(n), false)
+}
+
+async fn work(n: u64) -> u64 { //+
+    let first = step_of(n _FIRST_).await; //+
+    let second = step_of(first _SECOND_).await; //+
+    _EXTRA_ //+
+    first + second _END_ //+
+} //+
+
+#[inline(never)]
+fn fill() {
+    let mut tasks = TASKS.lock().unwrap();
+    if tasks.is_empty() {
+        tasks.push(Box::pin(std::future::ready(0))); //-
+        tasks.push(Box::pin(work(10))); //+
+    }
+}
+
+#[inline(never)]
+fn poll() -> String {
+    let mut tasks = TASKS.lock().unwrap();
+    let mut context = Context::from_waker(Waker::noop());
+    match tasks[0].as_mut().poll(&mut context) {
+        Poll::Ready(n) => {
+            tasks.clear();
+            format!("done {n}")
+        }
+        Poll::Pending => "waits".into(),
+    }
+}
+
+fn step() {
+    fill();
+    println!("{}", poll());
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_future_that_a_patch_brought_goes_on_in_the_next_one() -> Result<(), Failed> {
+    let mut case = Case::of(FUTURES)?;
+    case.prints("done 0")?;
+    let with = |case: &Case, first: &str, second: &str, extra: &str, end: &str| {
+        case.with(&[("_FIRST_", first), ("_SECOND_", second), ("_EXTRA_", extra), ("_END_", end)])
+    };
+    case.apply(&with(&case, "", "", "", "")?)?;
+    case.prints("waits")?;
+    case.prints("waits")?;
+    // What comes after the awaits may be another, also for the future under way.
+    case.apply(&with(&case, "", "", "", "+ 100")?)?;
+    case.prints("done 120")?;
+    case.prints("waits")?;
+    // One more await, other values to wait for: nothing tells that it is the same point.
+    let reason = "several::work::{async_fn_env#0}";
+    case.is_refused(&with(&case, "", "", "step_of(1).await;", "+ 100")?, reason)?;
+    case.is_refused(&with(&case, "+ 1", "", "", "+ 100")?, reason)?;
+    case.prints("waits")?;
+    case.prints("done 120")?;
+    case.program.finish()
+}

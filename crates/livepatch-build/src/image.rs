@@ -128,13 +128,16 @@ impl Image {
     fn read_symbols(&mut self, bytes: &[u8]) -> object::Result<()> {
         let sections = Elf::parse(bytes)?.sections(LE, bytes)?;
         let table = sections.symbols(LE, bytes, elf::SHT_SYMTAB)?;
-        let mut constants = Vec::new();
+        let (mut constants, mut executable) = (Vec::new(), Vec::new());
         for (index, section) in sections.enumerate() {
             let flags = section.sh_flags(LE);
             let written = flags.0 & elf::SHF_WRITE.0 != 0;
             let relocated = sections.section_name(LE, section)?.starts_with(b".data.rel.ro");
             if flags.0 & elf::SHF_ALLOC.0 != 0 && (!written || relocated) {
                 constants.extend(u16::try_from(index.0).ok());
+            }
+            if flags.0 & elf::SHF_EXECINSTR.0 != 0 {
+                executable.extend(u16::try_from(index.0).ok());
             }
         }
         for symbol in table.iter() {
@@ -143,11 +146,13 @@ impl Image {
                 continue;
             }
             let Ok(name) = std::str::from_utf8(symbol.name(LE, table.strings())?) else { continue };
+            // Labels of assembly have no type.
+            let label = || kind == elf::STT_NOTYPE && executable.contains(&symbol.st_shndx(LE).0);
             let entry = ImageSymbol {
                 value: symbol.st_value(LE),
                 size: symbol.st_size(LE),
                 tls: kind == elf::STT_TLS,
-                code: kind == elf::STT_FUNC,
+                code: kind == elf::STT_FUNC || label(),
                 constant: constants.contains(&symbol.st_shndx(LE).0),
             };
             let known = self.symbols.entry(name.to_owned()).or_default();

@@ -2,14 +2,21 @@
 
 use crate::diff::call_sites::{description, is_call_site};
 use crate::diff::rename::without_numbers;
+use crate::diff::traces::last_name;
 use crate::diff::{Diff, Meaning};
 use crate::emit::{Brought, Emitted, name_of};
 use crate::guard::{self, FunctionInfo, GuardReport};
-use livepatch_patch::{Digest, Identity, NewItem, NewItemKind, Tag, plain};
+use crate::source::{ItemKind, SourceDiff};
+use livepatch_patch::{Digest, Identity, NewItem, NewItemKind, NewType, Tag, plain};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// New functions, statics and thread-locals.
-pub(super) fn new_items(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<NewItem> {
+pub(super) fn new_items(
+    diff: &Diff<'_>,
+    emitted: &Emitted,
+    judged: &GuardReport,
+    known: &Known<'_>,
+) -> Vec<NewItem> {
     let functions = functions_by_path(judged);
     let statics = statics_by_path(judged);
     let described: Vec<_> = judged.functions.iter().collect();
@@ -34,7 +41,7 @@ pub(super) fn new_items(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport
                 }
                 false => info.type_digest,
             }),
-            identity: function.and_then(identity),
+            identity: function.and_then(|info| identity(info, known)),
             sole,
             call_site,
             also: also.get(&item.at).into_iter().flatten().cloned().collect(),
@@ -75,17 +82,79 @@ fn path_of_static(symbol: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(plain(symbol)))
 }
 
-/// Which function of the source it is; `None` for what is known by a number: closures and async bodies, what is in one, or generic
-/// over one.
-fn identity(info: &FunctionInfo) -> Option<Identity> {
-    let receiver = info.receiver.as_deref().unwrap_or_default();
-    let numbered = [info.path.as_str(), receiver]
-        .iter()
-        .any(|text| text.contains("{closure") || text.contains("{async") || text.contains("{coroutine"));
+/// Which function of the source it is; `None` for what is known by a number: closures and async blocks, what is in one, or generic
+/// over one. The body of an `async fn` is known by the function's name, where the source tells what it awaits.
+fn identity(info: &FunctionInfo, known: &Known<'_>) -> Option<Identity> {
+    let texts = [Some(info.path.as_str()), info.receiver.as_deref()];
+    let numbered = texts.into_iter().flatten().any(|text| known.has_number(text));
     // The symbol tells the trait.
     let (path, receiver) = path_of(&info.path, info.receiver.as_deref());
     let function = format!("{} {path} {receiver:?}", guard::demangle(&info.symbol));
     (!numbered).then(|| Identity { function: Tag::of(&function), interface: Tag::of(&info.interface) })
+}
+
+/// What names may be told by.
+pub(super) struct Known<'k> {
+    /// Crates of others, whose closures have the same numbers in both builds.
+    pub unchanged: &'k BTreeSet<String>,
+    pub source: &'k SourceDiff,
+    pub meaning: Option<&'k Meaning>,
+}
+
+impl Known<'_> {
+    /// Whether a path or type has something in it that only a number tells apart.
+    fn has_number(&self, text: &str) -> bool {
+        labels(text).any(|(parent, label)| {
+            let krate = parent.split("::").next().unwrap_or_default();
+            let of_others = guard::of_standard_library(parent) || self.unchanged.contains(krate);
+            !(of_others || label.starts_with("{async_fn") && self.awaits(parent).is_some())
+        })
+    }
+
+    /// What a function awaits, in order, as far as the source tells.
+    fn awaits(&self, parent: &str) -> Option<String> {
+        let name = last_name(parent);
+        let (items, _) = self.source.items()?;
+        let named: Vec<_> =
+            items.iter().filter(|item| item.kind == ItemKind::Fn && item.name == name).collect();
+        (!named.is_empty()).then(|| named.iter().map(|item| format!("{:?}", item.awaits)).collect())
+    }
+
+    /// New types, futures with what their layouts do not tell: in which order they wait, and whose values their flags are for.
+    pub(super) fn types(&self, types: &[NewType]) -> Vec<NewType> {
+        let whole = |of: &NewType| {
+            let awaiting = labels(&of.name).filter(|(_, label)| label.starts_with("{async"));
+            let further: Vec<_> = awaiting
+                .map(|(parent, _)| {
+                    let inside = ["::{async", "::{closure", "::{coroutine"];
+                    let end = inside.iter().filter_map(|mark| parent.find(mark)).min();
+                    let function = &parent[..end.unwrap_or(parent.len())];
+                    let drops = self.meaning.map(|meaning| meaning.drop_of(last_name(function)));
+                    (self.awaits(function), drops)
+                })
+                .collect();
+            if further.is_empty() {
+                return of.clone();
+            }
+            let digest = Digest::of(format!("{} {further:?}", of.digest).as_bytes());
+            NewType { name: of.name.clone(), digest }
+        };
+        types.iter().map(whole).collect()
+    }
+}
+
+/// The closures and bodies that a path or type names, each with the path of what it is in.
+fn labels(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let marks = ["{closure", "{async", "{coroutine"];
+    let starts = text.match_indices('{').map(|(at, _)| at);
+    let starts = starts.filter(move |at| marks.iter().any(|mark| text[*at..].starts_with(mark)));
+    starts.map(|at| {
+        let in_path = |c: char| c.is_alphanumeric() || "_:{}#".contains(c);
+        let begin = text[..at].char_indices().rev().take_while(|(_, c)| in_path(*c)).last();
+        let parent = &text[begin.map_or(at, |(begin, _)| begin)..at];
+        let end = text[at..].find('}').map_or(text.len(), |end| at + end + 1);
+        (parent.trim_end_matches("::"), &text[at..end])
+    })
 }
 
 /// Functions that are not what they were, and that the patch has only inside of others.
@@ -108,4 +177,24 @@ pub(super) fn vanished(diff: &Diff<'_>, emitted: &Emitted) -> BTreeSet<Tag> {
 
 fn own_symbols(emitted: &Emitted) -> HashSet<&str> {
     emitted.symbols.iter().map(|symbol| plain(&symbol.name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::labels;
+
+    #[test]
+    fn what_closures_are_in() {
+        let found = |text| labels(text).collect::<Vec<_>>();
+        assert_eq!(found("app::work::{async_fn#0}"), [("app::work", "{async_fn#0}")]);
+        assert_eq!(
+            found("std::sync::once::Once::call_once::{closure#0}<app::{impl#1}::get::{closure_env#2}>"),
+            [("std::sync::once::Once::call_once", "{closure#0}"), ("app::{impl#1}::get", "{closure_env#2}")]
+        );
+        assert_eq!(
+            found("app::work::{async_fn#0}::{async_block#1}"),
+            [("app::work", "{async_fn#0}"), ("app::work::{async_fn#0}", "{async_block#1}")]
+        );
+        assert!(found("app::{impl#0}::run").is_empty());
+    }
 }

@@ -3,7 +3,7 @@
 use super::{CreateError, CreateOptions, FunctionReport, Ignored, brought, libraries, origin};
 use crate::build::Build;
 use crate::diff::program::{At, Program};
-use crate::diff::{Diff, Meaning, lost};
+use crate::diff::{Diff, Meaning, complete, lost};
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::findings::{Finding, Place, rules};
 use crate::guard::{
@@ -169,6 +169,8 @@ pub(super) fn meta(
         Some(Orphan { path: path_of(&diff.old, orphan.at), old, old_size, from })
     });
     let manifest = &builds.old.manifest;
+    let unchanged = complete::unchanged(builds.old, builds.new);
+    let known = brought::Known { unchanged: &unchanged, source: builds.source, meaning: diff.meaning.any() };
     Ok(Meta {
         orphans: orphans.collect(),
         name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),
@@ -177,12 +179,12 @@ pub(super) fn meta(
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         target: target(builds.old, diff)?,
         redirects,
-        new_items: brought::new_items(diff, emitted, judged),
+        new_items: brought::new_items(diff, emitted, judged, &known),
         constants: origin::constants(diff, emitted),
         libraries: libraries::needed(diff, emitted),
         indivisible: origin::indivisible(builds),
         notes: Vec::new(),
-        types: judged.new_types.clone(),
+        types: known.types(&judged.new_types),
         inlined: brought::inlined(diff, emitted, judged),
         vanished: brought::vanished(diff, emitted),
     })

@@ -222,6 +222,7 @@ mod tests {
             within: None,
             renumbers: false,
             moved_await: None,
+            awaits: Vec::new(),
         };
         let load = "_ZN5depot5fleet5Truck4load17h0123456789abcdefE";
         assert!(is_of_item(load, &item("Truck::load", "load")));

@@ -5,6 +5,8 @@
 //! future's flag would be taken for that. What is dropped with a suspended future tells, because it asks the flags. So the code that
 //! drops a coroutine has to mean what it meant.
 
+use super::graph::Node;
+use super::traces::{family, last_name};
 use super::{Diff, Meaning};
 use crate::emit::name_of;
 use crate::guard::demangle;
@@ -24,6 +26,21 @@ impl Diff<'_> {
         let names = self.changed.iter().map(|change| name_of(&self.old, change.old));
         let unknown = names.filter(|name| !meaning.is_some_and(|meaning| knows(meaning, name)));
         of_raw.chain(unknown.filter_map(|name| dropped(&demangle(name)))).collect()
+    }
+}
+
+impl Meaning {
+    /// What is done, by raw code, when suspended instances of the async function of this name, or of blocks in it, are dropped.
+    pub(crate) fn drop_of(&self, function: &str) -> BTreeSet<String> {
+        let nodes = self.new.nodes.iter().filter(|(name, _)| name.contains(function));
+        let glue = nodes.filter(|(name, _)| {
+            dropped(&demangle(name)).is_some_and(|of| last_name(family(&of)) == function)
+        });
+        let text = |node: &Node| {
+            let calls: BTreeSet<_> = node.calls.iter().chain(&node.others).collect();
+            format!("{} {calls:?}", node.shape)
+        };
+        glue.map(|(_, node)| text(node)).collect()
     }
 }
 

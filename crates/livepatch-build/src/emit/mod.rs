@@ -316,8 +316,12 @@ impl<'a> Emitter<'_, 'a> {
     }
 
     /// Variables reached by a name whose object did not change: the guard wants to know them. A constant without a
-    /// lasting name, which link-time optimisation lets other code units see, is the same bytes in the new build.
+    /// lasting name, which link-time optimisation lets other code units see, is the same bytes in the new build. The ends of a section,
+    /// by which the linker lets a list be found that is collected from all objects, are no variables; that list is compared itself.
     fn note_external(&mut self, name: &str) {
+        if name.starts_with("__start_") || name.starts_with("__stop_") {
+            return;
+        }
         let is_variable =
             |symbol: &ImageSymbol| !(symbol.code || symbol.constant && is_anonymous(name, true));
         if self.diff.old.image.symbols(name).iter().any(is_variable) {

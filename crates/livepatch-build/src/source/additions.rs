@@ -242,6 +242,7 @@ impl<'a> Additions<'a> {
             within: None,
             renumbers: false,
             moved_await: None,
+            awaits: Vec::new(),
         })
     }
 

@@ -18,7 +18,7 @@ pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
 }
 
 /// The expressions that are awaited, in order.
-fn awaited(tokens: &[Token]) -> Vec<String> {
+pub(super) fn awaited(tokens: &[Token]) -> Vec<String> {
     let ends =
         tokens.windows(2).enumerate().filter(|(_, pair)| pair[0].is_punct(".") && pair[1].name() == "await");
     ends.map(|(end, _)| text(&tokens[start(tokens, end)..end])).collect()

@@ -168,6 +168,7 @@ impl<'a> Pair<'a> {
             within: self.old.zip(self.new).and_then(|(old, new)| closures::around(old, new)),
             renumbers: self.old.zip(self.new).is_some_and(|(old, new)| closures::may_renumber(old, new)),
             moved_await: self.old.zip(self.new).and_then(|(old, new)| awaits::moved(&old.body, &new.body)),
+            awaits: self.new.map(|new| awaits::awaited(&new.body)).unwrap_or_default(),
         }
     }
 }

@@ -101,6 +101,8 @@ pub struct ChangedItem {
     pub renumbers: bool,
     /// What its body awaits at another point in the order than before, if anything.
     pub moved_await: Option<String>,
+    /// The expressions that its new body awaits, in order.
+    pub awaits: Vec<String>,
 }
 
 /// Kinds of items that can change by themselves.

@@ -56,7 +56,7 @@ pub(in crate::guard) fn layouts(
     let compared: BTreeSet<&str> = compared.map(|(name, _)| identifier(name)).collect();
     let unseen = input.types.iter().filter(|declared| !compared.contains(&*declared.name));
     findings.extend(unseen.map(undescribed));
-    let is_own = |name: &str| !fixed::is_library(name) && nature(name) == Nature::Other;
+    let is_own = |name: &str| !fixed::is_library(name) && nature(name) != Nature::Closure;
     let added = new.graph.iter().filter(|(name, named)| is_own(name) && has_layout(named) && !known(name));
     let added = added.map(|(name, named)| NewType {
         name: name.to_string(),
