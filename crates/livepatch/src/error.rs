@@ -135,8 +135,8 @@ pub enum HelperError {
         /// What it wrote to standard error.
         said: String,
     },
-    /// It had no answer at the deadline and was killed; as [`Self::Ended`] otherwise.
-    #[error("the helper had no answer after {} ms and was killed", .waited.as_millis())]
+    /// It had no answer at the deadline, or was not even started, and runs no more; as [`Self::Ended`] otherwise.
+    #[error("the helper had no answer after {} ms, when the deadline passed, and was ended", .waited.as_millis())]
     Deadline {
         /// How long it had.
         waited: Duration,

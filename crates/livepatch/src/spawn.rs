@@ -17,16 +17,19 @@
 //! Both clones share the program's memory, like `vfork`: nothing is copied, however large the program is. Until they leave it
 //! they run on stacks of their own with all signals blocked and do nothing but system calls. Somebody may stop or kill one of them
 //! there. So what they use belongs to the thread, too, which ends when the kernel has told that both left (CLONE_CHILD_CLEARTID), and the
-//! caller, who waits no longer than its deadline, kills what is left of them.
+//! caller, who waits no longer than its deadline, kills what is left of them and has those end that are yet to come.
 
+mod child;
 mod clone;
 
-use clone::{Clone, await_change, futex_wait, futex_wake};
+use child::{between_main, set_mask};
+use clone::{Clone, await_change, futex_wake};
 use nix::errno::Errno;
-use nix::libc::{self, c_char, c_int, c_ulong, c_void};
+use nix::libc::{self, c_char, c_int};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -55,23 +58,13 @@ pub(crate) struct Spawned {
     pub pidfd: OwnedFd,
 }
 
-/// How long the helper waits for `go`. Only a program that is being killed does not say it at once.
-const GO_LIMIT: Duration = Duration::from_secs(5);
 /// How long killed clones may take to end before they are left to end by themselves.
 const END_LIMIT: Duration = Duration::from_secs(1);
-/// Descriptors up to this one are closed one by one where the kernel cannot close a range.
-const MOST_FILES: c_int = 1 << 20;
-
-/// Signals of the kernel.
-const SIGNALS: c_int = 64;
-
-/// `struct kernel_sigaction` of x86-64: handler, flags, restorer, mask. All zero is `SIG_DFL`.
-type KernelAction = [u64; 4];
-static DEFAULT: KernelAction = [0; 4];
-
 const DONE: i32 = 1;
+/// Values of `go`: nothing was said yet; the helper may execute its file; nobody waits for it any more.
 const WAIT: u32 = 0;
 const GO: u32 = 1;
+const ABANDONED: u32 = 2;
 
 /// In place of the helper's process id: it did not live to tell it, nor why. No error number.
 const KILLED: i32 = i32::MIN;
@@ -118,24 +111,36 @@ pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instan
     }
     let in_time = pid != 0 && await_change(&shared.done, deadline) == DONE;
     if !in_time {
-        shared.helper.kill();
-        shared.between.kill();
+        shared.abandon();
         await_change(&shared.done, Instant::now() + END_LIMIT);
     }
-    drop(shared.between.take_pidfd());
     let pidfd = shared.helper.take_pidfd();
-    match (pid, shared.exec_error.load(Ordering::Acquire), pidfd) {
-        _ if !in_time => Err(io::ErrorKind::TimedOut.into()),
-        (pid, 0, Some(pidfd)) if pid > 0 => Ok(Spawned { pid, pidfd }),
-        (_, error, _) if error > 0 => Err(io::Error::from_raw_os_error(error)),
-        (KILLED, ..) => Err(io::Error::other("it was killed before it began")),
-        (pid, ..) => Err(io::Error::from_raw_os_error(pid.saturating_neg().max(1))),
+    let started = in_time && pid > 0 && shared.exec_error.load(Ordering::Acquire) == 0;
+    match pidfd {
+        Some(pidfd) if started => return Ok(Spawned { pid, pidfd }),
+        Some(pidfd) => collect(&pidfd),
+        None => {}
     }
+    Err(if in_time { shared.why_not(pid) } else { io::ErrorKind::TimedOut.into() })
+}
+
+/// Waits for the end of a helper that did not come to be, and collects it where orphans come to this program.
+fn collect(pidfd: &OwnedFd) {
+    let limit = PollTimeout::try_from(END_LIMIT).unwrap_or(PollTimeout::MAX);
+    // Whatever goes wrong here, nothing can be done about it.
+    let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], limit);
+    let (no_info, no_usage) = (ptr::null_mut::<libc::siginfo_t>(), ptr::null_mut::<libc::rusage>());
+    let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: waitid writes nothing through null pointers.
+    unsafe { libc::syscall(libc::SYS_waitid, libc::P_PIDFD, pidfd.as_raw_fd(), no_info, flags, no_usage) };
 }
 
 /// Runs in the thread made for it: all its signals are blocked for good, so that no handler of the program ever runs in a
 /// clone, where it would find the wrong process id.
 fn clone_between(shared: &Arc<Shared>) {
+    if shared.is_abandoned() {
+        return;
+    }
     set_mask(u64::MAX);
     let argument = Arc::as_ptr(shared).cast_mut().cast();
     // SAFETY: `between_main` does nothing but what a clone may; the thread keeps `shared`, and everything in it, until both have left.
@@ -148,74 +153,6 @@ fn clone_between(shared: &Arc<Shared>) {
     if shared.pid.load(Ordering::Acquire) == 0 {
         shared.pid.store(KILLED, Ordering::Release);
         futex_wake(&shared.pid);
-    }
-}
-
-/// The go-between: starts the helper and ends.
-extern "C" fn between_main(argument: *mut c_void) -> c_int {
-    // SAFETY: `clone_between` passed a `Shared` that is kept until this process has left.
-    let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
-    shared.between.runs.store(true, Ordering::Release);
-    // SAFETY: as in `clone_between`.
-    if let Err(errno) = unsafe { shared.helper.start(helper_main, libc::SIGCHLD, argument) } {
-        shared.fail(errno as i32);
-    }
-    0
-}
-
-/// The helper until it executes its file. Only system calls; the program's memory is still in use.
-extern "C" fn helper_main(argument: *mut c_void) -> c_int {
-    // SAFETY: as in `between_main`.
-    let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
-    shared.helper.runs.store(true, Ordering::Release);
-    // SAFETY: these calls take numbers, the address of a `struct sigaction` as the kernel has it, and a null pointer where the
-    // old one may be asked for. Signal actions and descriptors are this
-    // process's own copies (neither CLONE_SIGHAND nor CLONE_FILES).
-    unsafe {
-        libc::syscall(libc::SYS_setsid);
-        for signal in 1..=SIGNALS {
-            // libc's own function may take a lock, which lies in the program's memory.
-            let none = ptr::null_mut::<KernelAction>();
-            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const DEFAULT, none, size_of::<u64>());
-        }
-        for (wanted, file) in shared.program.files.iter().enumerate() {
-            // The sources lie above all targets, so none is overwritten.
-            if libc::syscall(libc::SYS_dup2, file.as_raw_fd(), wanted as c_int) == -1 {
-                return shared.no_exec();
-            }
-        }
-        close_from(FILES as c_int);
-        if shared.program.same_rights {
-            let (on, none): (c_ulong, c_ulong) = (1, 0);
-            libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, on, none, none, none);
-        }
-        shared.pid.store(libc::syscall(libc::SYS_getpid) as i32, Ordering::Release);
-    }
-    futex_wake(&shared.pid);
-    while shared.go.load(Ordering::Acquire) != GO {
-        if futex_wait(&shared.go, WAIT, GO_LIMIT) == Err(Errno::ETIMEDOUT) {
-            shared.exec_error.store(libc::ETIMEDOUT, Ordering::Release);
-            return 1;
-        }
-    }
-    set_mask(0);
-    let (path, args, env) = (shared.program.path.as_ptr(), shared.args.as_ptr(), shared.env.as_ptr());
-    // SAFETY: a string and two lists of strings that end with a null pointer, all kept as `shared` is.
-    unsafe { libc::syscall(libc::SYS_execve, path, args, env) };
-    shared.no_exec()
-}
-
-/// Closes all descriptors from this one on.
-fn close_from(first: c_int) {
-    // SAFETY: numbers only. The helper's descriptors are its own.
-    unsafe {
-        if libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) == 0 {
-            return;
-        }
-        let limit = libc::sysconf(libc::_SC_OPEN_MAX).clamp(1024, MOST_FILES.into()) as c_int;
-        for file in first..limit {
-            libc::close(file);
-        }
     }
 }
 
@@ -243,6 +180,27 @@ impl Shared {
         }
     }
 
+    /// Ends the clones: those that run, and those that are yet to come, by themselves.
+    fn abandon(&self) {
+        self.go.store(ABANDONED, Ordering::SeqCst);
+        futex_wake(&self.go);
+        self.helper.kill();
+        self.between.kill();
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.go.load(Ordering::SeqCst) == ABANDONED
+    }
+
+    /// Why the helper with this `pid` was not started.
+    fn why_not(&self, pid: i32) -> io::Error {
+        match (self.exec_error.load(Ordering::Acquire), pid) {
+            (0, KILLED) => io::Error::other("it was killed before it began"),
+            (0, pid) => io::Error::from_raw_os_error(pid.saturating_neg().max(1)),
+            (error, _) => io::Error::from_raw_os_error(error),
+        }
+    }
+
     fn fail(&self, errno: i32) {
         self.pid.store(-errno.max(1), Ordering::Release);
         futex_wake(&self.pid);
@@ -263,13 +221,4 @@ pub(crate) fn wait_for(pid: i32, flags: c_int) -> Result<(), Errno> {
     let (no_status, no_usage) = (ptr::null_mut::<c_int>(), ptr::null_mut::<libc::rusage>());
     // SAFETY: wait4 writes nothing through null pointers.
     Errno::result(unsafe { libc::syscall(libc::SYS_wait4, pid, no_status, flags, no_usage) }).map(drop)
-}
-
-/// Sets the calling thread's signal mask as the kernel has it: libc's own function leaves two signals out.
-fn set_mask(mask: u64) {
-    // SAFETY: the kernel reads eight bytes from `mask` and writes nothing.
-    unsafe {
-        let old = ptr::null_mut::<u64>();
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, old, size_of::<u64>());
-    }
 }

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::libc::{self, c_int, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Stack of each clone. `execve` is the deepest that they do.
@@ -15,15 +15,17 @@ const ROUND: Duration = Duration::from_secs(5);
 /// A clone that runs in the program's memory.
 pub(super) struct Clone {
     stack: Stack,
-    /// Whether it came into being, so that the descriptor is its own.
-    pub runs: AtomicBool,
+    /// [`NONE`] until the kernel is about to make it.
     pidfd: AtomicI32,
-    /// [`HERE`] while it may be in the memory. The kernel stores [`GONE`] when it has left.
+    /// [`UNBORN`] at first; the kernel stores its process id before it runs anything, and [`GONE`] when it has left the memory, killed or
+    /// not. So the descriptor is its own where this is not `UNBORN`.
     here: AtomicI32,
 }
 
-const HERE: i32 = 1;
+const UNBORN: i32 = -1;
 const GONE: i32 = 0;
+/// No descriptor.
+const NONE: i32 = -1;
 
 /// A stack for a clone, which writes to it while others hold references to what it belongs to.
 struct Stack(*mut [u8]);
@@ -49,11 +51,10 @@ impl Drop for Stack {
 
 impl Clone {
     pub fn new() -> Self {
-        let (runs, pidfd, here) = (AtomicBool::new(false), AtomicI32::new(-1), AtomicI32::new(GONE));
-        Self { stack: Stack::new(), runs, pidfd, here }
+        Self { stack: Stack::new(), pidfd: AtomicI32::new(NONE), here: AtomicI32::new(UNBORN) }
     }
 
-    /// Starts it in this memory, with `argument` for `main`; `flags` besides. Returns its process id when it has left the memory or was killed.
+    /// Starts it, once, in this memory, with `argument` for `main`; `flags` besides. Returns its process id when it has left the memory or was killed.
     ///
     /// # Safety
     /// `main` and what it does with `argument` fit to be a process that shares this one's memory. This value and what `argument` leads to are
@@ -64,35 +65,48 @@ impl Clone {
         flags: c_int,
         argument: *mut c_void,
     ) -> Result<i32, Errno> {
-        let shared = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID;
+        let told = libc::CLONE_PIDFD | libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
+        let shared = libc::CLONE_VM | libc::CLONE_VFORK | told;
         let (pidfd, no_tls, here) = (self.pidfd.as_ptr(), ptr::null_mut::<c_void>(), self.here.as_ptr());
-        self.here.store(HERE, Ordering::Release);
-        // SAFETY: `main` gets a stack of its own of `STACK` bytes. The kernel stores a descriptor through the first of the last three pointers
-        // and 0 through the last one: both lead to atomics of this value. All are kept as the caller says.
+        // SAFETY: `main` gets a stack of its own of `STACK` bytes. The kernel stores a descriptor through the first of the last three pointers,
+        // an id and then 0 through the last one: both lead to atomics of this value. All are kept as the caller says.
         let pid =
             unsafe { libc::clone(main, self.stack.top(), shared | flags, argument, pidfd, no_tls, here) };
         let pid = Errno::result(pid);
         if pid.is_err() {
-            self.here.store(GONE, Ordering::Release);
+            // The kernel may have chosen a number and taken it back.
+            self.pidfd.store(NONE, Ordering::Release);
         }
         pid
     }
 
-    /// Waits until it has left the memory. False if it cannot be told whether it ever came.
+    /// Its process id while it is in the memory.
+    pub fn id(&self) -> i32 {
+        self.here.load(Ordering::Acquire)
+    }
+
+    /// Waits until it has left the memory. False if it cannot be told whether it ever came. Whoever calls [`Self::start`] has returned or ended.
     pub fn await_end(&self) -> bool {
-        while self.here.load(Ordering::Acquire) != GONE {
-            let waited = futex_wait_shared(&self.here, HERE, ROUND);
-            if waited == Err(Errno::ETIMEDOUT) && !self.runs.load(Ordering::Acquire) {
-                return self.here.load(Ordering::Acquire) == GONE;
+        loop {
+            let here = self.here.load(Ordering::Acquire);
+            // The kernel stores the descriptor's number before it decides whether there will be a clone.
+            if here == GONE || (here == UNBORN && self.pidfd.load(Ordering::Acquire) == NONE) {
+                return true;
+            }
+            let waited = futex_wait_shared(&self.here, here, ROUND);
+            if here == UNBORN && waited == Err(Errno::ETIMEDOUT) && self.id() == UNBORN {
+                return false;
             }
         }
-        true
     }
 
     /// Ends it, stopped or not, also if it has left the memory.
     pub fn kill(&self) {
+        if self.id() == UNBORN {
+            return;
+        }
         let pidfd = self.pidfd.load(Ordering::Acquire);
-        if self.runs.load(Ordering::Acquire) && pidfd >= 0 {
+        if pidfd != NONE {
             let none = ptr::null_mut::<libc::siginfo_t>();
             // SAFETY: numbers and a null pointer, which stands for the signal's usual information.
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, none, 0) };
@@ -100,10 +114,18 @@ impl Clone {
     }
 
     pub fn take_pidfd(&self) -> Option<OwnedFd> {
-        let pidfd = self.pidfd.swap(-1, Ordering::AcqRel);
-        let is_ours = self.runs.load(Ordering::Acquire) && pidfd >= 0;
+        if self.id() == UNBORN {
+            return None;
+        }
+        let pidfd = self.pidfd.swap(NONE, Ordering::AcqRel);
         // SAFETY: the kernel made this descriptor for the clone, in the program's table, and it was not taken before.
-        is_ours.then(|| unsafe { OwnedFd::from_raw_fd(pidfd) })
+        (pidfd != NONE).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) })
+    }
+}
+
+impl Drop for Clone {
+    fn drop(&mut self) {
+        drop(self.take_pidfd());
     }
 }
 
@@ -145,4 +167,24 @@ pub(super) fn futex_wake<T>(word: &T) {
     let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: waking does not access the word; its address is the key.
     unsafe { libc::syscall(libc::SYS_futex, ptr::from_ref(word), wake, c_int::MAX) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    extern "C" fn ends_at_once(_: *mut c_void) -> c_int {
+        0
+    }
+
+    #[test]
+    fn a_clone_that_did_nothing_leaves_its_descriptor() {
+        let clone = Clone::new();
+        assert!(clone.take_pidfd().is_none());
+        // SAFETY: it does nothing, and has left the memory when this returns.
+        let pid = unsafe { clone.start(ends_at_once, 0, ptr::null_mut()) };
+        assert!(clone.await_end());
+        assert!(clone.take_pidfd().is_some() && clone.take_pidfd().is_none());
+        assert_eq!(super::super::wait_for(pid.unwrap(), libc::__WALL), Ok(()));
+    }
 }

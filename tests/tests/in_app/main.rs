@@ -1,5 +1,7 @@
 //! Programs that patch themselves: one program, built once for each way to build, run in many surroundings.
 
+mod start;
+
 use livepatch_tests::profile::Profile;
 use livepatch_tests::self_patching::{Case, build, built, signal, unprivileged};
 use livepatch_tests::tools;
@@ -170,26 +172,6 @@ fn a_helper_that_hangs() -> Result<(), Failed> {
     case.finish()
 }
 
-/// Somebody stops or kills what is to become the helper while it is still in the program's memory.
-#[test]
-fn a_helper_that_never_gets_to_start() -> Result<(), Failed> {
-    for (signal, answer) in [
-        ("STOP", "error helper-deadline"),
-        ("KILL", "error helper: cannot start /proc/self/exe: it was killed"),
-    ] {
-        let inject = format!("inject=setsid:signal={signal}");
-        let mut case =
-            Case::by("strace", &["-f", "-qq", "-o", "/dev/null", "-e", "trace=setsid", "-e", &inject])?;
-        case.expect("deadline 3000", "set")?;
-        for _ in 0..3 {
-            case.expect("status", answer)?;
-            case.expect("say", "old")?;
-        }
-        case.finish()?;
-    }
-    Ok(())
-}
-
 /// A start of such a file is not traceable by whoever starts it, nor must the program run again instead.
 #[test]
 fn a_program_with_rights_of_its_own() -> Result<(), Failed> {
@@ -206,14 +188,6 @@ fn a_program_with_rights_of_its_own() -> Result<(), Failed> {
         "applied"
     };
     assert!(answer.starts_with(expected), "{answer}");
-    case.finish()
-}
-
-#[test]
-fn a_limit_on_the_size_of_files() -> Result<(), Failed> {
-    let mut case = Case::by("sh", &["-c", "ulimit -f 1; exec \"$@\"", "sh"])?;
-    case.expect("apply FIX", "error helper: cannot start")?;
-    case.expect("say", "old")?;
     case.finish()
 }
 

@@ -1,0 +1,104 @@
+//! What the clones do. Only system calls: the program's memory is still in use.
+
+use super::clone::{futex_wait, futex_wake};
+use super::{FILES, GO, Shared, WAIT};
+use nix::errno::Errno;
+use nix::libc::{self, c_int, c_ulong, c_void};
+use std::os::fd::AsRawFd;
+use std::ptr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long the helper waits for `go`, which is said or refused at the deadline. A net for a program that is stopped.
+const GO_LIMIT: Duration = Duration::from_secs(5);
+/// Descriptors up to this one are closed one by one where the kernel cannot close a range.
+const MOST_FILES: c_int = 1 << 20;
+/// Signals of the kernel.
+const SIGNALS: c_int = 64;
+
+/// `struct kernel_sigaction` of x86-64: handler, flags, restorer, mask. All zero is `SIG_DFL`.
+type KernelAction = [u64; 4];
+static DEFAULT: KernelAction = [0; 4];
+
+/// The go-between: starts the helper and ends.
+pub(super) extern "C" fn between_main(argument: *mut c_void) -> c_int {
+    // SAFETY: `clone_between` passed a `Shared` that is kept until this process has left.
+    let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
+    if shared.is_abandoned() {
+        return 1;
+    }
+    // SAFETY: as in `clone_between`.
+    if let Err(errno) = unsafe { shared.helper.start(helper_main, libc::SIGCHLD, argument) } {
+        shared.fail(errno as i32);
+    }
+    0
+}
+
+/// The helper until it executes its file.
+extern "C" fn helper_main(argument: *mut c_void) -> c_int {
+    // SAFETY: as in `between_main`.
+    let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
+    if shared.is_abandoned() {
+        return 1;
+    }
+    // SAFETY: these calls take numbers, the address of a `struct sigaction` as the kernel has it, and a null pointer where the
+    // old one may be asked for. Signal actions and descriptors are this process's own copies (neither CLONE_SIGHAND nor CLONE_FILES).
+    unsafe {
+        libc::syscall(libc::SYS_setsid);
+        for signal in 1..=SIGNALS {
+            // libc's own function may take a lock, which lies in the program's memory.
+            let none = ptr::null_mut::<KernelAction>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const DEFAULT, none, size_of::<u64>());
+        }
+        for (wanted, file) in shared.program.files.iter().enumerate() {
+            // The sources lie above all targets, so none is overwritten.
+            if libc::syscall(libc::SYS_dup2, file.as_raw_fd(), wanted as c_int) == -1 {
+                return shared.no_exec();
+            }
+        }
+        close_from(FILES as c_int);
+        if shared.program.same_rights {
+            let (on, none): (c_ulong, c_ulong) = (1, 0);
+            libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, on, none, none, none);
+        }
+        shared.pid.store(libc::syscall(libc::SYS_getpid) as i32, Ordering::Release);
+    }
+    futex_wake(&shared.pid);
+    while shared.go.load(Ordering::Acquire) != GO {
+        if shared.is_abandoned() {
+            return 1;
+        }
+        if futex_wait(&shared.go, WAIT, GO_LIMIT) == Err(Errno::ETIMEDOUT) {
+            shared.exec_error.store(libc::ETIMEDOUT, Ordering::Release);
+            return 1;
+        }
+    }
+    set_mask(0);
+    let (path, args, env) = (shared.program.path.as_ptr(), shared.args.as_ptr(), shared.env.as_ptr());
+    // SAFETY: a string and two lists of strings that end with a null pointer, all kept as `shared` is.
+    unsafe { libc::syscall(libc::SYS_execve, path, args, env) };
+    shared.no_exec()
+}
+
+/// Closes all descriptors from this one on.
+fn close_from(first: c_int) {
+    // SAFETY: numbers only. The helper's descriptors are its own.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) == 0 {
+            return;
+        }
+        let limit = libc::sysconf(libc::_SC_OPEN_MAX).clamp(1024, MOST_FILES.into()) as c_int;
+        for file in first..limit {
+            libc::close(file);
+        }
+    }
+}
+
+/// Sets the calling thread's signal mask as the kernel has it: libc's own function leaves two signals out.
+pub(super) fn set_mask(mask: u64) {
+    // SAFETY: the kernel reads eight bytes from `mask` and writes nothing.
+    unsafe {
+        let old = ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, old, size_of::<u64>());
+    }
+}

@@ -1,0 +1,54 @@
+//! What happens before the helper runs: the program's memory and descriptors are shared then.
+
+use livepatch_tests::Failed;
+use livepatch_tests::self_patching::Case;
+use std::time::{Duration, Instant};
+
+/// Somebody stops or kills what is to become the helper while it is still in the program's memory.
+#[test]
+fn a_helper_that_never_gets_to_start() -> Result<(), Failed> {
+    for (signal, answer) in [
+        ("STOP", "error helper-deadline"),
+        ("KILL", "error helper: cannot start /proc/self/exe: it was killed"),
+    ] {
+        let inject = format!("inject=setsid:signal={signal}");
+        let mut case =
+            Case::by("strace", &["-f", "-qq", "-o", "/dev/null", "-e", "trace=setsid", "-e", &inject])?;
+        case.expect("deadline 3000", "set")?;
+        for _ in 0..3 {
+            case.expect("status", answer)?;
+            case.expect("say", "old")?;
+        }
+        case.finish()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn deadlines_that_pass_before_the_helper_starts() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("children subreaper", "0")?;
+    let before = case.ask("resources")?;
+    let started = Instant::now();
+    for round in 0..30 {
+        case.expect(&format!("deadline {}", round % 3), "set")?;
+        let answer = case.ask("status")?;
+        let is_right = answer.starts_with("error helper-deadline") || answer.starts_with("0 ");
+        assert!(is_right && !answer.contains("LATE"), "{answer}");
+    }
+    // Each of them waits for the end of what it began, which no busy machine makes a second.
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    case.expect("deadline 30000", "set")?;
+    case.expect("status", "0 ")?;
+    assert_eq!(before, case.ask("resources")?);
+    case.expect("children any", "-1")?;
+    case.finish()
+}
+
+#[test]
+fn a_limit_on_the_size_of_files() -> Result<(), Failed> {
+    let mut case = Case::by("sh", &["-c", "ulimit -f 1; exec \"$@\"", "sh"])?;
+    case.expect("apply FIX", "error helper: cannot start")?;
+    case.expect("say", "old")?;
+    case.finish()
+}
