@@ -4,7 +4,7 @@
 use crate::{Failed, fail};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// No round may take longer.
@@ -89,6 +89,24 @@ impl Program {
         drop(self.stdin.take());
         let status = self.child.wait()?;
         if status.success() { Ok(()) } else { fail(format!("the program ended with {status}")) }
+    }
+
+    /// Kills it and waits until nobody has its output open any more.
+    ///
+    /// # Errors
+    /// If somebody has for longer than a round may take.
+    pub fn kill_and_wait_for_its_output(mut self) -> Result<(), Failed> {
+        self.child.kill()?;
+        self.child.wait()?;
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    return fail("the program is dead and somebody has its output open");
+                }
+            }
+        }
     }
 }
 

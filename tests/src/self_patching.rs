@@ -169,6 +169,21 @@ impl Case {
         Ok(())
     }
 
+    /// Waits until so many processes of the program's file run besides the program.
+    ///
+    /// # Errors
+    /// If they do not come.
+    pub fn clones(&self, count: usize) -> Result<(), Failed> {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < limit {
+            if running(&self.file)? == count + 1 {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+        fail(format!("{count} clones did not come"))
+    }
+
     /// The helper that works for the program, once there is one.
     ///
     /// # Errors
@@ -187,6 +202,12 @@ impl Case {
         }
         fail("no helper was started")
     }
+}
+
+/// Processes that run this file.
+fn running(file: &Path) -> Result<usize, Failed> {
+    let links = fs::read_dir("/proc")?.flatten().map(|entry| fs::read_link(entry.path().join("exe")));
+    Ok(links.filter(|link| link.as_ref().is_ok_and(|link| link == file)).count())
 }
 
 /// Sends a signal.

@@ -17,7 +17,8 @@
 //! Both clones share the program's memory, like `vfork`: nothing is copied, however large the program is. Until they leave it
 //! they run on stacks of their own with all signals blocked and do nothing but system calls. Somebody may stop or kill one of them
 //! there. So what they use belongs to the thread, too, which ends when the kernel has told that both left (CLONE_CHILD_CLEARTID), and the
-//! caller, who waits no longer than its deadline, kills what is left of them and has those end that are yet to come.
+//! caller, who waits no longer than its deadline, kills what is left of them and has those end that are yet to come. If the program is killed
+//! instead, the kernel kills them with it.
 
 mod child;
 mod clone;
@@ -72,6 +73,7 @@ const KILLED: i32 = i32::MIN;
 /// What the clones and the program share. Everything that they need is prepared here, so that they allocate nothing.
 struct Shared {
     program: Program,
+    own_pid: i32,
     args: Vec<*const c_char>,
     env: Vec<*const c_char>,
     between: Clone,
@@ -164,6 +166,7 @@ impl Shared {
             args: pointers(&program.args),
             env: pointers(&program.env),
             program,
+            own_pid: livepatch_process::numbered::own_pid().0,
             between: Clone::new(),
             helper: Clone::new(),
             pid: AtomicI32::new(0),

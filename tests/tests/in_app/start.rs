@@ -24,6 +24,17 @@ fn a_helper_that_never_gets_to_start() -> Result<(), Failed> {
     Ok(())
 }
 
+/// What the program had open, a listening socket for instance, is not kept by what it was about to start.
+#[test]
+fn a_program_that_is_killed_leaves_nothing_open() -> Result<(), Failed> {
+    let stop = "inject=setsid:signal=STOP";
+    let mut case =
+        Case::by("strace", &["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=setsid", "-e", stop])?;
+    case.program.send("status")?;
+    case.clones(2)?;
+    case.program.kill_and_wait_for_its_output()
+}
+
 #[test]
 fn deadlines_that_pass_before_the_helper_starts() -> Result<(), Failed> {
     let mut case = Case::start()?;

@@ -1,4 +1,9 @@
 //! What the clones do. Only system calls: the program's memory is still in use.
+//!
+//! The go-between has the program's descriptors and both have its memory, so none of them may outlive the program: a listening socket
+//! would stay in use. The kernel kills a process with the *thread* that made it (`PR_SET_PDEATHSIG`). Here that is right: the go-between's
+//! lives, unless the whole program ends, until the go-between has ended; the helper's is the go-between's only one. A thread of the
+//! program that inherits the go-between passes the signal on when it ends in its turn.
 
 use super::clone::{futex_wait, futex_wake};
 use super::{FILES, GO, Shared, WAIT};
@@ -9,7 +14,7 @@ use std::ptr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How long the helper waits for `go`, which is said or refused at the deadline. A net for a program that is stopped.
+/// How long the helper waits for `go`. Only a program that is stopped neither says it nor gives up at the deadline.
 const GO_LIMIT: Duration = Duration::from_secs(5);
 /// Descriptors up to this one are closed one by one where the kernel cannot close a range.
 const MOST_FILES: c_int = 1 << 20;
@@ -24,7 +29,8 @@ static DEFAULT: KernelAction = [0; 4];
 pub(super) extern "C" fn between_main(argument: *mut c_void) -> c_int {
     // SAFETY: `clone_between` passed a `Shared` that is kept until this process has left.
     let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
-    if shared.is_abandoned() {
+    end_with_parent(libc::SIGKILL);
+    if shared.is_abandoned() || parent() != shared.own_pid {
         return 1;
     }
     // SAFETY: as in `clone_between`.
@@ -38,7 +44,8 @@ pub(super) extern "C" fn between_main(argument: *mut c_void) -> c_int {
 extern "C" fn helper_main(argument: *mut c_void) -> c_int {
     // SAFETY: as in `between_main`.
     let shared = unsafe { &*argument.cast_const().cast::<Shared>() };
-    if shared.is_abandoned() {
+    end_with_parent(libc::SIGKILL);
+    if shared.is_abandoned() || parent() != shared.between.id() {
         return 1;
     }
     // SAFETY: these calls take numbers, the address of a `struct sigaction` as the kernel has it, and a null pointer where the
@@ -73,11 +80,26 @@ extern "C" fn helper_main(argument: *mut c_void) -> c_int {
             return 1;
         }
     }
+    // The go-between ends as soon as the file is executed, and what runs then has nothing of the program's.
+    end_with_parent(0);
     set_mask(0);
     let (path, args, env) = (shared.program.path.as_ptr(), shared.args.as_ptr(), shared.env.as_ptr());
     // SAFETY: a string and two lists of strings that end with a null pointer, all kept as `shared` is.
     unsafe { libc::syscall(libc::SYS_execve, path, args, env) };
     shared.no_exec()
+}
+
+/// Which signal the kernel sends to this process when the thread that made it ends; 0 for none.
+fn end_with_parent(signal: c_int) {
+    let (signal, none): (c_ulong, c_ulong) = (c_ulong::from(signal.cast_unsigned()), 0);
+    // SAFETY: numbers only.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, signal, none, none, none) };
+}
+
+/// Another process than the one that made this one, if that ended before the kernel was asked to tell.
+fn parent() -> i32 {
+    // SAFETY: no arguments.
+    unsafe { libc::syscall(libc::SYS_getppid) as i32 }
 }
 
 /// Closes all descriptors from this one on.
