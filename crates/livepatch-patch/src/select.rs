@@ -7,6 +7,7 @@
 mod extract;
 mod pattern;
 mod reduce;
+mod spelling;
 #[cfg(test)]
 mod tests;
 

@@ -1,5 +1,6 @@
 //! One part of a selection, and what it means in a patch.
 
+use super::spelling::unadorned;
 use super::{Part, Unknown};
 use crate::item::{ItemName, is_below, is_path, normalise, segments, separated, without_arguments};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +18,8 @@ impl<'p> Names<'p> {
     pub fn find(&self, part: &Part) -> Result<BTreeSet<usize>, Unknown> {
         let unknown =
             |error: Option<String>| Unknown { part: part.clone(), error, similar: self.similar(part) };
-        let wanted = part.path().trim();
-        well_formed(wanted).map_err(|error| unknown(Some(error)))?;
+        well_formed(part.path().trim()).map_err(|error| unknown(Some(error)))?;
+        let wanted = &unadorned(part.path());
         let found = match part {
             Part::Module(_) => self.module(wanted),
             Part::Type(_) => self.of_type(wanted),
@@ -90,7 +91,8 @@ impl<'p> Names<'p> {
         }
         let exact = normalise(wanted);
         let spelled = self.matching(|item| {
-            normalise(&item.key()) == exact || (normalise(&item.path) == exact && !is_inside(&item.path))
+            let is = |path: &str| normalise(&unadorned(path)) == exact;
+            is(&item.key()) || (is(&item.path) && !is_inside(&item.path))
         });
         let named = ItemName::new(wanted, Default::default());
         let bare = normalise(&named.full());
@@ -144,7 +146,7 @@ impl<'p> Names<'p> {
     /// What has the same last name.
     fn similar(&self, part: &Part) -> Vec<String> {
         let last = |path: &str| without_arguments(segments(path).pop().unwrap_or_default());
-        let wanted = last(part.path().trim());
+        let wanted = last(&unadorned(part.path()));
         let mut found = BTreeSet::new();
         for item in &self.items {
             let of = item.self_type.as_deref().map(|of| without_arguments(behind_references(of)));
@@ -176,7 +178,7 @@ fn is_method(item: &ItemName, name: &str, self_type: &str, trait_path: Option<&s
 
 /// Whether a type or trait is meant by what a user wrote. Generic arguments count only if given.
 fn means(wanted: &str, real: &str) -> bool {
-    let (wanted, real) = (normalise(wanted), normalise(real));
+    let (wanted, real) = (normalise(wanted), normalise(&unadorned(real)));
     let (path, real_path) = (without_arguments(&wanted), without_arguments(&real));
     same_path(&path, &real_path) && (path == wanted || same_arguments(arguments(&wanted), arguments(&real)))
 }

@@ -176,6 +176,34 @@ fn types_are_their_methods() {
 }
 
 #[test]
+fn names_as_source_has_to_write_them() {
+    let maker = Maker::new(vec![
+        item("a::type::match", "a::type::match", None),
+        item("a::type::Box::fn", "a::type::Box::fn", Some("a::type::Box")),
+        item("<&str as a::Area>::area", "a::{impl#0}::area", None),
+        item("<&a::T<U> as a::Area>::area", "a::{impl#1}::area<u8>", None),
+    ]);
+    let all: Vec<_> = maker.items.iter().map(|item| item.path.clone()).collect();
+    let function = |path: &str| maker.kept(Selection::new().function(path));
+    for path in ["a::type::match", "a::r#type::r#match", "a::r#type::match"] {
+        assert_eq!(function(path), all[..1], "{path}");
+    }
+    for path in ["a::type::Box::fn", "a::r#type::Box::r#fn", "<a::r#type::r#Box>::r#fn"] {
+        assert_eq!(function(path), all[1..2], "{path}");
+    }
+    for of in ["&str", "&'a str", "&'static str"] {
+        assert_eq!(function(&format!("<{of} as a::Area>::area")), all[2..3], "{of}");
+    }
+    for of in ["&a::T", "&'_ a::T", "&'a a::T<'b>"] {
+        assert_eq!(function(&format!("<{of} as a::Area>::area")), all[3..], "{of}");
+    }
+    assert_eq!(maker.kept(Selection::new().module("a::r#type")), all[..2]);
+    assert_eq!(maker.kept(Selection::new().type_("a::r#type::r#Box")), all[1..2]);
+    let unknown = maker.unknown(Selection::new().function("b::r#match"));
+    assert_eq!(unknown[0].similar, ["a::type::match"]);
+}
+
+#[test]
 fn functions_bring_their_closures() {
     let kept = |path: &str| all_kinds().kept(Selection::new().function(path));
     let total = ["bench::t::Order<T>::total", "bench::t::Order<T>::total::{{closure}}"];
