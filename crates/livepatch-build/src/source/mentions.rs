@@ -40,6 +40,7 @@ impl Mentions {
     fn add_part(&mut self, tokens: &[Token], wanted: impl Fn(&Token) -> bool) {
         for at in (0..tokens.len()).filter(|at| wanted(&tokens[*at])) {
             match tokens[at].kind {
+                TokenKind::Ident if tokens[at].is_keyword() => {}
                 TokenKind::Ident if can_name_value(tokens, at) => self.ident(tokens, at),
                 TokenKind::Literal => self.literal(tokens, at),
                 _ => {}

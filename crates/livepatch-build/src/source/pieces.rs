@@ -60,9 +60,9 @@ pub(super) fn is_harmless(attr: &Attribute) -> bool {
 /// The tokens without the place where the item is given its name.
 pub(super) fn without_name(mut tokens: Vec<Token>, name: &str) -> Vec<Token> {
     let introduces = |token: &Token| matches!(&*token.text, "fn" | "const" | "static" | "mut");
-    let at = (1..tokens.len()).find(|&at| {
-        tokens[at].context == Context::Code && tokens[at].name() == name && introduces(&tokens[at - 1])
-    });
+    let is_name =
+        |token: &Token| token.context == Context::Code && token.name() == name && !token.is_keyword();
+    let at = (1..tokens.len()).find(|&at| is_name(&tokens[at]) && introduces(&tokens[at - 1]));
     if let Some(at) = at {
         tokens.remove(at);
     }

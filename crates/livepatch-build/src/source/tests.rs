@@ -52,6 +52,20 @@ fn what_no_program_can_see_is_nothing() {
 }
 
 #[test]
+fn a_keyword_is_no_mention_of_a_raw_identifier() {
+    let source = |value: u8| {
+        format!(
+            "struct B;\nimpl B {{ const fn r#fn(&self) -> u8 {{ {value} }} }}\nfn other() -> u8 {{ 3 }}\n\
+             fn caller(b: &B) -> u8 {{ b.r#fn() }}\nfn defined() {{ items! {{ fn f() {{}} }} }}\n"
+        )
+    };
+    let diff = diff(&source(1), &source(2));
+    assert_eq!(answer(&diff), "B::fn");
+    let tainted = |line| diff.tainted().is_function_tainted("src/main.rs", line, Side::New).unwrap();
+    assert_eq!([2, 3, 4, 5].map(tainted), [true, false, true, false]);
+}
+
+#[test]
 fn items_in_a_body_may_have_other_numbers() {
     let cases = [
         ("fn a() { n!(); n!(); b() }", "fn a() { n!(); n!(); c() }", false),

@@ -76,7 +76,20 @@ impl Token {
     pub(super) fn name(&self) -> &str {
         self.text.strip_prefix("r#").unwrap_or(&self.text)
     }
+
+    /// Whether it is a word that names nothing: `fn`, but not `r#fn`.
+    pub(super) fn is_keyword(&self) -> bool {
+        self.is_ident() && KEYWORDS.contains(&&*self.text)
+    }
 }
+
+/// Words that are identifiers only as raw ones, in every edition: the others may be names.
+const KEYWORDS: [&str; 43] = [
+    "abstract", "as", "become", "box", "break", "const", "continue", "do", "else", "enum", "extern", "false",
+    "final", "fn", "for", "if", "impl", "in", "let", "loop", "macro", "match", "mod", "move", "mut",
+    "override", "priv", "pub", "ref", "return", "static", "struct", "trait", "true", "type", "typeof",
+    "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
+];
 
 /// The tokens of a stream in order.
 pub(super) fn flatten(stream: TokenStream) -> Vec<Token> {
