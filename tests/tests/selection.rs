@@ -94,7 +94,7 @@ impl Case {
     }
 }
 
-const EVERYTHING: [&str; 16] = [
+const EVERYTHING: [&str; 17] = [
     "router::route",
     "router2::route",
     "router::deep::dive",
@@ -110,6 +110,7 @@ const EVERYTHING: [&str; 16] = [
     "cart::first",
     "cart::second",
     "cart::caller",
+    "router::hosting",
     "cart::limit",
 ];
 
@@ -136,6 +137,7 @@ fn subset_by_subset(case: &mut Case) -> Result<(), Failed> {
     case.gives(&["--function", "selection::cart::Cart::each"], &["Cart::each"])?;
     case.gives(&["--function", "selection::router::generic"], &["router::generic"])?;
     case.gives(&["--function", "selection::router::inner"], &["router::job"])?;
+    case.gives(&["--function", "selection::router::hosting"], &["router::hosting"])?;
     case.gives(&["--function", "selection::cart::shared"], &["cart::first", "cart::second"])?;
     case.gives(
         &["--function", "selection::router::route", "--type", "selection::cart::Cart"],
@@ -155,6 +157,7 @@ fn unknown(case: &mut Case) -> Result<(), Failed> {
         (["--module", "selection::rout"], ""),
         (["--function", "selection::main"], ""),
         (["--type", "selection::router"], ""),
+        (["--function", "selection::router"], ""),
     ] {
         let report = case.refused(&part, exit::USAGE)?;
         let holds = report["holds"].as_array().ok_or("no list of what it holds")?;

@@ -32,6 +32,9 @@ pub struct ItemName {
     /// Whether its body is the trait's own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub provided: bool,
+    /// Whether it is known to be written in the body of a function, which its path without the last name is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
 }
 
 /// What is known about a function besides its demangled symbol.
@@ -68,6 +71,7 @@ impl ItemName {
             self_type: None,
             trait_path: None,
             provided: false,
+            local: false,
         };
         if let Some((at, head)) =
             named.iter().enumerate().find_map(|(at, segment)| Some((at, head(segment, at)?)))
@@ -120,6 +124,12 @@ impl ItemName {
     /// The path in its shortest form, without generic arguments: equal for all instantiations and all closures of one item.
     pub fn full(&self) -> String {
         self.written(without_arguments)
+    }
+
+    /// The path of the function that it is written in the body of.
+    pub fn enclosing(&self) -> Option<String> {
+        let in_method = self.self_type.is_some() && segments(&self.name).len() > 1;
+        (self.local || in_method).then(|| parent(&self.full()))
     }
 
     /// The path, with the type and the trait as `part` writes them.

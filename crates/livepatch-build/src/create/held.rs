@@ -77,7 +77,12 @@ impl<'s> Source<'s> {
         }
         for inlined in info.inlined.iter().filter(|inlined| self.changed(inlined.place.as_ref())) {
             let symbol = inlined.symbol.as_deref().unwrap_or(&inlined.path);
-            hold(name(symbol, Some(&inlined.path), inlined.receiver.as_deref()));
+            hold(self.named(
+                symbol,
+                Some(&inlined.path),
+                inlined.receiver.as_deref(),
+                inlined.place.as_ref(),
+            ));
         }
         let Some(missing) = self.traces.missing(self.tainted, replaced.new, info) else {
             return (held.into_values().collect(), false);
@@ -109,7 +114,7 @@ impl<'s> Source<'s> {
             (symbol, &inlined.path, inlined.receiver.as_deref(), inlined.place.as_ref())
         });
         let held = std::iter::once(own).chain(inlined).filter(|(.., place)| existing(*place));
-        held.map(|(symbol, path, receiver, _)| name(symbol, Some(path), receiver)).collect()
+        held.map(|(symbol, path, receiver, place)| self.named(symbol, Some(path), receiver, place)).collect()
     }
 
     /// Names, as raw code has them, of changed functions that were computed away in this one and what is inlined into it; `None`
@@ -145,9 +150,22 @@ impl<'s> Source<'s> {
 
     fn described(&self, symbol: &str) -> ItemName {
         match self.described.get(symbol) {
-            Some((path, receiver, _)) => name(symbol, Some(path), *receiver),
+            Some((path, receiver, place)) => self.named(symbol, Some(path), *receiver, *place),
             None => name(symbol, None, None),
         }
+    }
+
+    /// The name of a function, with what the source tells of it.
+    pub(super) fn named(
+        &self,
+        symbol: &str,
+        path: Option<&str>,
+        receiver: Option<&str>,
+        place: Option<&Place>,
+    ) -> ItemName {
+        let mut local = self.items.iter().filter(|item| item.local);
+        let local = local.any(|item| self.is_in(std::slice::from_ref(item), place));
+        ItemName { local, ..name(symbol, path, receiver) }
     }
 
     /// Symbols of what debug information has in the lines of an item.
@@ -167,7 +185,8 @@ impl<'s> Source<'s> {
         let mut here = all.filter(|(_, place)| place.as_ref().is_some_and(|p| same_file(file, &p.file)));
         let root = here.find_map(|(path, _)| Some(*segments(path).first()?).filter(|name| is_word(name)));
         let path: Vec<&str> = [root.unwrap_or(self.linked)].into_iter().chain(modules).collect();
-        ItemName::new(&format!("{}::{}", path.join("::"), item.path), Hints::default())
+        let name = ItemName::new(&format!("{}::{}", path.join("::"), item.path), Hints::default());
+        ItemName { local: item.local, ..name }
     }
 
     fn changed(&self, place: Option<&Place>) -> bool {
@@ -217,6 +236,7 @@ mod tests {
             name: name.to_owned(),
             path: path.to_owned(),
             kind: ItemKind::Fn,
+            local: false,
             old: None,
             new: None,
             within: None,

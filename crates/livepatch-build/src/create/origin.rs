@@ -46,7 +46,9 @@ pub(super) fn origins(
 ) -> Vec<Origin> {
     let Some((items, tainted)) = builds.source.items() else {
         let alone = |replaced: &&Replaced| {
-            let item = own_name(diff, replaced, info_of(diff, replaced, judged));
+            let info = info_of(diff, replaced, judged);
+            let receiver = info.and_then(|info| info.receiver.as_deref());
+            let item = name(name_of(&diff.new, replaced.new), info.map(|info| info.path.as_str()), receiver);
             Origin { holds: vec![item.clone()], item, tied: Vec::new() }
         };
         return functions.iter().map(alone).collect();
@@ -75,7 +77,14 @@ pub(super) fn origins(
     let brought: BTreeSet<At> = brought.map(|item| item.at).collect();
     let mut out = Vec::new();
     for (at, (replaced, info)) in functions.iter().zip(&infos).enumerate() {
-        let item = own_name(diff, replaced, *info);
+        let receiver = info.and_then(|info| info.receiver.as_deref());
+        let place = info.and_then(|info| info.place.as_ref());
+        let item = source.named(
+            name_of(&diff.new, replaced.new),
+            info.map(|info| info.path.as_str()),
+            receiver,
+            place,
+        );
         let (mut holds, certain) = source.held(replaced, &item, *info);
         for at in brought_by(&diff.new, &brought, replaced.new) {
             let symbol = name_of(&diff.new, at);
@@ -118,11 +127,6 @@ fn brought_by(program: &Program<'_>, brought: &BTreeSet<At>, new: At) -> Vec<At>
 fn info_of<'j>(diff: &Diff<'_>, replaced: &Replaced, judged: &'j GuardReport) -> Option<&'j FunctionInfo> {
     let symbol = changed_function(diff, replaced)?.new_symbol;
     judged.functions.iter().find(|info| info.symbol == symbol)
-}
-
-fn own_name(diff: &Diff<'_>, replaced: &Replaced, info: Option<&FunctionInfo>) -> ItemName {
-    let symbol = name_of(&diff.new, replaced.new);
-    name(symbol, info.map(|info| info.path.as_str()), info.and_then(|info| info.receiver.as_deref()))
 }
 
 pub(super) fn name(symbol: &str, debug_path: Option<&str>, receiver: Option<&str>) -> ItemName {

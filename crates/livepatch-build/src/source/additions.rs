@@ -237,6 +237,7 @@ impl<'a> Additions<'a> {
             name: candidate.form.name().to_owned(),
             path: format!("{}{}", candidate.module, candidate.form.name()),
             kind: candidate.form.kind(),
+            local: false,
             old: None,
             new: Some(candidate.span.clone()),
             within: None,

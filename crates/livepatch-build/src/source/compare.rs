@@ -163,6 +163,7 @@ impl<'a> Pair<'a> {
             name: any.name.clone(),
             path: any.path.clone(),
             kind: any.kind,
+            local: any.nested,
             old: span(self.old),
             new: span(self.new),
             within: self.old.zip(self.new).and_then(|(old, new)| closures::around(old, new)),

@@ -91,6 +91,8 @@ pub struct ChangedItem {
     pub path: String,
     /// What it is.
     pub kind: ItemKind,
+    /// Whether it is written in the body of a function.
+    pub local: bool,
     /// Where the old source has it.
     pub old: Option<Span>,
     /// Where the new source has it.

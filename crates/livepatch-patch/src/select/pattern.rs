@@ -105,7 +105,11 @@ impl<'p> Names<'p> {
             None => self.matching(|item| normalise(&item.full()) == bare),
         };
         let full: BTreeSet<usize> = full.union(&spelled).copied().collect();
-        let found = if full.is_empty() && !has_arguments { self.method(&bare)? } else { full };
+        let mut found = if full.is_empty() && !has_arguments { self.method(&bare)? } else { full };
+        if found.is_empty() && !has_arguments {
+            let is_wanted = |outer: &str| normalise(&unadorned(outer)) == bare;
+            found = self.matching(|item| item.enclosing().is_some_and(|outer| is_wanted(&outer)));
+        }
         let inside: Vec<String> = found.iter().map(|at| normalise(&self.items[*at].full())).collect();
         let below = self.matching(|item| {
             let (own, scope) = (normalise(&item.full()), normalise(&item.scope));

@@ -176,6 +176,24 @@ fn types_are_their_methods() {
 }
 
 #[test]
+fn a_function_is_what_is_written_in_it_even_if_it_did_not_change_itself() {
+    let local = |path: &str| ItemName { local: true, ..item(path, path, None) };
+    let maker = Maker::new(vec![
+        local("a::outer::local"),
+        item("a::m::f", "a::m::f", None),
+        item("a::T::m::inner", "a::{impl#0}::m::inner", None),
+        item("<a::T as b::C>::n::inner", "a::{impl#1}::n::inner", None),
+    ]);
+    let function = |path: &str| maker.kept(Selection::new().function(path));
+    assert_eq!(function("a::outer"), ["a::outer::local"]);
+    assert_eq!(function("a::T::m"), ["a::T::m::inner"]);
+    assert_eq!(function("<a::T as b::C>::n"), ["<a::T as b::C>::n::inner"]);
+    for no_function in ["a", "a::m", "a::T", "b::C"] {
+        assert_eq!(maker.unknown(Selection::new().function(no_function))[0].error, None, "{no_function}");
+    }
+}
+
+#[test]
 fn names_as_source_has_to_write_them() {
     let maker = Maker::new(vec![
         item("a::type::match", "a::type::match", None),

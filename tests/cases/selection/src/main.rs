@@ -26,6 +26,7 @@ fn step() {
     println!("cart::first {}", cart::first());
     println!("cart::second {}", cart::second());
     println!("cart::caller {}", cart::caller());
+    println!("router::hosting {}", router::hosting());
     println!("cart::limit {} {}", cart::within(), router2::within());
 }
 

@@ -62,6 +62,17 @@ fn inner() -> u32 {
     black_box(81) //+
 }
 
+/// Does not change itself.
+#[inline(never)]
+pub fn hosting() -> u32 {
+    #[inline(never)]
+    fn local() -> u32 {
+        black_box(610) //-
+        black_box(611) //+
+    }
+    local()
+}
+
 pub mod deep {
     #[inline(never)]
     pub fn dive() -> u32 {
