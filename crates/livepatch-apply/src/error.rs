@@ -134,6 +134,9 @@ pub struct ThreadInside {
     pub name: String,
     /// Path of the changed function that it is inside of, if that is the reason.
     pub function: Option<String>,
+    /// The patch whose code of that function it is inside of, if it is not the program's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch: Option<String>,
     /// What is in the way.
     pub reason: String,
     /// What changed of the program, if that is inlined into the function: a task's body, say, in a function of its runtime.
@@ -270,6 +273,7 @@ impl From<RemoteError> for ApplyError {
                     tid: tid.0,
                     name: name.clone(),
                     function: None,
+                    patch: None,
                     reason: error.without_thread(),
                     inlines: None,
                     backtrace: Vec::new(),

@@ -22,8 +22,10 @@ const END_OF_STACK: usize = 32;
 pub struct Forbidden {
     /// Where it is.
     pub range: Range<RunAddr>,
-    /// What it is.
+    /// What it is: a function's path, if it is one.
     pub name: String,
+    /// The patch that the function is of, if it is one of a patch.
+    pub patch: Option<Box<str>>,
     /// A thread at the very first instruction has not begun ([`entry_is_fresh`]).
     pub fresh_entry: bool,
     /// It is only what a jump overwrites.
@@ -52,6 +54,8 @@ pub struct Inside {
     pub walk: Walk,
     /// The outermost piece that it is inside of; `None` if its stack could not be proven.
     pub function: Option<String>,
+    /// The patch that this is of, if it is a function of a patch.
+    pub patch: Option<Box<str>>,
     /// It is in what a jump overwrites of that.
     pub at_start: bool,
     /// Frame address of the outermost frame in such a piece: below it, everything is inside.
@@ -69,6 +73,7 @@ impl Guard {
         self.pieces.push(Forbidden {
             range: start..start.offset(size as i64),
             name: name.into(),
+            patch: None,
             fresh_entry: entry_is_fresh(start, code, memory),
             only_start: policy == Policy::Immediate,
         });
@@ -76,8 +81,7 @@ impl Guard {
 
     /// Forbids a function that nothing replaces, and that replaced functions jump to.
     pub fn orphan(&mut self, start: RunAddr, size: u64, name: &str) {
-        let range = start..start.offset(size as i64);
-        self.pieces.push(Forbidden { range, name: name.into(), fresh_entry: false, only_start: false });
+        self.whole(start..start.offset(size as i64), name, None);
     }
 
     /// Forbids the code of every patch in the process (quiescent only: it stays mapped, so old calls may finish in it).
@@ -88,35 +92,26 @@ impl Guard {
         for record in &state.patches {
             for function in &record.functions {
                 let range = function.new..function.new.offset(function.new_size as i64);
-                let name = format!("`{}` of patch {}", function.path, record.name);
-                self.pieces.push(Forbidden { range, name, fresh_entry: false, only_start: false });
+                self.whole(range, &function.path, Some(&record.name));
             }
-            let name = format!("patch {}", record.name);
-            let range = record.mapping.text_range();
-            self.pieces.push(Forbidden { range, name, fresh_entry: false, only_start: false });
+            self.whole(record.mapping.text_range(), &format!("patch {}", record.name), None);
         }
     }
 
     /// Forbids the code that leads from a breakpoint into a function.
     pub fn landing(&mut self, range: Range<RunAddr>) {
-        self.pieces.push(Forbidden {
-            range,
-            name: "a replaced function".into(),
-            fresh_entry: false,
-            only_start: false,
-        });
+        self.whole(range, "a replaced function", None);
     }
 
     /// Forbids the place right behind a breakpoint: a thread there has a signal to come that takes it back, and until then its
     /// stack is not what the tables say of that place.
     pub fn breakpoint(&mut self, entry: RunAddr) {
-        let range = entry.offset(1)..entry.offset(2);
-        self.pieces.push(Forbidden {
-            range,
-            name: "a breakpoint".into(),
-            fresh_entry: false,
-            only_start: false,
-        });
+        self.whole(entry.offset(1)..entry.offset(2), "a breakpoint", None);
+    }
+
+    fn whole(&mut self, range: Range<RunAddr>, name: &str, patch: Option<&str>) {
+        let (name, patch) = (name.to_owned(), patch.map(Into::into));
+        self.pieces.push(Forbidden { range, name, patch, fresh_entry: false, only_start: false });
     }
 
     /// The threads that are in the way.
@@ -138,7 +133,8 @@ impl Guard {
         let (outermost, piece) = outermost.unzip();
         let at_start = piece.is_some_and(|piece| piece.only_start);
         let function = piece.map(|piece| piece.name.clone());
-        Err(Inside { tid, walk, function, at_start, outermost })
+        let patch = piece.and_then(|piece| piece.patch.clone());
+        Err(Inside { tid, walk, function, patch, at_start, outermost })
     }
 }
 
@@ -149,7 +145,10 @@ impl Inside {
             (Some(function), _) if self.at_start => {
                 format!("is at the start of {function}, where a jump is to be written")
             }
-            (Some(function), _) => format!("is inside {function}"),
+            (Some(function), _) => match &self.patch {
+                Some(patch) => format!("is inside `{function}` of patch {patch}"),
+                None => format!("is inside {function}"),
+            },
             (None, Err(why)) => format!("has a stack that cannot be proven: {why}"),
             (None, Ok(())) => "is in the way".to_owned(),
         };
@@ -157,6 +156,7 @@ impl Inside {
             tid: self.tid.0,
             name,
             function: self.function.clone(),
+            patch: self.patch.as_deref().map(str::to_owned),
             reason,
             inlines: None,
             backtrace: self.backtrace(symbolise),
@@ -192,7 +192,7 @@ mod tests {
             function: RunAddr(0),
         };
         let walk = Walk { frames: (0..depth).map(frame).collect(), end: Ok(()) };
-        Inside { tid: Tid(1), walk, function: None, at_start: false, outermost: None }
+        Inside { tid: Tid(1), walk, function: None, patch: None, at_start: false, outermost: None }
     }
 
     #[test]

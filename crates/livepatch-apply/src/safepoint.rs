@@ -356,6 +356,7 @@ fn busy(process: &Process, started: Instant, refused: Vec<(Tid, String)>) -> App
             tid: tid.0,
             name: process.thread_name(tid).unwrap_or_default(),
             function: None,
+            patch: None,
             reason: format!("cannot run the few calls that must run inside the process: {reason}"),
             inlines: None,
             backtrace: Vec::new(),

@@ -311,6 +311,7 @@ impl Why {
                     tid: tid.0,
                     name: view.process.thread_name(tid).unwrap_or_default(),
                     function: None,
+                    patch: None,
                     reason: "did not stop".to_owned(),
                     inlines: None,
                     backtrace: Vec::new(),
@@ -325,7 +326,7 @@ impl Why {
 
 /// What changed in the function of the patch that a thread is inside of, if it is not that function itself.
 fn what_is_inlined(thread: &ThreadInside, redirects: &[Redirect]) -> Option<String> {
-    let inside = thread.function.as_ref()?;
+    let inside = thread.function.as_ref().filter(|_| thread.patch.is_none())?;
     match &redirects.iter().find(|redirect| redirect.path == *inside)?.reason {
         Reason::Inlines(what) => Some(what.clone()),
         Reason::Changed | Reason::Calls(_) | Reason::Reached | Reason::New => None,

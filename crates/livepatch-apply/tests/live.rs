@@ -671,7 +671,9 @@ fn panics_unwind_through_new_code() {
     let Err(ApplyError::Busy { inside, .. }) = rollback(target.pid(), &Selector::Last, &short) else {
         panic!()
     };
-    assert_eq!(inside[0].function.as_deref(), Some("`server::hold` of patch unwinding"));
+    assert_eq!(inside[0].function.as_deref(), Some("server::hold"));
+    assert_eq!(inside[0].patch.as_deref(), Some("unwinding"));
+    assert_eq!(inside[0].reason, "is inside `server::hold` of patch unwinding");
     assert!(
         inside[0].backtrace.iter().any(|frame| frame.contains("server::hold (patch")),
         "{:?}",

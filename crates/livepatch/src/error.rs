@@ -32,7 +32,7 @@ pub enum Error {
         "the calling thread {reason}, and cannot wait for itself; call from another thread, or start one for it"
     )]
     CallerInside {
-        /// The changed function.
+        /// Path of the changed function.
         function: String,
         /// What is in the way, with a verb.
         reason: String,
@@ -159,6 +159,9 @@ pub struct ThreadInside {
     pub name: String,
     /// Path of the changed function that it is inside of, if that is the reason.
     pub function: Option<String>,
+    /// The patch whose code of that function it is inside of, if it is not the program's own.
+    #[serde(default)]
+    pub patch: Option<String>,
     /// What is in the way.
     pub reason: String,
     /// What changed of the program, if that is inlined into the function.

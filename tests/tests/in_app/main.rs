@@ -86,11 +86,14 @@ fn a_caller_inside_a_changed_function_is_told_at_once() -> Result<(), Failed> {
     let started = Instant::now();
     case.expect(
         "inside FIX",
-        "around error caller-inside: the calling thread is inside self_patching::around",
+        "around error caller-inside self_patching::around: the calling thread is inside self_patching::around",
     )?;
     case.expect("say", "old")?;
     case.expect("apply FIX", "applied")?;
-    case.expect("inside-rollback", "AROUND error caller-inside")?;
+    case.expect(
+        "inside-rollback",
+        "AROUND error caller-inside self_patching::around: the calling thread is inside `self_patching::around` of patch",
+    )?;
     case.expect("say", "new")?;
     // The deadline of each is 30 seconds.
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());

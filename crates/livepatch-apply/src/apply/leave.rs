@@ -124,7 +124,7 @@ impl Job<'_> {
     }
 
     fn way_out(&self, prepared: &Prepared<'_>, thread: &ThreadInside) -> Option<LeaveRunning> {
-        let path = thread.function.as_ref()?;
+        let path = thread.function.as_ref().filter(|_| thread.patch.is_none())?;
         let redirect = self.patch.meta.redirects.iter().find(|redirect| redirect.path == *path)?;
         let name = redirect.origin.as_ref().map_or_else(|| path.clone(), |origin| origin.item.full());
         // One name may stand for several functions, and each of them has to be fit.

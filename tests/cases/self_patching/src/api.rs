@@ -86,7 +86,7 @@ fn describe(error: &Error) -> String {
     let kind = match error {
         Error::Refused { .. } => "refused",
         Error::Busy { .. } => "busy",
-        Error::CallerInside { .. } => "caller-inside",
+        Error::CallerInside { function, .. } => &format!("caller-inside {function}"),
         Error::InProgress { .. } => "in-progress",
         Error::Mismatch(_) => "mismatch",
         Error::Permission(_) => "permission",
