@@ -3,6 +3,7 @@
 use crate::answer::Answer;
 use crate::command::Command;
 use crate::error::{Error, HelperError};
+use crate::files::Files;
 use crate::frames;
 use crate::gate::Pass;
 use crate::options::Options;
@@ -10,13 +11,12 @@ use crate::report::Call;
 use crate::request::{self, Operation, Request};
 use crate::spawn::{self, Program, Spawned};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Part of the deadline that is left for undoing, and its bounds.
@@ -28,8 +28,6 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 const END_LIMIT: Duration = Duration::from_secs(1);
 /// Ends this close to the deadline are the deadline's.
 const TIE: Duration = Duration::from_millis(20);
-/// The helper's descriptors are made above these, so that none of them is in the place of another.
-const LOWEST_FILE: i32 = 16;
 /// Log lines that a report keeps.
 const MOST_LINES: usize = 1000;
 
@@ -52,11 +50,11 @@ pub(crate) fn run(options: &Options, operation: Operation, patch: &[u8]) -> Resu
         leave_running: options.leave_running.clone(),
     };
     let command = Command::new(options, &request, left)?;
-    let helper =
-        Helper::start(&command, &request, patch, deadline).map_err(|source| match source.kind() {
-            io::ErrorKind::TimedOut => HelperError::Deadline { waited: started.elapsed() },
-            _ => HelperError::Start { what: command.path.to_string_lossy().into_owned(), source },
-        })?;
+    let files = Files::new(&command, &request, patch)?;
+    let helper = Helper::start(&command, files, deadline).map_err(|source| match source.kind() {
+        io::ErrorKind::TimedOut => HelperError::Deadline { waited: started.elapsed() },
+        _ => HelperError::Start { what: command.path.to_string_lossy().into_owned(), source },
+    })?;
     let start = started.elapsed() - waited;
     let (json, log) = helper.finish(deadline, started)?;
     let call = Call { waited, start, total: started.elapsed(), log, json: Value::Null };
@@ -73,15 +71,13 @@ struct Helper {
 }
 
 impl Helper {
-    fn start(command: &Command, request: &Request, patch: &[u8], deadline: Instant) -> io::Result<Self> {
-        let payload = if command.reads_request { &request.encode(patch)? } else { patch };
-        let said = memory(c"livepatch-messages")?;
-        let (report, theirs) = pipe()?;
+    fn start(command: &Command, files: Files, deadline: Instant) -> io::Result<Self> {
+        let Files { theirs, report, said } = files;
         let program = Program {
             path: command.path.clone(),
             args: command.args.clone(),
             env: command.env.clone(),
-            files: [high(&File::open("/dev/null")?)?, high(&theirs)?, high(&said)?, high(&sealed(payload)?)?],
+            files: theirs,
             // The tool may have rights of its own; the own executable must not gain any.
             same_rights: command.reads_request,
         };
@@ -200,62 +196,4 @@ fn kill(pidfd: &OwnedFd) {
     let none = std::ptr::null_mut::<libc::siginfo_t>();
     // SAFETY: numbers and a null pointer, which stands for the signal's usual information.
     unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, none, 0) };
-}
-
-/// A pipe: its end to read from, and its end to write to.
-fn pipe() -> io::Result<(File, File)> {
-    let mut ends: [libc::c_int; 2] = [-1; 2];
-    // SAFETY: the kernel writes two numbers to the array; on success they are descriptors that nobody else owns.
-    unsafe {
-        Errno::result(libc::syscall(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC))?;
-        Ok((File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])))
-    }
-}
-
-fn memory(name: &std::ffi::CStr) -> io::Result<File> {
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // SAFETY: a string that ends with a zero, and on success a descriptor that nobody else owns.
-    unsafe {
-        let file = Errno::result(libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags))?;
-        Ok(File::from_raw_fd(file as i32))
-    }
-}
-
-/// A file in memory with these contents that nobody can change any more.
-fn sealed(contents: &[u8]) -> io::Result<File> {
-    // Whoever writes more gets SIGXFSZ, which ends the program.
-    let limit = largest_file()?;
-    if contents.len() as u64 > limit {
-        let text = format!(
-            "the helper's request has {} bytes, and files of this program may have {limit} (RLIMIT_FSIZE)",
-            contents.len()
-        );
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-    }
-    let mut file = memory(c"livepatch-request")?;
-    file.write_all(contents)?;
-    file.rewind()?;
-    let all =
-        SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(all))?;
-    Ok(file)
-}
-
-/// The most bytes that this program may write to a file.
-fn largest_file() -> io::Result<u64> {
-    const THIS_PROCESS: libc::c_long = 0;
-    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    let (resource, unchanged) = (libc::c_long::from(libc::RLIMIT_FSIZE), std::ptr::null::<libc::rlimit64>());
-    // SAFETY: the kernel writes one rlimit64, and reads none by way of the null pointer.
-    Errno::result(unsafe {
-        libc::syscall(libc::SYS_prlimit64, THIS_PROCESS, resource, unchanged, &raw mut limit)
-    })?;
-    Ok(limit.rlim_cur)
-}
-
-/// The same open file under a number that is out of the helper's way.
-fn high(file: &impl AsFd) -> io::Result<OwnedFd> {
-    let number = fcntl(file, FcntlArg::F_DUPFD_CLOEXEC(LOWEST_FILE))?;
-    // SAFETY: the kernel made this descriptor and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -5,7 +5,7 @@ use crate::error::HelperError;
 use crate::options::Options;
 use crate::request::{Operation, Request, Which};
 use livepatch_apply::Part;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub(crate) struct Command {
 /// Variables that decide whether the program's shared objects are found. Others would only change how the helper behaves.
 const KEPT: [&str; 1] = ["LD_LIBRARY_PATH"];
 
+/// The executable itself.
+pub(crate) const OWN: &CStr = c"/proc/self/exe";
 /// The file that the tool reads the patch from.
 const PATCH: &str = "/proc/self/fd/3";
 
@@ -51,7 +53,7 @@ impl Command {
         env.extend(kept()?);
         Ok(Self {
             // The kernel's link leads to the running file, also after another one took its place.
-            path: c"/proc/self/exe".to_owned(),
+            path: OWN.to_owned(),
             args: vec![string(entry::name())?, entry::MARK.to_owned()],
             env,
             reads_request: true,

@@ -1,7 +1,10 @@
 //! Why an operation did not happen.
 
+use crate::command::OWN;
 use crate::report::Report;
+use nix::errno::Errno;
 use serde::Deserialize;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -120,10 +123,19 @@ pub enum HelperError {
         reason: &'static str,
     },
     /// It could not be started.
-    #[error("cannot start {what}: {source}{}", advice(.source))]
+    #[error("cannot start {what}: {source}{}", advice(.what, .source))]
     Start {
         /// What was to be started.
         what: String,
+        /// The kernel's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something that it needs could not be made.
+    #[error("cannot make the helper's {what}: {source}{}", limit(.source).unwrap_or_default())]
+    Prepare {
+        /// What it is.
+        what: &'static str,
         /// The kernel's reason.
         #[source]
         source: std::io::Error,
@@ -171,13 +183,26 @@ pub struct ThreadInside {
     pub backtrace: Vec<String>,
 }
 
-/// What helps where the executable itself cannot be started.
-fn advice(source: &std::io::Error) -> &'static str {
+/// What helps where something cannot be started.
+fn advice(what: &str, source: &std::io::Error) -> &'static str {
     match source.kind() {
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound => {
-            "; if the executable cannot be started again, name the livepatch tool with `Options::tool`"
+        ErrorKind::PermissionDenied | ErrorKind::NotFound if what.as_bytes() == OWN.to_bytes() => {
+            "; if the executable cannot be started again (another root folder, a file system mounted noexec), name the livepatch tool with \
+             `Options::tool`"
         }
-        _ => "",
+        ErrorKind::PermissionDenied | ErrorKind::NotFound => {
+            "; `Options::tool` has to be the path of an executable `livepatch` tool"
+        }
+        _ => limit(source).unwrap_or_default(),
+    }
+}
+
+/// The limit of the system that was met, if one was.
+fn limit(source: &std::io::Error) -> Option<&'static str> {
+    match Errno::from_raw(source.raw_os_error()?) {
+        Errno::EMFILE => Some("; raise the limit on open files (RLIMIT_NOFILE), or close some"),
+        Errno::EAGAIN => Some("; raise the limit on processes (RLIMIT_NPROC, or that of the control group)"),
+        _ => None,
     }
 }
 

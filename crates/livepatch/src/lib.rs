@@ -54,6 +54,7 @@ mod client;
 mod command;
 mod entry;
 mod error;
+mod files;
 mod frames;
 mod gate;
 #[cfg(all(feature = "helper", target_env = "gnu"))]

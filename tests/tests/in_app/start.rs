@@ -59,7 +59,31 @@ fn deadlines_that_pass_before_the_helper_starts() -> Result<(), Failed> {
 #[test]
 fn a_limit_on_the_size_of_files() -> Result<(), Failed> {
     let mut case = Case::by("sh", &["-c", "ulimit -f 1; exec \"$@\"", "sh"])?;
-    case.expect("apply FIX", "error helper: cannot start")?;
+    case.expect("apply FIX", "error helper: cannot make the helper's request (a file in memory): it has")?;
     case.expect("say", "old")?;
+    case.finish()
+}
+
+#[test]
+fn a_limit_on_open_files() -> Result<(), Failed> {
+    let limited = |limit: u32| Case::by("sh", &["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]);
+    let mut case = limited(16)?;
+    case.live()?;
+    case.finish()?;
+    let mut case = limited(6)?;
+    let answer = case.ask("apply FIX")?;
+    assert!(answer.starts_with("error helper: cannot make") && answer.contains("RLIMIT_NOFILE"), "{answer}");
+    case.expect("say", "old")?;
+    case.finish()
+}
+
+/// A program may have changed its root folder to one where there is none. Whoever has it seem so traces the program, which the helper
+/// finds out once it runs.
+#[test]
+fn no_dev_null() -> Result<(), Failed> {
+    let missing = "inject=open,openat:error=ENOENT";
+    let words = ["-D", "-f", "-qq", "-o", "/dev/null", "-P", "/dev/null", "-e", missing];
+    let mut case = Case::by("strace", &words)?;
+    case.expect("apply FIX", "error busy")?;
     case.finish()
 }
