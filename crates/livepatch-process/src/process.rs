@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -314,13 +315,15 @@ fn check_architecture(pid: Pid, exe: &mut File) -> Result<(), ProcessError> {
 /// Turns a refusal of the kernel into [`ProcessError::Permission`] with what to grant.
 pub(crate) fn access_error(pid: Pid, status: &Status, action: &str, error: io::Error) -> ProcessError {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EACCES | Errno::EPERM) => ProcessError::Permission { pid, hint: permission_hint(status) },
+        Some(Errno::EACCES | Errno::EPERM) => {
+            ProcessError::Permission { pid, hint: permission_hint(pid, status) }
+        }
         Some(Errno::ESRCH | Errno::ENOENT) => ProcessError::NoSuchProcess { pid },
         _ => ProcessError::io(pid, action, error),
     }
 }
 
-fn permission_hint(target: &Status) -> String {
+fn permission_hint(pid: Pid, target: &Status) -> String {
     let own = sys::own_euid();
     if own != target.euid || own != target.uid {
         let user = target.euid;
@@ -328,6 +331,12 @@ fn permission_hint(target: &Status) -> String {
             "it runs as user {user} and this tool as user {own}; run the tool as user {user}, or as root, or give it \
              CAP_SYS_PTRACE"
         );
+    }
+    // The kernel gives the entries of a process that is not dumpable to root.
+    if std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|entry| entry.uid() != target.euid) {
+        return "the process is not dumpable, as after it changed its user (setuid) or was started from a file that gives it rights; a \
+                program can call prctl(PR_SET_DUMPABLE, 1) then, otherwise run the tool as root or give it CAP_SYS_PTRACE"
+            .to_owned();
     }
     let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     match yama.trim() {

@@ -30,7 +30,8 @@ pub enum Error {
         /// Who has the program: a debugger, or another livepatch.
         held_by: Option<Holder>,
     },
-    /// The calling thread is inside a function that would change, so that it cannot wait for the change.
+    /// The calling thread is inside a function that would change, so that it cannot wait for the change. Told at once, but with
+    /// [`Options::tool`](crate::Options::tool) at the end of the tool's time.
     #[error(
         "the calling thread {reason}, and cannot wait for itself; call from another thread, or start one for it"
     )]

@@ -91,7 +91,8 @@ impl Options {
         self
     }
 
-    /// Start this `livepatch` tool instead of the program's own executable.
+    /// Start this `livepatch` tool instead of the program's own executable. It is not told where the calling thread is:
+    /// [`Error::CallerInside`] comes only when its time is over.
     #[must_use]
     pub fn tool(mut self, path: impl Into<PathBuf>) -> Self {
         self.tool = Some(path.into());
