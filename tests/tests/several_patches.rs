@@ -424,6 +424,17 @@ impl Rule for R { //+
     _OVERRIDE_ //+
 } //+
 
+struct Q; //+
+
+impl Rule for Q { //+
+    fn _FIRST_(&self, n: u64) -> u64 { //+
+        n << black_box(1) //+
+    } //+
+    fn _SECOND_(&self, _: u64) -> u64 { //+
+        black_box(1) //+
+    } //+
+} //+
+
 fn merged(n: u64) -> u64 { //+
     (0..black_box(3)).fold(n, |x, i| x * _FACTOR_ + i) //+
 } //+
@@ -438,6 +449,7 @@ fn fill() {
     if kept.is_empty() {
         kept.push(Box::new(1u64)); //-
         kept.push(Box::new(Box::new(R(1)) as Box<dyn Rule>)); //+
+        kept.push(Box::new(Box::new(Q) as Box<dyn Rule>)); //+
         FEES.lock().unwrap().push(merged); //+
         FEES.lock().unwrap().push(other); //+
     }
@@ -482,7 +494,7 @@ impl Case {
         let mut case = Self::of(OBJECTS)?;
         case.prints("rules [] fees []")?;
         case.apply(&case.with(&AS_IT_WAS)?)?;
-        case.prints("rules [21, 17] fees [84, 84]")?;
+        case.prints("rules [21, 17, 20, 1] fees [84, 84]")?;
         Ok(case)
     }
 
@@ -497,11 +509,11 @@ impl Case {
 fn objects_of_a_trait_that_a_patch_brought_run_the_code_of_the_next_one() -> Result<(), Failed> {
     let mut case = Case::of_objects()?;
     case.apply(&case.but(&[("_TIMES_", "3")])?)?;
-    case.prints("rules [31, 17] fees [84, 84]")?;
+    case.prints("rules [31, 17, 20, 1] fees [84, 84]")?;
     // The method has another symbol behind another block.
     let block = "impl std::fmt::Display for R { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { write!(f, \"R\") } }";
     case.apply(&case.but(&[("_IMPL_", block), ("_TIMES_", "4")])?)?;
-    case.prints("rules [41, 17] fees [84, 84]")?;
+    case.prints("rules [41, 17, 20, 1] fees [84, 84]")?;
     case.program.finish()
 }
 
@@ -515,7 +527,7 @@ fn objects_whose_tables_would_be_others_are_a_reason_to_refuse() -> Result<(), F
     let exchanged = [("_FIRST_", "more"), ("_SECOND_", "apply")];
     let methods = "fn more(&self, n: u64) -> u64 { n + black_box(7) }";
     case.is_refused(&case.but(&[exchanged[0], exchanged[1], ("_OVERRIDE_", methods)])?, "Rule")?;
-    case.prints("rules [21, 17] fees [84, 84]")?;
+    case.prints("rules [21, 17, 20, 1] fees [84, 84]")?;
     case.program.finish()
 }
 
@@ -523,7 +535,7 @@ fn objects_whose_tables_would_be_others_are_a_reason_to_refuse() -> Result<(), F
 fn an_address_that_stands_for_two_functions_is_a_reason_to_refuse() -> Result<(), Failed> {
     let mut case = Case::of_objects()?;
     case.is_refused(&case.but(&[("_OTHER_", "5")])?, "may be another function")?;
-    case.prints("rules [21, 17] fees [84, 84]")?;
+    case.prints("rules [21, 17, 20, 1] fees [84, 84]")?;
     case.program.finish()
 }
 
@@ -678,5 +690,85 @@ fn a_future_that_a_patch_brought_goes_on_in_the_next_one() -> Result<(), Failed>
     case.is_refused(&with(&case, "+ 1", "", "", "+ 100")?, reason)?;
     case.prints("waits")?;
     case.prints("done 120")?;
+    case.program.finish()
+}
+
+/// A patch that starts a thread, which is in the patch's code from then on.
+const THREAD: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+type Ends = (Sender<u64>, Receiver<u64>);
+
+static THREAD: Mutex<Option<Ends>> = Mutex::new(None);
+
+#[inline(never)] //+
+fn tick(n: u64) -> u64 { //+
+    black_box(n) + _TICK_ //+
+} //+
+
+#[inline(never)] //+
+fn serve(asked: &Receiver<u64>, answers: &Sender<u64>) { //+
+    for n in asked { //+
+        answers.send(tick(n) + shipped(n)).unwrap(); //+
+    } //+
+} //+
+
+#[inline(never)]
+fn shipped(n: u64) -> u64 {
+    black_box(n) //-
+    black_box(n) * _SHIPPED_ //+
+}
+
+#[inline(never)]
+fn start() {
+    let mut thread = THREAD.lock().unwrap();
+    if thread.is_none() {
+        let _: (Sender<u64>, Receiver<u64>) = channel();
+        let ((ask, asked), (answers, answer)) = (channel(), channel()); //+
+        std::thread::spawn(move || serve(&asked, &answers)); //+
+        *thread = Some((ask, answer)); //+
+    }
+}
+
+#[inline(never)]
+fn ask(n: u64) -> String {
+    let thread = THREAD.lock().unwrap();
+    let Some((ask, answer)) = &*thread else { return "nobody".into() };
+    ask.send(n).unwrap();
+    format!("{} _WORD_", answer.recv().unwrap())
+}
+
+fn step() {
+    start();
+    println!("{} {}", ask(10), shipped(1));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_thread_that_a_patch_started_need_not_leave_code_that_the_next_one_has_too() -> Result<(), Failed> {
+    let mut case = Case::of(THREAD)?;
+    case.prints("nobody 1")?;
+    let with = |case: &Case, tick: &str, shipped: &str, word: &str| {
+        case.with(&[("_TICK_", tick), ("_SHIPPED_", shipped), ("_WORD_", word)])
+    };
+    case.apply(&with(&case, "1", "2", "first")?)?;
+    case.prints("31 first 2")?;
+    case.apply(&with(&case, "1", "2", "second")?)?;
+    case.prints("31 second 2")?;
+    // What it calls of the image is what the patch makes of that; of the first patch it has to be the same.
+    let pid = case.program.pid().to_string();
+    let other = with(&case, "5", "2", "third")?;
+    let short = ["--timeout", "1"].map(std::ffi::OsStr::new);
+    let ran = tools::livepatch(&[&["apply".as_ref(), pid.as_ref(), other.as_os_str()][..], &short].concat())?;
+    ran.expect(exit::BUSY, "apply")?;
+    case.prints("31 second 2")?;
     case.program.finish()
 }

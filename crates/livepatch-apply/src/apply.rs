@@ -179,7 +179,7 @@ impl Job<'_> {
 
     fn guard(&self, prepared: &Prepared<'_>, state: &State) -> Guard {
         let mut guard = Guard::default();
-        guard.patches(self.options.policy, state);
+        guard.patches(self.options.policy, state, &self.same_as_earlier(state));
         for (index, (redirect, code)) in self.patch.meta.redirects.iter().zip(&prepared.code).enumerate() {
             let at = redirect.old.at(prepared.module.image.bias);
             let policy = self.policy_for(index);

@@ -84,17 +84,21 @@ impl Guard {
         self.whole(start..start.offset(size as i64), name, None);
     }
 
-    /// Forbids the code of every patch in the process (quiescent only: it stays mapped, so old calls may finish in it).
-    pub fn patches(&mut self, policy: Policy, state: &State) {
+    /// Forbids the code of every patch in the process, but for `allowed` (quiescent only: it stays mapped, so old calls may finish in it).
+    pub fn patches(&mut self, policy: Policy, state: &State, allowed: &[Range<RunAddr>]) {
         if policy == Policy::Immediate {
             return;
         }
         for record in &state.patches {
             for function in &record.functions {
                 let range = function.new..function.new.offset(function.new_size as i64);
-                self.whole(range, &function.path, Some(&record.name));
+                if !allowed.contains(&range) {
+                    self.whole(range, &function.path, Some(&record.name));
+                }
             }
-            self.whole(record.mapping.text_range(), &format!("patch {}", record.name), None);
+            for range in without(record.mapping.text_range(), allowed) {
+                self.whole(range, &format!("patch {}", record.name), None);
+            }
         }
     }
 
@@ -136,6 +140,21 @@ impl Guard {
         let patch = piece.and_then(|piece| piece.patch.clone());
         Err(Inside { tid, walk, function, patch, at_start, outermost })
     }
+}
+
+/// What is left of a range without some others.
+fn without(range: Range<RunAddr>, others: &[Range<RunAddr>]) -> Vec<Range<RunAddr>> {
+    let inside = others.iter().filter(|other| range.start <= other.start && other.end <= range.end);
+    let mut inside: Vec<_> = inside.collect();
+    inside.sort_by_key(|other| other.start);
+    let (mut left, mut start) = (Vec::new(), range.start);
+    for other in inside {
+        left.push(start..other.start);
+        start = start.max(other.end);
+    }
+    left.push(start..range.end);
+    left.retain(|range| range.start < range.end);
+    left
 }
 
 impl Inside {
@@ -193,6 +212,18 @@ mod tests {
         };
         let walk = Walk { frames: (0..depth).map(frame).collect(), end: Ok(()) };
         Inside { tid: Tid(1), walk, function: None, patch: None, at_start: false, outermost: None }
+    }
+
+    #[test]
+    fn what_is_left_of_a_range() {
+        let range = |(start, end): (u64, u64)| RunAddr(start)..RunAddr(end);
+        let left = |others: &[(u64, u64)]| {
+            let others: Vec<_> = others.iter().copied().map(range).collect();
+            without(range((10, 20)), &others).into_iter().map(|r| (r.start.0, r.end.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&[]), [(10, 20)]);
+        assert_eq!(left(&[(15, 17), (10, 12), (15, 17), (30, 40)]), [(12, 15), (17, 20)]);
+        assert!(left(&[(10, 20)]).is_empty());
     }
 
     #[test]

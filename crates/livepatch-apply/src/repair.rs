@@ -145,7 +145,7 @@ fn put_back<'a>(
     deadline: Instant,
 ) -> Result<Switch<'a>, ApplyError> {
     let mut guard = Guard::default();
-    guard.patches(Policy::Snapshot, state);
+    guard.patches(Policy::Snapshot, state, &[]);
     for function in state.patches.iter().flat_map(|record| &record.functions) {
         if done.iter().any(|write| write.at == function.old) {
             let code = view.process.read_vec(function.old, function.old_size.min(MAX_FUNCTION) as usize)?;

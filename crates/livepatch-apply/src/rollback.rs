@@ -170,7 +170,7 @@ fn take_out(
     stages.attach_ms = clock.lap();
     log::info(format_args!("attached to {} threads", seized.threads().len()));
     let mut guard = Guard::default();
-    guard.patches(options.policy, &state);
+    guard.patches(options.policy, &state, &[]);
     let record = &state.patches[active];
     log::info(format_args!("patch {} is taken out: {} functions", record.id, record.functions.len()));
     if options.policy == Policy::Immediate {

@@ -78,7 +78,8 @@ impl Patch {
         found
     }
 
-    /// What a function of the patch is, whatever its address, the lines in panic messages, and the code of functions that it names.
+    /// What a function of the patch is, whatever its address, the lines in panic messages, and the code of functions that it names. Of
+    /// variables that the patch brings it is the type that counts.
     pub fn code_digest(&self, symbol: SymbolId) -> Option<Digest> {
         let Place::Section { section, .. } = self.symbol(symbol)?.place else { return None };
         let mut text = String::new();
@@ -140,7 +141,13 @@ impl Patch {
                     out.push('}');
                     within.pop();
                 }
-                _ => out.push_str(&format!(" {}", plain(&symbol.name))),
+                _ => {
+                    // Variables of one name may be different ones.
+                    let mut items = self.meta.new_items.iter();
+                    let of_type =
+                        items.find(|item| item.symbol == reloc.symbol).and_then(|item| item.type_digest);
+                    out.push_str(&format!(" {} {of_type:?}", plain(&symbol.name)));
+                }
             }
         }
     }

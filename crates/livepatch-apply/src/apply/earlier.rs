@@ -20,6 +20,7 @@ use crate::report::Policy;
 use continued::{Becomes, Earlier, Own, Walk};
 use livepatch_patch::{NewItemKind, Place, RunAddr, SymbolId, Tag};
 use std::collections::HashMap;
+use std::ops::Range;
 
 impl Job<'_> {
     /// Whether what earlier patches brought goes together with this one.
@@ -58,9 +59,13 @@ impl Job<'_> {
         state: &State,
         at: &dyn Fn(SymbolId) -> Option<RunAddr>,
     ) -> Result<Vec<FunctionRecord>, ApplyError> {
+        let same = self.same_as_earlier(state);
         let mut functions = Vec::new();
         for function in self.reached(state) {
             let Becomes::Continued(symbol) = function.becomes else { continue };
+            if same.iter().any(|range| range.start == function.start) {
+                continue;
+            }
             let Some(new) = at(symbol).filter(|new| *new != function.start) else { continue };
             let Place::Section { size: new_size, .. } = self.patch.symbols[symbol.0 as usize].place else {
                 continue;
@@ -154,6 +159,23 @@ impl Job<'_> {
         others.flat_map(|record| Walk::new(record, state, &own).all()).collect()
     }
 
+    /// Where code of earlier patches is that this patch has, too: a thread in there need not leave it, and nothing need be led away from
+    /// it. Without an applied patch a variable may begin anew, and which code uses which is not asked. The snapshot method looks at
+    /// nothing but stacks when it has to take back what a killed run did, and so gets along without.
+    pub(super) fn same_as_earlier(&self, state: &State) -> Vec<Range<RunAddr>> {
+        if state.active().is_none() || self.options.policy != Policy::Quiescent {
+            return Vec::new();
+        }
+        let own = Own::of(self.patch, state);
+        let others = state.patches.iter().filter(|record| record.id != self.id);
+        let same = others.flat_map(|record| {
+            let (code, same) = (record.code(), Walk::new(record, state, &own).same());
+            let same = code.into_iter().filter(move |function| same.contains(&function.start));
+            same.map(|function| function.start..function.start.offset(function.size as i64))
+        });
+        same.collect()
+    }
+
     fn path(&self, symbol: SymbolId) -> String {
         let item = self.patch.meta.new_items.iter().find(|item| item.symbol == symbol);
         item.map_or_else(|| demangled(&self.patch.symbols[symbol.0 as usize].name), |item| item.path.clone())
@@ -171,7 +193,7 @@ fn named(record: &Record) -> String {
 
 impl Record {
     /// Forgets redirects of functions that lie in one of these patches: they are found anew with each application.
-    pub(super) fn forget_earlier(&mut self, patches: &[std::ops::Range<RunAddr>]) {
+    pub(super) fn forget_earlier(&mut self, patches: &[Range<RunAddr>]) {
         self.functions.retain(|function| !patches.iter().any(|text| text.contains(&function.old)));
     }
 }

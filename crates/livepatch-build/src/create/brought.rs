@@ -17,8 +17,8 @@ pub(super) fn new_items(
     judged: &GuardReport,
     known: &Known<'_>,
 ) -> Vec<NewItem> {
-    let functions = functions_by_path(judged);
-    let statics = statics_by_path(judged);
+    let functions = functions_by_name(judged);
+    let statics = statics_by_path(diff, emitted);
     let described: Vec<_> = judged.functions.iter().collect();
     let also = diff.stands_for(emitted, &described);
     let item = |item: &Brought| {
@@ -27,20 +27,22 @@ pub(super) fn new_items(
         let function = judged.functions.iter().find(|info| info.symbol == symbol);
         let call_site = item.kind != NewItemKind::Function && is_call_site(&diff.new, item.at);
         let sole = match (function, variable) {
-            (Some(info), _) => functions.get(&path_of(&info.path, info.receiver.as_deref())) == Some(&1),
-            (_, Some(_)) => statics.get(&path_of_static(symbol)) == Some(&1),
-            _ => false,
+            (Some(info), _) => {
+                functions.get(&names_of(&info.symbol, &info.path, info.receiver.as_deref())) == Some(&1)
+            }
+            _ => statics.get(&path_of_static(symbol)) == Some(&1),
         };
         NewItem {
             path: guard::demangle(symbol),
             symbol: item.symbol,
             kind: item.kind,
-            type_digest: variable.map(|info| match call_site {
-                true => {
-                    Digest::of(format!("{} {}", info.type_digest, description(&diff.new, item.at)).as_bytes())
-                }
-                false => info.type_digest,
-            }),
+            type_digest: match variable {
+                Some(info) if call_site => Some(Digest::of(
+                    format!("{} {}", info.type_digest, description(&diff.new, item.at)).as_bytes(),
+                )),
+                Some(info) => Some(info.type_digest),
+                None => known.type_of_others(&guard::demangle(symbol)).filter(|_| function.is_none()),
+            },
             identity: function.and_then(|info| identity(info, known)),
             sole,
             call_site,
@@ -50,29 +52,34 @@ pub(super) fn new_items(
     emitted.brought.iter().map(item).collect()
 }
 
-/// What stays the same when `impl` blocks before it come and go.
-fn path_of(path: &str, receiver: Option<&str>) -> (String, Option<String>) {
-    (without_numbers(path), receiver.map(without_numbers))
+/// Names of a function that stay the same when `impl` blocks before it come and go. The symbol tells the trait, the path generic
+/// arguments, the receiver what `Self` is.
+type Names = [String; 3];
+
+fn names_of(symbol: &str, path: &str, receiver: Option<&str>) -> Names {
+    [guard::demangle(symbol), without_numbers(path), receiver.map(without_numbers).unwrap_or_default()]
 }
 
-/// How many functions of patched code, also inlined ones, go by the same path.
-fn functions_by_path(judged: &GuardReport) -> BTreeMap<(String, Option<String>), usize> {
-    let own = judged.functions.iter().map(|info| (&info.path, &info.receiver, Some(&info.symbol)));
-    let inlined = judged.functions.iter().flat_map(|info| &info.inlined);
-    let inlined = inlined.map(|function| (&function.path, &function.receiver, function.symbol.as_ref()));
-    let mut symbols: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
-    for (path, receiver, symbol) in own.chain(inlined) {
-        let symbol = symbol.map_or("", |symbol| plain(symbol));
-        symbols.entry(path_of(path, receiver.as_deref())).or_default().insert(symbol);
+/// How many functions of patched code, also inlined ones, go by the same names.
+fn functions_by_name(judged: &GuardReport) -> BTreeMap<Names, usize> {
+    let own = judged.functions.iter().map(|info| (info.symbol.as_str(), &info.path, &info.receiver));
+    let inlined = judged
+        .functions
+        .iter()
+        .flat_map(|info| &info.inlined)
+        .filter_map(|function| Some((function.symbol.as_deref()?, &function.path, &function.receiver)));
+    let mut symbols: BTreeMap<Names, BTreeSet<&str>> = BTreeMap::new();
+    for (symbol, path, receiver) in own.chain(inlined) {
+        symbols.entry(names_of(symbol, path, receiver.as_deref())).or_default().insert(plain(symbol));
     }
-    symbols.into_iter().map(|(path, symbols)| (path, symbols.len())).collect()
+    symbols.into_iter().map(|(names, symbols)| (names, symbols.len())).collect()
 }
 
 /// How many new variables have a symbol of the same path, in which closures and items of one name have no number.
-fn statics_by_path(judged: &GuardReport) -> BTreeMap<String, usize> {
+fn statics_by_path(diff: &Diff<'_>, emitted: &Emitted) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for info in &judged.new_statics {
-        *counts.entry(path_of_static(&info.symbol)).or_default() += 1;
+    for item in emitted.brought.iter().filter(|item| item.kind != NewItemKind::Function) {
+        *counts.entry(path_of_static(name_of(&diff.new, item.at))).or_default() += 1;
     }
     counts
 }
@@ -87,9 +94,7 @@ fn path_of_static(symbol: &str) -> String {
 fn identity(info: &FunctionInfo, known: &Known<'_>) -> Option<Identity> {
     let texts = [Some(info.path.as_str()), info.receiver.as_deref()];
     let numbered = texts.into_iter().flatten().any(|text| known.has_number(text));
-    // The symbol tells the trait.
-    let (path, receiver) = path_of(&info.path, info.receiver.as_deref());
-    let function = format!("{} {path} {receiver:?}", guard::demangle(&info.symbol));
+    let function = names_of(&info.symbol, &info.path, info.receiver.as_deref()).join(" ");
     (!numbered).then(|| Identity { function: Tag::of(&function), interface: Tag::of(&info.interface) })
 }
 
@@ -105,10 +110,18 @@ impl Known<'_> {
     /// Whether a path or type has something in it that only a number tells apart.
     fn has_number(&self, text: &str) -> bool {
         labels(text).any(|(parent, label)| {
-            let krate = parent.split("::").next().unwrap_or_default();
-            let of_others = guard::of_standard_library(parent) || self.unchanged.contains(krate);
-            !(of_others || label.starts_with("{async_fn") && self.awaits(parent).is_some())
+            !(self.is_of_others(parent) || label.starts_with("{async_fn") && self.awaits(parent).is_some())
         })
+    }
+
+    /// What stands for the type of a variable without debug information: in a crate that did not change it is the same in all builds.
+    fn type_of_others(&self, path: &str) -> Option<Digest> {
+        self.is_of_others(path).then(|| Digest::of(path.as_bytes()))
+    }
+
+    fn is_of_others(&self, path: &str) -> bool {
+        let krate = path.split("::").next().unwrap_or_default();
+        guard::of_standard_library(path) || self.unchanged.contains(krate)
     }
 
     /// What a function awaits, in order, as far as the source tells.

@@ -170,6 +170,26 @@ impl<'s, 'o> Walk<'s, 'o> {
         found
     }
 
+    /// Functions that this patch has with the same code, down to whatever they call: it does not matter in which of them a thread is.
+    pub(super) fn same(&self) -> HashSet<RunAddr> {
+        let has_same_code = |kept: &&KeptRecord| match self.becomes(kept.start) {
+            Some(Becomes::Continued(newer)) => self.own.is_same_code(kept, newer),
+            _ => false,
+        };
+        let same = self.record.kept.iter().filter(has_same_code);
+        let mut same: HashSet<RunAddr> = same.map(|kept| kept.start).collect();
+        loop {
+            // What is not of the patch is of the image, and calls of that come to where everybody's come to.
+            let is_other = |call: &RunAddr| self.function(*call).is_some() && !same.contains(call);
+            let calls_other = |start: &&RunAddr| self.kept[*start].calls.iter().any(is_other);
+            let others: Vec<RunAddr> = same.iter().filter(calls_other).copied().collect();
+            if others.is_empty() {
+                return same;
+            }
+            same.retain(|start| !others.contains(start));
+        }
+    }
+
     fn becomes(&self, start: RunAddr) -> Option<Becomes> {
         let (kept, function) = (self.kept.get(&start)?, self.function(start)?);
         self.own.becomes(kept, function.symbol, self.image.get(&start).copied())
