@@ -332,8 +332,8 @@ fn permission_hint(pid: Pid, target: &Status) -> String {
              CAP_SYS_PTRACE"
         );
     }
-    // The kernel gives the entries of a process that is not dumpable to root.
-    if std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|entry| entry.uid() != target.euid) {
+    // The kernel gives the files, not the folder, of a process that is not dumpable to root.
+    if std::fs::metadata(format!("/proc/{pid}/status")).is_ok_and(|entry| entry.uid() != target.euid) {
         return "the process is not dumpable, as after it changed its user (setuid) or was started from a file that gives it rights; a \
                 program can call prctl(PR_SET_DUMPABLE, 1) then, otherwise run the tool as root or give it CAP_SYS_PTRACE"
             .to_owned();
