@@ -172,9 +172,6 @@ pub struct ThreadInside {
     pub name: String,
     /// Path of the changed function that it is inside of, if that is the reason.
     pub function: Option<String>,
-    /// The patch whose code of that function it is inside of, if it is not the program's own.
-    #[serde(default)]
-    pub patch: Option<String>,
     /// What is in the way.
     pub reason: String,
     /// What changed of the program, if that is inlined into the function.

@@ -5,19 +5,25 @@
 pub(super) fn unadorned(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.trim();
-    while let Some(c) = rest.chars().next() {
+    while !rest.is_empty() {
         let in_word = out.ends_with(is_word);
         if let Some(behind) = rest.strip_prefix("r#").filter(|_| !in_word) {
             rest = behind;
         } else if let Some(behind) = behind_lifetime(rest) {
             rest = without_separator(&mut out, behind);
         } else {
-            let length = behind_char(rest).map_or(c.len_utf8(), |behind| rest.len() - behind.len());
-            out.push_str(&rest[..length]);
-            rest = &rest[length..];
+            let behind = behind_char(rest).unwrap_or_else(|| behind_first(rest));
+            out.push_str(rest.strip_suffix(behind).unwrap_or(rest));
+            rest = behind;
         }
     }
     out
+}
+
+fn behind_first(text: &str) -> &str {
+    let mut chars = text.chars();
+    chars.next();
+    chars.as_str()
 }
 
 /// What follows a lifetime that the text begins with.
@@ -31,10 +37,9 @@ fn behind_lifetime(text: &str) -> Option<&str> {
 /// What follows a character in quotes, a generic argument.
 fn behind_char(text: &str) -> Option<&str> {
     let name = text.strip_prefix('\'')?;
-    let length =
-        name.strip_prefix('\\').map_or(0, |escaped| 1 + escaped.chars().next().map_or(0, char::len_utf8));
-    let end = name[length..].find('\'')? + length;
-    Some(&name[end + 1..])
+    let mut chars = name.strip_prefix('\\').map_or(name, behind_first).chars();
+    chars.find(|c| *c == '\'')?;
+    Some(chars.as_str())
 }
 
 /// Takes away what set the lifetime apart that stood between the two texts; returns the rest of the second one.
@@ -44,19 +49,21 @@ fn without_separator<'t>(before: &mut String, behind: &'t str) -> &'t str {
         return next.trim_start();
     }
     let kept = before.trim_end();
-    let (kept, behind) = match (kept.chars().next_back(), next.strip_prefix('>')) {
-        // The only argument, or the last one.
-        (Some('<'), Some(next)) => {
-            let outer = kept[..kept.len() - 1].trim_end_matches("::");
+    let (kept, behind) = match (kept.strip_suffix('<'), next.strip_prefix('>')) {
+        // The only argument.
+        (Some(outer), Some(next)) => {
+            let outer = outer.strip_suffix("::").unwrap_or(outer);
             match outer.strip_suffix("for").filter(|outer| !outer.ends_with(is_word)) {
                 Some(outer) => (outer, next.trim_start()),
                 None => (outer, next),
             }
         }
-        (Some(',' | '+'), _) => (kept[..kept.len() - 1].trim_end(), behind),
-        _ => return next,
+        _ => match kept.strip_suffix(',').or_else(|| kept.strip_suffix('+')) {
+            Some(kept) => (kept.trim_end(), behind),
+            None => return next,
+        },
     };
-    before.truncate(kept.len());
+    *before = kept.to_owned();
     behind
 }
 
