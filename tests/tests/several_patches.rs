@@ -593,12 +593,78 @@ fn variables_that_cannot_go_on_are_a_reason_to_refuse() -> Result<(), Failed> {
     case.prints("count 1 2 first, pair 3")?;
     case.apply(&with(&case, "second", "", "AtomicU64", sum)?)?;
     case.prints("count 2 4 second, pair 6")?;
+    // What begins anew, and what has no effect, is said where it is seen.
+    let notes = |report: serde_json::Value| -> Vec<String> {
+        let notes = report["notes"].as_array().cloned().unwrap_or_default();
+        notes.iter().map(|note| format!("{} {}", note["code"], note["item"]).replace('"', "")).collect()
+    };
+    let source = case.new_source.clone();
+    case.new_source =
+        source.replace("::new(0); //+", "::new(50); //+").replace("<_TYPE_>::new(0)", "<_TYPE_>::new(50)");
+    let said = case.apply(&with(&case, "second", "", "AtomicU64", sum)?)?;
+    assert_eq!(notes(said), ["LP0101 several::TOTAL"]);
+    case.prints("count 3 6 second, pair 9")?;
+    case.new_source = source.replace("TOTAL", "SUM");
+    let said = case.apply(&with(&case, "renamed", "", "AtomicU64", sum)?)?;
+    assert_eq!(notes(said), ["LP0112 several::SUM"]);
+    case.prints("count 4 2 renamed, pair 12")?;
+    case.new_source = source;
+    case.apply(&with(&case, "second", "", "AtomicU64", sum)?)?;
+    case.prints("count 5 8 second, pair 15")?;
     let twice = with(&case, "third", "let _ = count!();", "AtomicU64", sum)?;
     case.is_refused(&twice, "several variables are called `several::count::COUNT`")?;
     let of_type = with(&case, "third", "", "std::sync::atomic::AtomicU32", sum)?;
     case.is_refused(&of_type, "with another type or size")?;
     case.is_refused(&with(&case, "third", "", "AtomicU64", whole)?, "several::PAIR")?;
-    case.prints("count 3 6 second, pair 9")?;
+    case.prints("count 6 10 second, pair 18")?;
+    case.program.finish()
+}
+
+/// Jobs that a patch queues: the table of such an object has code that hands the call on to the closure's body.
+const JOBS: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::Mutex;
+
+static JOBS: Mutex<Vec<Box<dyn FnOnce() -> String + Send>>> = Mutex::new(Vec::new());
+
+#[inline(never)]
+fn fill() {
+    let mut jobs = JOBS.lock().unwrap();
+    jobs.reserve(1); //-
+    let n = black_box(5u64); //+
+    _BEFORE_ //+
+    jobs.push(Box::new(move || (0..3).map(|i| format!("fee{} ", n * i)).collect::<String>())); //+
+    black_box(_WORD_); //+
+}
+
+fn step() {
+    let waiting = JOBS.lock().unwrap().pop();
+    match waiting {
+        Some(job) => println!("{}", job().trim()),
+        None => {
+            fill();
+            println!("queued");
+        }
+    }
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn another_closure_behind_the_same_table_is_a_reason_to_refuse() -> Result<(), Failed> {
+    let mut case = Case::of(JOBS)?;
+    case.prints("queued")?;
+    case.apply(&case.with(&[("_BEFORE_", ""), ("_WORD_", "1")])?)?;
+    case.prints("queued")?;
+    let tax = "jobs.push(Box::new(move || (0..3).map(|i| format!(\"tax{} \", n + i)).collect::<String>()));";
+    case.is_refused(&case.with(&[("_BEFORE_", tax), ("_WORD_", "1")])?, "another function, closure")?;
+    case.apply(&case.with(&[("_BEFORE_", ""), ("_WORD_", "2")])?)?;
+    case.prints("fee0 fee5 fee10")?;
     case.program.finish()
 }
 

@@ -428,7 +428,7 @@ impl Job<'_> {
             replaced: Vec::new(),
             repaired: so_far.repaired,
             libraries: so_far.libraries,
-            notes: self.patch.meta.told(),
+            notes: self.patch.meta.told().into_iter().chain(self.notes_on_earlier(state)).collect(),
             only_initialises: self.patch.meta.only_initialises(),
             still_inside: Vec::new(),
             mapped_bytes: 0,

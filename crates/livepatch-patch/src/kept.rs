@@ -5,6 +5,7 @@
 
 use crate::ident::Digest;
 use crate::patch::{Patch, Place, Reloc, Section, SectionId, SectionKind, Symbol, SymbolId};
+use crate::reloc::Formula;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,7 +73,11 @@ impl Patch {
             let is_branch = |reloc: &&Reloc| {
                 section.kind == SectionKind::Text && reloc.kind.is_branch(&section.bytes, reloc.offset)
             };
-            let addresses = section.relocs.iter().filter(|reloc| !is_branch(reloc));
+            // Relative ones in data are a function's own blocks in its jump tables.
+            let is_address = |reloc: &&Reloc| {
+                section.kind == SectionKind::Text || reloc.kind.formula() == Formula::Absolute
+            };
+            let addresses = section.relocs.iter().filter(is_address).filter(|reloc| !is_branch(reloc));
             found.extend(addresses.map(|reloc| reloc.symbol).filter(|symbol| self.is_code(*symbol)));
         }
         found
@@ -223,6 +228,27 @@ mod tests {
             patch(&[0x48, 0x8b, 0x3d, 0, 0, 0, 0], RelocKind::GotPcRel, 1, FILE).addressed(),
             [CALLEE].into()
         );
+    }
+
+    #[test]
+    fn a_jump_table_keeps_nothing() {
+        let of = |kind| {
+            let mut patch = patch(&[0xe8, 0, 0, 0, 0], RelocKind::Pc32, 1, FILE);
+            let reloc = Reloc { offset: 0, kind, symbol: CALLEE, addend: 0 };
+            let bytes = vec![0; 8];
+            let table = Section {
+                name: String::new(),
+                kind: SectionKind::ReadOnly,
+                align: 8,
+                size: 8,
+                bytes,
+                relocs: vec![reloc],
+            };
+            patch.sections.push(table);
+            patch.addressed()
+        };
+        assert_eq!(of(RelocKind::Pc32), [].into());
+        assert_eq!(of(RelocKind::Abs64), [CALLEE].into());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! of methods with another one in a slot, a variable that the compiler took apart.
 
 mod continued;
+mod notes;
 
 use super::record::saved;
 use super::{Job, Prepared};
@@ -114,12 +115,7 @@ impl Job<'_> {
                 own.get(&*known.name).is_some_and(|digest| *digest != known.digest)
             };
             if let Some(known) = record.types.iter().find(other) {
-                return Err(ApplyError::refused(format!(
-                    "the process may keep values of `{}` as patch {} made them, and this patch has another layout for the type; leave it as it \
-                     was, or give the new one another name",
-                    known.name,
-                    named(record)
-                )));
+                return Err(ApplyError::refused(another(&known.name, record)));
             }
         }
         Ok(())
@@ -163,7 +159,7 @@ impl Job<'_> {
     /// it. Without an applied patch a variable may begin anew, and which code uses which is not asked. The snapshot method looks at
     /// nothing but stacks when it has to take back what a killed run did, and so gets along without.
     pub(super) fn same_as_earlier(&self, state: &State) -> Vec<Range<RunAddr>> {
-        if state.active().is_none() || self.options.policy != Policy::Quiescent {
+        if state.active().is_none() || self.options.policy == Policy::Snapshot {
             return Vec::new();
         }
         let own = Own::of(self.patch, state);
@@ -179,6 +175,26 @@ impl Job<'_> {
     fn path(&self, symbol: SymbolId) -> String {
         let item = self.patch.meta.new_items.iter().find(|item| item.symbol == symbol);
         item.map_or_else(|| demangled(&self.patch.symbols[symbol.0 as usize].name), |item| item.path.clone())
+    }
+}
+
+/// Why values that a patch made of a type do not go together with the type as it is now.
+fn another(name: &str, record: &Record) -> String {
+    let patch = named(record);
+    match (name.strip_suffix("::{vtable}"), name.strip_suffix("::{methods}")) {
+        (Some(table), _) => format!(
+            "the process may keep objects that patch {patch} made as `{table}`, and in this patch other functions are in the slots of that \
+             table (::{{vtable}}): a method is overridden now, or is not, the type has a `Drop` or has none; leave these as they were, or \
+             give the new type another name"
+        ),
+        (_, Some(object)) => format!(
+            "the process may keep objects that patch {patch} made as `{object}`, and in this patch the trait has other methods or has them in \
+             another order; leave the trait as it was, or give the new one another name"
+        ),
+        _ => format!(
+            "the process may keep values of `{name}` as patch {patch} made them, and this patch has another layout for the type; leave it as \
+             it was, or give the new one another name"
+        ),
     }
 }
 

@@ -85,6 +85,12 @@ impl Job<'_> {
             guard.function(Policy::Quiescent, at, code, &redirect.path, process);
             any = true;
         }
+        if self.options.policy == Policy::Immediate {
+            let mut state = prepared.state();
+            state.patches.retain(|record| record.id != self.id);
+            any |= !state.patches.is_empty();
+            guard.patches(Policy::Quiescent, &state, &self.same_as_earlier(&state));
+        }
         if !any {
             return (seized.leave(), Vec::new());
         }

@@ -115,9 +115,11 @@ impl Job<'_> {
             let Some(symbol) = self.patch.symbols.get(index) else { continue };
             let Place::Section { size, .. } = symbol.place else { continue };
             let (name, type_digest) = (symbol.name.clone(), item.type_digest);
+            let initial = self.patch.code_digest(item.symbol);
             match (item.kind, loaded.bindings[index], loaded.symbols[index], loaded.carrier) {
                 (NewItemKind::Static, Binding::Own, Some(address), _) => {
-                    statics.push(StaticRecord { name, address, size, type_digest, sole: item.sole });
+                    let sole = item.sole;
+                    statics.push(StaticRecord { name, address, size, type_digest, sole, initial });
                 }
                 (NewItemKind::ThreadLocal, Binding::Tls(place), _, Some(carrier))
                     if place.module == carrier.module =>
@@ -127,6 +129,7 @@ impl Job<'_> {
                         size,
                         type_digest,
                         sole: item.sole,
+                        initial,
                         module: place.module,
                         offset: place.offset,
                         tp_offset: place.tp_offset,

@@ -188,6 +188,9 @@ pub struct StaticRecord {
     /// No other item of the source goes by the same path.
     #[serde(default)]
     pub sole: bool,
+    /// Digest of what it begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<Digest>,
 }
 
 /// A thread-local in a carrier object.
@@ -202,6 +205,9 @@ pub struct ThreadLocalRecord {
     /// No other item of the source goes by the same path.
     #[serde(default)]
     pub sole: bool,
+    /// Digest of what it begins with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<Digest>,
     /// Loader's number of the carrier.
     pub module: u64,
     /// Offset in the carrier's block.

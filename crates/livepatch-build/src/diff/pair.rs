@@ -164,6 +164,8 @@ pub(super) fn settle(
                     changed.push(Changed { old: old_at, new: set.new[0], first });
                 }
             }
+            // Of nothing there is nothing to tell apart.
+            None if old.section(old_at).size == 0 => {}
             None => left.push(old_at),
         }
     }

@@ -3,13 +3,15 @@
 //! `main` runs once. So does a function that such code calls by one call which is in no loop, if nothing else refers to it. Loops are
 //! those of the raw code's instructions: a call from which control comes back to it. Where control goes through a table, it may go to
 //! whatever no other instruction leads to. The body of `async fn main` is a function that the runtime calls in a loop, but each call
-//! goes on where the last one left off; so its own instructions tell what is in a loop.
+//! goes on where the last one left off; so its own instructions tell what is in a loop. The same goes for the bodies that it awaits: they
+//! are looked into, but do not run once themselves, nor does what is polled otherwise.
 
 use super::compare::{Ref, is_call, reference};
 use super::graph::Graph;
 use super::names::is_mangled;
 use super::pair::ByName;
 use super::program::Program;
+use super::traces::last_name;
 use crate::guard::demangle;
 use crate::objects::Kind;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
@@ -28,12 +30,19 @@ pub(super) fn only_at_start<'a>(program: &Program<'a>, names: &ByName<'a>, graph
     while let Some(name) = work.pop() {
         let called = called_once(program, names, name).into_iter();
         for callee in called.filter(|callee| references.get(callee) == Some(&1)) {
-            if found.insert(callee.to_owned()) {
+            if !is_polled(callee) && found.insert(callee.to_owned()) {
                 work.push(callee);
             }
         }
     }
+    // It may be the body of a future, which goes on behind its awaits when it is called again.
+    found.retain(|name| !demangle(name).ends_with('}'));
     found
+}
+
+/// Whether a function is called whenever there may be something to go on with.
+fn is_polled(name: &str) -> bool {
+    last_name(&demangle(name)).starts_with("poll")
 }
 
 /// The program's `main`, which the C function of that name refers to, and its body if it is `async`.

@@ -156,6 +156,7 @@ impl<'s, 'o> Walk<'s, 'o> {
                 None => staying.push(kept.start),
             }
         }
+        found.extend(self.others_behind_same_code());
         let mut seen = HashSet::new();
         while let Some(start) = staying.pop() {
             let calls = self.kept.get(&start).map(|kept| kept.calls.as_slice()).unwrap_or_default();
@@ -166,6 +167,33 @@ impl<'s, 'o> Walk<'s, 'o> {
                 }
             }
             seen.insert(start);
+        }
+        found
+    }
+
+    /// What is other than it was and is called by functions that are the same by their code alone: a body that only a number tells from
+    /// others, behind the code that hands the call on to it.
+    fn others_behind_same_code(&self) -> Vec<Earlier<'s>> {
+        let by_code = |start: &RunAddr| match (self.kept.get(start), self.becomes(*start)) {
+            (Some(kept), Some(Becomes::Continued(newer))) => {
+                !self.image.contains_key(start) && !self.own.continues(kept, newer)
+            }
+            _ => false,
+        };
+        let addressed = self.record.kept.iter().filter(|kept| kept.addressed).map(|kept| kept.start);
+        let mut work: Vec<RunAddr> = addressed.filter(by_code).collect();
+        let (mut seen, mut found) = (HashSet::new(), Vec::new());
+        while let Some(start) = work.pop() {
+            if !seen.insert(start) {
+                continue;
+            }
+            for call in self.kept[&start].calls.iter().filter(|call| self.function(**call).is_some()) {
+                match self.becomes(*call) {
+                    Some(Becomes::Continued(_)) if by_code(call) => work.push(*call),
+                    Some(Becomes::Continued(_)) => {}
+                    other => found.extend(self.earlier(*call, other.unwrap_or(Becomes::Other))),
+                }
+            }
         }
         found
     }

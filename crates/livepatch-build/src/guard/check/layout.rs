@@ -37,7 +37,7 @@ pub(in crate::guard) fn layouts(
             Some(_) => {}
             // Not reached by the old code, but the running program may have such values all the same.
             None => {
-                if let Some(before) = elsewhere.get(name)
+                if let Some(before) = elsewhere.get(name).filter(|before| has_layout(before))
                     && !after.layouts.is_subset(&before.layouts)
                 {
                     changed.insert(name, Changed { old: before.layouts.clone(), new: after });

@@ -1,0 +1,106 @@
+//! What is no obstacle and has to be known of variables that earlier patches brought. `create` says the same of those of the image, but
+//! it has not seen the earlier patches.
+
+use super::super::Job;
+use super::demangled;
+use crate::registry::State;
+use livepatch_patch::{Digest, NewItem, NewItemKind, Note, plain};
+use std::collections::BTreeSet;
+
+/// A variable that an earlier patch brought.
+struct Known {
+    path: String,
+    size: u64,
+    initial: Option<Digest>,
+}
+
+impl Job<'_> {
+    /// Notes on variables: whose new initial value has no effect, and which begin anew in the place of others.
+    pub(in super::super) fn notes_on_earlier(&self, state: &State) -> Vec<Note> {
+        let others = || state.patches.iter().filter(|record| record.id != self.id);
+        let statics = others().flat_map(|record| &record.statics).map(|of| (&of.name, of.size, of.initial));
+        let locals = others().flat_map(|record| &record.thread_locals);
+        let locals = locals.map(|of| (&of.name, of.size, of.initial));
+        let known = statics.chain(locals);
+        let known: Vec<Known> =
+            known.map(|(name, size, initial)| Known { path: path(name), size, initial }).collect();
+        let items = self.patch.meta.new_items.iter();
+        let items: Vec<&NewItem> =
+            items.filter(|item| item.kind != NewItemKind::Function && !item.call_site).collect();
+        let own: BTreeSet<String> = items.iter().map(|item| path(self.symbol_of(item))).collect();
+        let mut notes = Vec::new();
+        for item in items {
+            let own_path = path(self.symbol_of(item));
+            let mut running = known.iter().rev().filter(|known| known.path == own_path).peekable();
+            if running.peek().is_some() {
+                let initial = self.patch.code_digest(item.symbol);
+                if running.all(|known| known.initial.is_some() && known.initial != initial) {
+                    notes.push(kept(item));
+                }
+                continue;
+            }
+            let mut gone = known.iter().filter(|known| !own.contains(&known.path));
+            if let Some(before) = gone.rfind(|known| is_alike(known, &own_path, self.size_of(item))) {
+                notes.push(anew(item, before));
+            }
+        }
+        notes
+    }
+
+    fn symbol_of(&self, item: &NewItem) -> &str {
+        &self.patch.symbols[item.symbol.0 as usize].name
+    }
+
+    fn size_of(&self, item: &NewItem) -> u64 {
+        match self.patch.symbols[item.symbol.0 as usize].place {
+            livepatch_patch::Place::Section { size, .. } => size,
+            _ => 0,
+        }
+    }
+}
+
+fn path(symbol: &str) -> String {
+    demangled(plain(symbol))
+}
+
+/// Where a variable is declared: without what macros and closures put around it.
+fn declared(path: &str) -> Vec<&str> {
+    let of_macro = |segment: &&str| !segment.starts_with('{') && !segment.starts_with("__");
+    path.split("::").filter(of_macro).filter(|segment| *segment != "VAL").collect()
+}
+
+/// Whether a variable has another's name elsewhere, or stands in its place under another name and is as large.
+fn is_alike(known: &Known, path: &str, size: u64) -> bool {
+    let (was, is) = (declared(&known.path), declared(path));
+    let (by_name, by_place) = (was.last() == is.last(), was.iter().rev().skip(1).eq(is.iter().rev().skip(1)));
+    by_name != by_place && (by_name || known.size == size)
+}
+
+fn kept(item: &NewItem) -> Note {
+    Note {
+        code: "LP0101".into(),
+        title: format!("initial value of `{}` changed; the running value is kept", item.path),
+        item: item.path.clone(),
+        place: None,
+        reason:
+            "variables keep their values when a patch is applied, also those that an earlier patch brought"
+                .into(),
+        help: "set the variable from patched code if the running program needs the new value".into(),
+        functions: Vec::new(),
+    }
+}
+
+fn anew(item: &NewItem, before: &Known) -> Note {
+    Note {
+        code: "LP0112".into(),
+        title: format!("`{}` is a new variable and begins at its initial value", item.path),
+        item: item.path.clone(),
+        place: None,
+        reason: format!(
+            "nothing reads what `{}` holds, which an earlier patch brought and this one does not have; a variable is known by its path",
+            before.path
+        ),
+        help: "leave the variable where it is, under its name, if the fix needs the running value".into(),
+        functions: Vec::new(),
+    }
+}
