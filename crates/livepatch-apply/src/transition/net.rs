@@ -26,6 +26,9 @@ const REGISTER_PRIVATE_EXPEDITED_SYNC_CORE: u64 = 1 << 6;
 /// Threads that are on their way to a stop at the same time, at most. They run or want to, so they come one by one.
 const AT_ONCE: usize = 64;
 
+/// How long a thread that has to get on is left in peace.
+const REST: Duration = Duration::from_micros(100);
+
 /// How long the tool's threads may take to come to their processors, and to run there once. It is a matter of microseconds, but for
 /// a processor that a real-time thread holds.
 const VISIT_LIMIT: Duration = Duration::from_millis(20);
@@ -197,16 +200,20 @@ fn visit(
 ) -> Result<(), ApplyError> {
     // When each was last seen not to have stopped.
     let mut asked: BTreeMap<Tid, Instant> = BTreeMap::new();
+    // A stop that is asked for comes before a signal that is to be taken: who is asked again at once never gets to take it.
+    let mut resting: BTreeMap<Tid, Instant> = BTreeMap::new();
     let mut pause = Pause::default();
     loop {
         tids.retain(|tid| seized.traces(*tid));
+        let now = Instant::now();
+        resting.retain(|_, until| *until > now);
         asked.retain(|tid, _| tids.contains(tid));
         if tids.is_empty() {
             return Ok(());
         }
         let next: Vec<Tid> = tids
             .iter()
-            .filter(|tid| !asked.contains_key(tid))
+            .filter(|tid| !asked.contains_key(tid) && !resting.contains_key(tid))
             .take(AT_ONCE - asked.len().min(AT_ONCE))
             .copied()
             .collect();
@@ -226,6 +233,8 @@ fn visit(
             if let Some(thread) = seized.held(tid) {
                 if done(&thread) {
                     tids.remove(&tid);
+                } else {
+                    resting.insert(tid, Instant::now() + REST);
                 }
                 thread.resume_after_look(since)?;
             }
