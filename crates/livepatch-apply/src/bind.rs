@@ -293,7 +293,8 @@ fn running_instance(
     Ok(found)
 }
 
-fn demangled(symbol: &str) -> String {
+/// The path that a symbol has, without what the optimiser appended to make it visible to other code units.
+pub(crate) fn demangled(symbol: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(plain(symbol)))
 }
 

@@ -180,7 +180,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     let orphans = diff.orphans(&leftovers);
     let mut judged = timed("guard", || judge((old, new, &source), &unchanged, &diff, &emitted, &orphans))?;
     report.findings.extend(anonymous::refuse(&diff, &emitted, &mut judged));
-    let build = describe::Builds { old, new, source: &source };
+    let build = describe::Builds { old, new, source: &source, unchanged: &unchanged };
     let findings = &mut report.findings;
     let mut meta =
         timed("describe", || describe::meta(&build, options, &diff, &emitted, &orphans, &judged, findings))?;

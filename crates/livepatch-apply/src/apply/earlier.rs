@@ -12,6 +12,7 @@ mod notes;
 
 use super::record::saved;
 use super::{Job, Prepared};
+use crate::bind::demangled;
 use crate::branches::branches_into_entry;
 use crate::error::ApplyError;
 use crate::guard::Guard;
@@ -196,10 +197,6 @@ fn another(name: &str, record: &Record) -> String {
              it was, or give the new one another name"
         ),
     }
-}
-
-fn demangled(symbol: &str) -> String {
-    format!("{:#}", rustc_demangle::demangle(symbol))
 }
 
 /// A patch by its name and the begin of its id.

@@ -19,8 +19,7 @@ pub(super) fn new_items(
 ) -> Vec<NewItem> {
     let functions = functions_by_name(judged);
     let statics = statics_by_path(diff, emitted);
-    let described: Vec<_> = judged.functions.iter().collect();
-    let also = diff.stands_for(emitted, &described);
+    let also = diff.stands_for(emitted, &judged.functions);
     let item = |item: &Brought| {
         let symbol = name_of(&diff.new, item.at);
         let variable = judged.new_statics.iter().find(|info| info.symbol == symbol);
@@ -110,18 +109,14 @@ impl Known<'_> {
     /// Whether a path or type has something in it that only a number tells apart.
     fn has_number(&self, text: &str) -> bool {
         labels(text).any(|(parent, label)| {
-            !(self.is_of_others(parent) || label.starts_with("{async_fn") && self.awaits(parent).is_some())
+            !(guard::is_of_others(parent, self.unchanged)
+                || label.starts_with("{async_fn") && self.awaits(parent).is_some())
         })
     }
 
     /// What stands for the type of a variable without debug information: in a crate that did not change it is the same in all builds.
     fn type_of_others(&self, path: &str) -> Option<Digest> {
-        self.is_of_others(path).then(|| Digest::of(path.as_bytes()))
-    }
-
-    fn is_of_others(&self, path: &str) -> bool {
-        let krate = path.split("::").next().unwrap_or_default();
-        guard::of_standard_library(path) || self.unchanged.contains(krate)
+        guard::is_of_others(path, self.unchanged).then(|| Digest::of(path.as_bytes()))
     }
 
     /// What a function awaits, in order, as far as the source tells.
@@ -139,9 +134,8 @@ impl Known<'_> {
             let awaiting = labels(&of.name).filter(|(_, label)| label.starts_with("{async"));
             let further: Vec<_> = awaiting
                 .map(|(parent, _)| {
-                    let inside = ["::{async", "::{closure", "::{coroutine"];
-                    let end = inside.iter().filter_map(|mark| parent.find(mark)).min();
-                    let function = &parent[..end.unwrap_or(parent.len())];
+                    let end = MARKS.iter().filter_map(|mark| parent.find(mark)).min();
+                    let function = end.map_or(parent, |end| parent[..end].trim_end_matches("::"));
                     let drops = self.meaning.map(|meaning| meaning.drop_of(last_name(function)));
                     (self.awaits(function), drops)
                 })
@@ -156,11 +150,13 @@ impl Known<'_> {
     }
 }
 
+/// How labels of closures and bodies begin.
+const MARKS: [&str; 3] = ["{closure", "{async", "{coroutine"];
+
 /// The closures and bodies that a path or type names, each with the path of what it is in.
 fn labels(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    let marks = ["{closure", "{async", "{coroutine"];
     let starts = text.match_indices('{').map(|(at, _)| at);
-    let starts = starts.filter(move |at| marks.iter().any(|mark| text[*at..].starts_with(mark)));
+    let starts = starts.filter(|at| MARKS.iter().any(|mark| text[*at..].starts_with(mark)));
     starts.map(|at| {
         let in_path = |c: char| c.is_alphanumeric() || "_:{}#".contains(c);
         let begin = text[..at].char_indices().rev().take_while(|(_, c)| in_path(*c)).last();

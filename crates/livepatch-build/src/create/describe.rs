@@ -3,7 +3,7 @@
 use super::{CreateError, CreateOptions, FunctionReport, Ignored, brought, libraries, origin};
 use crate::build::Build;
 use crate::diff::program::{At, Program};
-use crate::diff::{Diff, Meaning, complete, lost};
+use crate::diff::{Diff, Meaning, lost};
 use crate::emit::{Emitted, Replaced, name_of};
 use crate::findings::{Finding, Place, rules};
 use crate::guard::{
@@ -115,6 +115,8 @@ pub(super) struct Builds<'b> {
     pub old: &'b Build,
     pub new: &'b Build,
     pub source: &'b SourceDiff,
+    /// Crates of others that are the same in both.
+    pub unchanged: &'b BTreeSet<String>,
 }
 
 /// Where orphans are.
@@ -169,8 +171,8 @@ pub(super) fn meta(
         Some(Orphan { path: path_of(&diff.old, orphan.at), old, old_size, from })
     });
     let manifest = &builds.old.manifest;
-    let unchanged = complete::unchanged(builds.old, builds.new);
-    let known = brought::Known { unchanged: &unchanged, source: builds.source, meaning: diff.meaning.any() };
+    let known =
+        brought::Known { unchanged: builds.unchanged, source: builds.source, meaning: diff.meaning.any() };
     Ok(Meta {
         orphans: orphans.collect(),
         name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),

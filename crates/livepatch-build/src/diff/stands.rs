@@ -19,7 +19,7 @@ impl Diff<'_> {
     pub(crate) fn stands_for(
         &self,
         emitted: &Emitted,
-        described: &[&FunctionInfo],
+        described: &[FunctionInfo],
     ) -> BTreeMap<At, BTreeSet<String>> {
         let mut found: BTreeMap<At, BTreeSet<String>> = BTreeMap::new();
         let Some(meaning) = self.meaning.any() else { return found };

@@ -22,6 +22,11 @@ pub fn of_standard_library(path: &str) -> bool {
     CRATES.iter().any(|krate| own_path(path, krate))
 }
 
+/// Whether a path is one of the standard library or of these crates.
+pub fn is_of_others(path: &str, unchanged: &BTreeSet<String>) -> bool {
+    of_standard_library(path) || path.split("::").next().is_some_and(|krate| unchanged.contains(krate))
+}
+
 /// Whether every path in a name begins in one of [`CRATES`]. A generic parameter that is not spelled out (legacy symbols
 /// have `Vec<T>`) may stand for anything.
 pub(super) fn is_fixed(name: &str) -> bool {

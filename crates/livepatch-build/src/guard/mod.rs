@@ -42,7 +42,7 @@ mod types;
 mod vtable;
 
 pub use demangle::{crate_of, demangle, is_rust, strip_suffix};
-pub(crate) use fixed::{is_fixed_with, of_standard_library};
+pub(crate) use fixed::{is_fixed_with, is_of_others, of_standard_library};
 pub use impl_scope::impl_scope;
 pub use inline::inlined_at;
 pub use input::{

@@ -4,7 +4,8 @@
 //! function of that name and path if no other item of either patch goes by that path, and if both take and return the same in the same
 //! way; or if the code is the same. It may stand for others, whose code LLVM found equal, and then these must have the same code, too.
 
-use super::{demangled, named};
+use super::named;
+use crate::bind::demangled;
 use crate::registry::{Function, KeptRecord, Record, State};
 use livepatch_patch::{Identity, NewItem, Patch, Place, RunAddr, SectionKind, SymbolId, Tag, plain};
 use std::collections::{HashMap, HashSet};

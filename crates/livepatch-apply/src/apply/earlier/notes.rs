@@ -2,9 +2,9 @@
 //! it has not seen the earlier patches.
 
 use super::super::Job;
-use super::demangled;
+use crate::bind::demangled;
 use crate::registry::State;
-use livepatch_patch::{Digest, NewItem, NewItemKind, Note, plain};
+use livepatch_patch::{Digest, NewItem, NewItemKind, Note, Place};
 use std::collections::BTreeSet;
 
 /// A variable that an earlier patch brought.
@@ -23,14 +23,14 @@ impl Job<'_> {
         let locals = locals.map(|of| (&of.name, of.size, of.initial));
         let known = statics.chain(locals);
         let known: Vec<Known> =
-            known.map(|(name, size, initial)| Known { path: path(name), size, initial }).collect();
+            known.map(|(name, size, initial)| Known { path: demangled(name), size, initial }).collect();
         let items = self.patch.meta.new_items.iter();
         let items: Vec<&NewItem> =
             items.filter(|item| item.kind != NewItemKind::Function && !item.call_site).collect();
-        let own: BTreeSet<String> = items.iter().map(|item| path(self.symbol_of(item))).collect();
+        let own: BTreeSet<String> = items.iter().map(|item| demangled(self.symbol_of(item))).collect();
         let mut notes = Vec::new();
         for item in items {
-            let own_path = path(self.symbol_of(item));
+            let own_path = demangled(self.symbol_of(item));
             let mut running = known.iter().rev().filter(|known| known.path == own_path).peekable();
             if running.peek().is_some() {
                 let initial = self.patch.code_digest(item.symbol);
@@ -53,14 +53,10 @@ impl Job<'_> {
 
     fn size_of(&self, item: &NewItem) -> u64 {
         match self.patch.symbols[item.symbol.0 as usize].place {
-            livepatch_patch::Place::Section { size, .. } => size,
+            Place::Section { size, .. } => size,
             _ => 0,
         }
     }
-}
-
-fn path(symbol: &str) -> String {
-    demangled(plain(symbol))
 }
 
 /// Where a variable is declared: without what macros and closures put around it.

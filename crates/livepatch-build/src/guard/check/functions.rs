@@ -2,7 +2,7 @@
 
 use crate::findings::{Finding, rules};
 use crate::guard::demangle::{crate_of, demangle, is_rust, strip_suffix};
-use crate::guard::fixed::CRATES;
+use crate::guard::fixed::{CRATES, is_of_others};
 use crate::guard::function::{Function, linkage_name};
 use crate::guard::input::ChangedFunction;
 use crate::guard::names::segments;
@@ -122,15 +122,11 @@ fn signature(old: &Function, new: &Function) -> Option<Finding> {
 /// Whether both are the same generic function of a crate that did not change. LLVM merges copies of equal code, so that one may be
 /// described as another.
 fn are_copies(old: &Function, new: &Function, unchanged: &BTreeSet<String>) -> bool {
-    let of_others = |path: &str| {
-        let krate = path.split("::").next().unwrap_or_default();
-        CRATES.contains(&krate) || unchanged.contains(krate)
-    };
     let bare = |path: &str| {
         let generic = |segment: &&str| segment.find('<').filter(|at| *at > 0).unwrap_or(segment.len());
         segments(path).iter().map(|segment| segment[..generic(segment)].to_owned()).collect::<Vec<_>>()
     };
-    of_others(&old.path) && bare(&old.path) == bare(&new.path)
+    is_of_others(&old.path, unchanged) && bare(&old.path) == bare(&new.path)
 }
 
 fn convention(old: &Function, new: &Function) -> Option<Finding> {
