@@ -29,7 +29,7 @@ impl Browser {
     /// # Errors
     /// If it does not start or does not answer.
     pub fn open(address: &str) -> Result<Self, Failed> {
-        let profile = tempfile::tempdir()?;
+        let profile = crate::scratch::folder()?;
         let mut child = Command::new("sh")
             .args(["-c", START, "chromium", "--headless=new", "--remote-debugging-pipe", "--no-sandbox"])
             .args(["--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])

@@ -23,7 +23,7 @@ impl Example {
     pub fn copy(name: &'static str) -> Result<Self, Failed> {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let from = repository.join("examples").join(name);
-        let example = Self { dir: tempfile::tempdir()?, name };
+        let example = Self { dir: crate::scratch::folder()?, name };
         fs::create_dir(example.path().join("src"))?;
         for entry in fs::read_dir(from.join("src"))? {
             let entry = entry?;

@@ -26,6 +26,7 @@ pub mod measure;
 pub mod profile;
 pub mod project;
 pub mod scenario;
+pub mod scratch;
 pub mod self_patching;
 pub mod tools;
 

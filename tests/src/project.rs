@@ -36,7 +36,7 @@ impl Project {
     /// # Errors
     /// If the folder cannot be written.
     pub fn new(fixture: &Fixture, profile: Profile) -> Result<Self, Failed> {
-        let project = Self { dir: tempfile::tempdir()?, fixture: fixture.clone(), profile };
+        let project = Self { dir: crate::scratch::folder()?, fixture: fixture.clone(), profile };
         if !fixture.has_manifest() {
             let manifest = format!(
                 "[package]\nname = \"{}\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n{}",

@@ -99,7 +99,7 @@ impl Case {
         prepare: impl FnOnce(&mut Command),
         change: impl FnOnce(&Path) -> Result<(), Failed>,
     ) -> Result<Self, Failed> {
-        let folder = tempfile::tempdir()?;
+        let folder = crate::scratch::folder()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
         let file = folder.path().join("program");
         tools::place(&built.program, &file)?;

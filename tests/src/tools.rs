@@ -162,6 +162,7 @@ pub fn cargo_livepatch(dir: &Path) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_")
             || name.to_string_lossy().starts_with("CARGO_MANIFEST")
+            || name == "CARGO_INCREMENTAL"
         {
             command.env_remove(name);
         }

@@ -136,7 +136,7 @@ fn another_build_of_the_same_program() -> Result<(), Failed> {
 #[test]
 fn truncated_and_damaged_patches() -> Result<(), Failed> {
     let good = fs::read(&shipped().patch)?;
-    let dir = tempfile::tempdir()?;
+    let dir = livepatch_tests::scratch::folder()?;
     let victim = Victim::start()?;
     for length in (0..good.len()).step_by(good.len() / 12 + 1).chain([good.len() - 1]) {
         let file = written(dir.path(), &good[..length])?;
@@ -160,7 +160,7 @@ fn a_patch_for_another_architecture() -> Result<(), Failed> {
     // Source: ELF gABI, `e_machine` at offset 18; 183 is AArch64.
     let mut foreign = fs::read(&shipped().patch)?;
     foreign[18..20].copy_from_slice(&183u16.to_le_bytes());
-    let dir = tempfile::tempdir()?;
+    let dir = livepatch_tests::scratch::folder()?;
     let file = written(dir.path(), &foreign)?;
     let victim = Victim::start()?;
     for verb in ["check", "apply"] {
@@ -215,7 +215,7 @@ fn another_user() -> Result<(), Failed> {
     let victim = Victim::start()?;
     // Root becomes nobody; an ordinary user has no permission on the first process anyway.
     let pid = if root { victim.pid() } else { "1".into() };
-    let dir = tempfile::tempdir()?;
+    let dir = livepatch_tests::scratch::folder()?;
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
     let (tool, patch) = (dir.path().join("livepatch"), dir.path().join("fix.lpatch"));
     tools::place(tools::folder().join("livepatch"), &tool)?;

@@ -112,7 +112,7 @@ const STACK: [&str; 4] = ["names::work", "names::added", "names::changed", "name
 #[test]
 fn gdb_names_patched_frames_of_a_process_and_of_its_core_dump() -> Result<(), Failed> {
     let case = inside("names", SOURCE)?;
-    let folder = tempfile::tempdir()?;
+    let folder = livepatch_tests::scratch::folder()?;
     let (pid, program) = (case.pid(), case.output());
     let (pid, flag) = (OsStr::new(&pid), OsStr::new("-p"));
     let written = symbols(&[pid, OsStr::new("-o"), folder.path().as_ref()])?.expect(exit::DONE, "symbols")?;
@@ -203,7 +203,7 @@ fn perf_names_patched_functions() -> Result<(), Failed> {
     // The time is spent in patched code itself.
     let case =
         inside("profiled", &SOURCE.replace("#[inline(never)]\nfn work", "#[inline(always)]\nfn work"))?;
-    let (pid, folder) = (case.pid(), tempfile::tempdir()?);
+    let (pid, folder) = (case.pid(), livepatch_tests::scratch::folder()?);
     let map = Map::of(&pid);
     perf_map(&pid)?.expect(exit::DONE, "symbols")?;
     let data = folder.path().join("perf.data");
@@ -230,7 +230,7 @@ fn perf_names_patched_functions() -> Result<(), Failed> {
 #[test]
 fn a_perf_map_is_written_where_and_only_where_it_may() -> Result<(), Failed> {
     let case = inside("mapped", SOURCE)?;
-    let (pid, folder) = (case.pid(), tempfile::tempdir()?);
+    let (pid, folder) = (case.pid(), livepatch_tests::scratch::folder()?);
     let map = Map::of(&pid);
     let done = perf_map(&pid)?.expect(exit::DONE, "symbols")?.json;
     assert_eq!(done["perf_map"], map.0.to_str().unwrap_or_default());

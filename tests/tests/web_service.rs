@@ -26,7 +26,7 @@ fn demo(dir: &Path, workers: &str) -> Result<(), Failed> {
 
 #[test]
 fn two_hundred_cycles_under_load_with_2_and_64_workers() -> Result<(), Failed> {
-    let dir = tempfile::tempdir()?;
+    let dir = livepatch_tests::scratch::folder()?;
     demo(dir.path(), "2")?;
     demo(dir.path(), "64")
 }
