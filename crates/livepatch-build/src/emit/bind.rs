@@ -36,8 +36,16 @@ pub(super) fn binding(
         Some(at) if diff.new.addr(at).is_some() && diff.new.section(at).kind != Kind::Special => {
             Ok(defined(diff, changed, at, call))
         }
+        // An empty variable has no line in the linker's map. The running one, if there is one, has a symbol; else there is
+        // nothing but an address to agree on.
+        Some(at) if is_empty(diff, at) && diff.old.image.symbols(name).is_empty() => Ok(Bound::Own(at)),
         _ => external(diff, changed, name, call),
     }
+}
+
+fn is_empty(diff: &Diff<'_>, at: At) -> bool {
+    let section = diff.new.section(at);
+    section.size == 0 && section.kind != Kind::Special && !section.kind.is_tls()
 }
 
 fn defined(diff: &Diff<'_>, changed: &HashSet<At>, at: At, call: bool) -> Bound {
