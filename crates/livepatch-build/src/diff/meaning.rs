@@ -155,12 +155,32 @@ impl Meaning {
         let old = shift::places(infos.old.values(), |symbol| self.key(symbol));
         let new = shift::places(infos.new.values(), |symbol| self.key(symbol));
         let of_lines = |(name, by): &(&String, &Shift)| shift::is_of_lines(**by, name, (&old, &new), source);
-        let lines: Vec<String> = self.shifted.iter().filter(of_lines).map(|(name, _)| name.clone()).collect();
+        let lines: HashSet<String> = self.shifted.iter().filter(of_lines).map(|(name, _)| name.clone()).collect();
         if lines.is_empty() {
             return;
         }
         tracing::debug!(?lines, "differ in line numbers only");
-        self.changed.retain(|name| !lines.contains(name));
+        self.forget(|name| lines.contains(name));
+    }
+
+    /// Takes functions of crates of others for unchanged of which only one build has raw code: whether rustc inlines such a
+    /// function before there is raw code depends on who uses it. Where it was inlined and now is called, the caller's raw
+    /// code differs.
+    pub(super) fn forget_instances(&mut self, infos: &Infos) {
+        let functions = || infos.old.values().chain(infos.new.values());
+        let own = functions().map(|info| (Some(info.symbol.as_str()), info.place.as_ref()));
+        let inlined = functions().flat_map(|info| &info.inlined);
+        let inlined = inlined.map(|function| (function.symbol.as_deref(), function.place.as_ref()));
+        let foreign = own.chain(inlined).filter(|(_, place)| is_elsewhere(*place));
+        let names = foreign.filter_map(|(symbol, _)| symbol).map(|symbol| self.key(symbol));
+        let is_known = |graph: &Graph, name: &str| graph.nodes.contains_key(name);
+        let on_one_side = |name: &&str| is_known(&self.old, name) != is_known(&self.new, name);
+        let names: HashSet<String> = names.filter(on_one_side).map(str::to_owned).collect();
+        self.forget(|name| names.contains(name));
+    }
+
+    fn forget(&mut self, is_unchanged: impl Fn(&str) -> bool) {
+        self.changed.retain(|name| !is_unchanged(name));
         self.old.lead_to(&self.changed);
         self.new.lead_to(&self.changed);
     }

@@ -18,7 +18,7 @@ use super::by_source::BySource;
 use super::described::described;
 use super::knowledge::{Callers, Lost};
 use super::links;
-use super::meaning::ByMeaning;
+use super::meaning::{ByMeaning, Known};
 use super::program::{At, Program};
 use super::variables::{Touched, declared};
 use super::{Changed, CopySet, Diff};
@@ -94,6 +94,9 @@ pub fn set_aside(
     let infos = Infos::read(diff, &unpaired, (old_build, new_build))?;
     if let Some(meaning) = diff.meaning.any_mut() {
         meaning.forget_lines(&infos, source);
+    }
+    if let Known::All(meaning) = &mut diff.meaning {
+        meaning.forget_instances(&infos);
     }
     let crates = changed_crates(old_build, new_build);
     let meaning = diff.meaning.all().filter(|meaning| meaning.tells_all(source));
