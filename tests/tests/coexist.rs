@@ -1,8 +1,11 @@
 //! Others at the same process: debuggers, further runs of livepatch, job control; and what the program notices.
 
-use livepatch_tests::Failed;
-use livepatch_tests::case::{Case, LIMIT};
+use livepatch_tests::case::{Case, LIMIT, Target};
+use livepatch_tests::child::Program;
+use livepatch_tests::project::command;
 use livepatch_tests::tools::{self, Ran, exit};
+use livepatch_tests::{Failed, fail};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -429,4 +432,58 @@ fn a_long_vfork_and_no_first_thread() -> Result<(), Failed> {
     case.says("1")?;
     case.there_and_back("2", "1")?;
     case.program.finish()
+}
+
+/// Replaces itself by another program some time after its start.
+const EXEC: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+#[inline(never)]
+fn version(n: u64) -> u64 {
+    black_box(n * 0 + 1) //-
+    black_box(n * 0 + 2) //+
+}
+
+fn step() {
+    println!("{}", version(3));
+}
+
+fn main() {
+    if let Some(delay) = std::env::args().nth(1) {
+        let delay = Duration::from_micros(delay.parse().unwrap());
+        std::thread::spawn(move || {
+            std::thread::sleep(delay);
+            Command::new("/bin/sleep").arg("1000").exec()
+        });
+    }
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_program_that_is_replaced_meanwhile() -> Result<(), Failed> {
+    let case = Case::start("a_program_that_is_replaced_meanwhile", EXEC)?;
+    let mut seen = BTreeSet::new();
+    for delay in (0..100_000).step_by(1_000) {
+        let mut starting = command(case.shipped());
+        starting.arg(delay.to_string());
+        let program = Program::start(starting)?;
+        let target = Target { pid: program.pid().to_string(), ..case.target.clone() };
+        let ran = target.apply(&[])?;
+        // Patched before, lost on the way, or another program from the start.
+        if ![exit::DONE, exit::MISMATCH, exit::LOST].contains(&ran.code) {
+            return fail(format!("exit code {} after {delay} us: {}", ran.code, ran.text));
+        }
+        seen.insert(ran.code);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()))?;
+        if !status.contains("TracerPid:\t0\n") {
+            return fail(format!("after {delay} us: {status}"));
+        }
+    }
+    if seen.contains(&exit::LOST) { Ok(()) } else { fail(format!("never replaced on the way: {seen:?}")) }
 }

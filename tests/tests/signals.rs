@@ -161,6 +161,82 @@ fn signal_masks(case: &Case, name: &str) -> Result<Vec<u64>, Failed> {
     if masks.is_empty() { fail(format!("no thread of the name {name}")) } else { Ok(masks) }
 }
 
+/// Threads that run into breakpoints of the program's own all the time, also in the changed function.
+const OWN_BREAKPOINTS: &str = r#"
+mod host;
+
+use std::arch::asm;
+use std::cell::Cell;
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+unsafe extern "C" {
+    fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
+}
+
+const SIGTRAP: i32 = 5;
+
+static STARTED: OnceLock<()> = OnceLock::new();
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static WRONG: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static CAUGHT: Cell<u64> = const { Cell::new(0) };
+}
+
+#[inline(never)]
+fn version(n: u64) -> u64 {
+    unsafe { asm!("int3") };
+    black_box(n * 0 + 1) //-
+    black_box(n * 0 + 2) //+
+}
+
+extern "C" fn on_trap(_: i32) {
+    CAUGHT.set(CAUGHT.get() + 1);
+}
+
+fn call_on() {
+    loop {
+        let before = CAUGHT.get();
+        version(black_box(3));
+        unsafe { asm!("int3") };
+        if CAUGHT.get() != before + 2 {
+            WRONG.fetch_add(1, SeqCst);
+        }
+        CALLS.fetch_add(1, SeqCst);
+    }
+}
+
+fn start() {
+    unsafe { signal(SIGTRAP, on_trap) };
+    (0..4).for_each(|_| drop(std::thread::spawn(call_on)));
+}
+
+fn step() {
+    STARTED.get_or_init(start);
+    let before = CALLS.load(SeqCst);
+    while CALLS.load(SeqCst) < before + 100 {
+        std::thread::yield_now();
+    }
+    println!("version {} wrong {}", version(1), WRONG.load(SeqCst));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn breakpoints_of_the_programs_own() -> Result<(), Failed> {
+    let mut case = Case::start("breakpoints_of_the_programs_own", OWN_BREAKPOINTS)?;
+    case.says("version 1 wrong 0")?;
+    for _ in 0..5 {
+        case.there_and_back("version 2 wrong 0", "version 1 wrong 0")?;
+    }
+    case.program.finish()
+}
+
 /// The changed function is reached by destructors alone: of thread-locals, and while a panic unwinds.
 const DESTRUCTORS: &str = r#"
 mod host;

@@ -116,8 +116,17 @@ impl Job<'_> {
 
     /// The report; `None` if the state of the process changed meanwhile.
     fn attempt(&self, past: &mut Past) -> Result<Option<ApplyReport>, ApplyError> {
-        let mut clock = Clock::start();
+        let clock = Clock::start();
         let view = View::open(self.pid, self.deadline)?;
+        self.attempt_on(&view, clock, past).map_err(|error| view.blame(error))
+    }
+
+    fn attempt_on(
+        &self,
+        view: &View,
+        mut clock: Clock,
+        past: &mut Past,
+    ) -> Result<Option<ApplyReport>, ApplyError> {
         let module = view.modules.with_build_id(&self.patch.meta.target.build_id)?;
         let found = view.registry(module);
         let state = found.as_ref().and_then(|found| found.state.as_ref());
@@ -128,7 +137,7 @@ impl Job<'_> {
                 return Err(ApplyError::refused(what));
             }
             let Some(seized) = view.seize(self.deadline)? else { return Ok(None) };
-            let (seized, what) = repair(&view, seized, found, self.deadline)?;
+            let (seized, what) = repair(view, seized, found, self.deadline)?;
             seized.leave()?;
             past.repaired = Some(what);
             return Ok(None);
@@ -146,7 +155,7 @@ impl Job<'_> {
         let bound = bind::bind(&view.process, module, &scope, self.patch, state)?;
         load::trial_link(&view.process, module, self.patch, &plan, &bound.bindings)?;
         load::unwinder(&view.process, &view.modules, module, &scope)?;
-        let prepared = Prepared { view: &view, module, found, code, plan, scope };
+        let prepared = Prepared { view, module, found, code, plan, scope };
         self.check_entries(&prepared)?;
         self.check_earlier(&prepared)?;
         log::info(format_args!(

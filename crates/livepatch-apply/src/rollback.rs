@@ -69,14 +69,16 @@ pub fn rollback(
         let clock = Clock::start();
         let view = View::open(pid, deadline)?;
         if let Some(found) = interrupted(&view) {
-            let repaired = on_tracer_thread(|| settle(&view, &found, deadline))??;
+            let repaired = on_tracer_thread(|| settle(&view, &found, deadline))?;
+            let repaired = repaired.map_err(|error| view.blame(error))?;
             report.repaired = repaired.or(report.repaired.take());
             return Ok(None);
         }
         let Some(chosen) = select(&view, selector) else {
             return finish(&view, &mut report, selector, started).map(Some);
         };
-        let taken = on_tracer_thread(|| take_out(&view, chosen, options, started, clock))??;
+        let taken = on_tracer_thread(|| take_out(&view, chosen, options, started, clock))?;
+        let taken = taken.map_err(|error| view.blame(error))?;
         let Some((holds, stages, id)) = taken else { return Ok(None) };
         report.holds = merge(report.holds, holds);
         report.stages += stages;

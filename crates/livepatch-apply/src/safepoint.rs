@@ -258,7 +258,7 @@ pub fn on_any_thread<T>(
         if Instant::now() >= deadline {
             return Err(busy(seized.process(), started, refused));
         }
-        patience *= 2;
+        patience = longer(patience);
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
 }
@@ -305,8 +305,14 @@ pub fn await_remote_work(seized: &mut Seized, site: &CallSite, deadline: Instant
     }
 }
 
-/// How long one thread may take to stop before another one is tried.
+/// How long one thread may take to stop before another one is tried, at first.
 const ONE_STOP: Duration = Duration::from_millis(50);
+/// And at last: beside many threads that want to run, each has to wait for its turn.
+const LONGEST_STOP: Duration = Duration::from_secs(1);
+
+fn longer(patience: Duration) -> Duration {
+    (patience * 2).min(LONGEST_STOP)
+}
 
 fn on_thread<T>(
     seized: &mut Seized,
@@ -316,11 +322,12 @@ fn on_thread<T>(
     work: &mut dyn FnMut(&mut StoppedThread<'_>) -> Result<T, RemoteError>,
 ) -> Result<T, ApplyError> {
     let started = Instant::now();
+    let mut patience = ONE_STOP;
     loop {
         let mut refused = Vec::new();
         for tid in Quietest::of(seized) {
             let process = seized.process().clone();
-            let mut thread = match seized.interrupt_one(tid, Instant::now() + ONE_STOP) {
+            let mut thread = match seized.interrupt_one(tid, Instant::now() + patience) {
                 Ok(thread) => thread,
                 Err(InterruptError::NoThread { .. }) => continue,
                 Err(error @ InterruptError::Stuck { .. }) => {
@@ -344,6 +351,7 @@ fn on_thread<T>(
         if Instant::now() >= deadline {
             return Err(busy(seized.process(), started, refused));
         }
+        patience = longer(patience);
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
 }

@@ -24,7 +24,13 @@ pub(crate) struct View {
 impl View {
     /// Opens a process that is to be changed. Waits for another run of livepatch to let go of it, and for nobody else.
     pub(crate) fn open(pid: i32, deadline: Instant) -> Result<Self, ApplyError> {
-        Self::of(unless_held(deadline, || Process::open(Pid(pid)))?)
+        let process = unless_held(deadline, || Process::open(Pid(pid)))?;
+        Self::of(process.clone()).map_err(|error| unless_replaced(&process, error))
+    }
+
+    /// What is to be told of a failure: it may have come of another program in the process's place.
+    pub(crate) fn blame(&self, error: ApplyError) -> ApplyError {
+        unless_replaced(&self.process, error)
     }
 
     /// Opens a process for looking only, whoever traces it. Its registries are those of before or after each step of a run
@@ -79,6 +85,10 @@ impl View {
         }
         Ok((current == self.registries).then_some(seized))
     }
+}
+
+fn unless_replaced(process: &Process, error: ApplyError) -> ApplyError {
+    process.check_program().map_or_else(ApplyError::from, |()| error)
 }
 
 /// How often the work starts afresh, whatever the time, because the state of the process changed meanwhile.

@@ -81,6 +81,18 @@ impl Process {
         result.map_err(|error| self.memory_error("write", addr, bytes.len(), error))
     }
 
+    /// Makes sure that the process is alive and runs the program that it ran when it was opened.
+    ///
+    /// # Errors
+    /// [`ProcessError::Lost`] if not.
+    pub fn check_program(&self) -> Result<(), ProcessError> {
+        // Nothing is mapped so low, so this fails in one of two ways: see `memory_error`.
+        match self.read(RunAddr(0), &mut [0]) {
+            Err(lost @ ProcessError::Lost { .. }) => Err(lost),
+            _ => Ok(()),
+        }
+    }
+
     /// Replaces the contents of a file by one of the process's open descriptors.
     pub fn write_descriptor(&self, fd: u64, contents: &[u8]) -> Result<(), ProcessError> {
         // The first thread may have exited; the descriptors of any thread are the process's.

@@ -110,7 +110,10 @@ pub fn install(
 ) -> Result<(), ApplyError> {
     let process = seized.process().clone();
     landing.write_action(&process)?;
+    // The action that is in force is known before the net is: from then on a trap of the program's own goes there.
     safepoint::on_any_thread(seized, deadline, |thread| {
+        action(thread, 0, landing.last_action().0, deadline)?;
+        landing.keep_last_action(&process)?;
         action(thread, landing.new_action().0, landing.last_action().0, deadline)
     })?;
     landing.keep_last_action(&process)?;

@@ -155,7 +155,8 @@ impl Meaning {
         let old = shift::places(infos.old.values(), |symbol| self.key(symbol));
         let new = shift::places(infos.new.values(), |symbol| self.key(symbol));
         let of_lines = |(name, by): &(&String, &Shift)| shift::is_of_lines(**by, name, (&old, &new), source);
-        let lines: HashSet<String> = self.shifted.iter().filter(of_lines).map(|(name, _)| name.clone()).collect();
+        let lines: HashSet<String> =
+            self.shifted.iter().filter(of_lines).map(|(name, _)| name.clone()).collect();
         if lines.is_empty() {
             return;
         }

@@ -9,6 +9,11 @@
 //! so (one that stays parked has what is waited for; a fair lock goes from one thread on its way through to the next), the
 //! attempt is over, and the next one gives more time: calls may just last long.
 //!
+//! Where each waits for the next (a token goes round, all meet at a barrier), those that are let through as often as they come are
+//! inside again before the others are out. So in every other attempt one thread is let through at a time, and as far as the next
+//! entry: the one that came last, which is the likeliest to have what somebody waits for, but none many times more than
+//! another.
+//!
 //! A thread that comes to an entry further down its stack than ever before is neither waiting nor spinning, and a stack has an end:
 //! as long as there is one, nobody is stuck. (A recursion takes a breakpoint at each depth, so it goes down slowly, and up fast.)
 
@@ -17,6 +22,7 @@ use crate::error::ApplyError;
 use crate::transition::standing::Standing;
 use livepatch_patch::RunAddr;
 use livepatch_process::{Tid, log};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -29,16 +35,23 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(2);
 /// By how much longer to be patient while those inside run: they wait for nobody, unless they spin, but maybe for a processor.
 const RUNNING: u32 = 4;
 
+/// How many times more than another a thread may be let through where one is at a time.
+const TURNS: u32 = 8;
+
 /// How a drain got stuck so far.
 #[derive(Debug)]
 pub(super) struct Stalls {
+    /// Whether one thread is let through at a time.
+    one_by_one: bool,
+    /// How often each was let through so.
+    turns: BTreeMap<Tid, u32>,
     grace: Duration,
     patience: Duration,
     /// Threads that were inside when nobody left.
     waiters: BTreeSet<Tid>,
     /// Threads that are let through.
     free: BTreeSet<Tid>,
-    /// How many waiters are inside, and since when.
+    /// How many waiters, or threads at all, are inside, and since when that is the smallest number.
     inside: usize,
     stands_since: Instant,
     /// When somebody was let through for the first time, or when that was over.
@@ -54,6 +67,8 @@ impl Stalls {
     pub fn new() -> Self {
         let now = Instant::now();
         Self {
+            one_by_one: false,
+            turns: BTreeMap::new(),
             grace: FIRST_GRACE,
             patience: FIRST_PATIENCE,
             waiters: BTreeSet::new(),
@@ -70,6 +85,8 @@ impl Stalls {
     /// For another attempt.
     pub fn again(&mut self) {
         *self = Self {
+            one_by_one: !self.one_by_one,
+            inside: usize::MAX,
             grace: (self.grace * 2).min(LONGEST_GRACE),
             patience: (self.patience * 2).min(LONGEST_PATIENCE),
             ..Self::new()
@@ -103,14 +120,16 @@ impl Stalls {
 impl Drain<'_> {
     /// Lets parked threads through if nobody leaves. Whether that leads nowhere.
     pub(super) fn check_stall(&mut self, now: Instant) -> Result<bool, ApplyError> {
-        match self.stalls.free.is_empty() {
-            true => self.begin_stall(now),
-            false => self.go_on_with_stall(now),
+        match (self.stalls.one_by_one, self.stalls.free.is_empty()) {
+            (true, _) => self.let_one_through(now),
+            (false, true) => self.begin_stall(now),
+            (false, false) => self.go_on_with_stall(now),
         }
     }
 
-    fn begin_stall(&mut self, now: Instant) -> Result<bool, ApplyError> {
-        let Some(moved) = self.roster.stands_since() else { return Ok(false) };
+    /// For how long nobody has left, if it is time to do something about it.
+    fn stuck(&self, now: Instant) -> Option<Duration> {
+        let moved = self.roster.stands_since()?;
         let stood = now.saturating_duration_since(moved.max(self.stalls.turned).max(self.stalls.deeper));
         let gets_on = now.saturating_duration_since(self.stalls.passed) < self.stalls.grace;
         let waits = |standing: &Standing| matches!(standing, Standing::Inside(seen) if seen.is_asleep());
@@ -119,9 +138,39 @@ impl Drain<'_> {
             true => self.stalls.grace,
             false => self.stalls.grace * RUNNING,
         };
-        if stood < grace {
+        (stood >= grace).then_some(stood)
+    }
+
+    fn let_one_through(&mut self, now: Instant) -> Result<bool, ApplyError> {
+        if self.stuck(now).is_none() {
             return Ok(false);
         }
+        let (inside, factor) = self.how_many_inside(|_| true);
+        let stalls = &mut self.stalls;
+        let turns = |tid: &Tid| stalls.turns.get(tid).copied().unwrap_or(0);
+        let order = |(tid, parked): &(&Tid, &Parked)| (Reverse(turns(tid) / TURNS), parked.since);
+        let Some((tid, parked)) = self.parked.iter().max_by_key(order).map(|(tid, at)| (*tid, *at)) else {
+            return Ok(false);
+        };
+        let is_first = turns(&tid) == 0;
+        if inside < stalls.inside || is_first {
+            (stalls.inside, stalls.stands_since) = (inside.min(stalls.inside), now);
+        }
+        if now.saturating_duration_since(stalls.stands_since) >= stalls.patience * factor {
+            return Ok(true);
+        }
+        if stalls.turns.is_empty() {
+            log::debug(format_args!("{inside} inside do not leave: others are let through one by one"));
+            self.progress.retries += 1;
+        }
+        *stalls.turns.entry(tid).or_default() += 1;
+        self.parked.remove(&tid);
+        self.pass(tid, parked)?;
+        Ok(false)
+    }
+
+    fn begin_stall(&mut self, now: Instant) -> Result<bool, ApplyError> {
+        let Some(stood) = self.stuck(now) else { return Ok(false) };
         let inside =
             self.roster.threads.iter().filter(|(_, standing)| matches!(standing, Standing::Inside(_)));
         self.stalls.waiters.extend(inside.map(|(tid, _)| *tid));
@@ -155,17 +204,21 @@ impl Drain<'_> {
         Ok(now.saturating_duration_since(stands_since) >= self.stalls.patience * factor)
     }
 
-    /// How many waiters are inside, and how much longer to be patient with them.
-    fn waiters_inside(&self) -> (usize, u32) {
+    /// How many of these are inside, and how much longer to be patient with them.
+    fn how_many_inside(&self, among: impl Fn(&Tid) -> bool) -> (usize, u32) {
         let (mut inside, mut factor) = (0, 1);
-        for tid in &self.stalls.waiters {
-            match self.roster.threads.get(tid) {
-                Some(Standing::Inside(seen)) if seen.is_asleep() => inside += 1,
-                Some(Standing::Inside(_) | Standing::Unknown) => (inside, factor) = (inside + 1, RUNNING),
-                Some(Standing::Outside) | None => {}
+        for (_, standing) in self.roster.threads.iter().filter(|(tid, _)| among(tid)) {
+            match standing {
+                Standing::Inside(seen) if seen.is_asleep() => inside += 1,
+                Standing::Inside(_) | Standing::Unknown => (inside, factor) = (inside + 1, RUNNING),
+                Standing::Outside => {}
             }
         }
         (inside, factor)
+    }
+
+    fn waiters_inside(&self) -> (usize, u32) {
+        self.how_many_inside(|tid| self.stalls.waiters.contains(tid))
     }
 
     /// Lets those through that are parked for the grace period and no waiters. Whether there are any.
