@@ -11,7 +11,7 @@ mod host;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 static SEEN: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
@@ -62,6 +62,20 @@ fn asks(jobs: &Sender<Job>) -> u64 {
     black_box(2 | seen & 4) //+
 }
 
+#[inline(never)]
+fn meets(all: &Barrier) -> u64 {
+    all.wait();
+    black_box(1) //-
+    black_box(2) //+
+}
+
+#[inline(never)]
+fn takes(token: &Receiver<()>) -> u64 {
+    token.recv().unwrap();
+    black_box(1) //-
+    black_box(2) //+
+}
+
 fn run(threads: usize, at: usize, call: impl Fn() -> u64 + Clone + Send + 'static) {
     for _ in 0..threads {
         let call = call.clone();
@@ -110,6 +124,32 @@ fn pool() {
         seen
     });
     run(16, 1, move || asks(&jobs));
+}
+
+/// Nobody leaves before all are there.
+fn meeting() {
+    let all = Arc::new(Barrier::new(16));
+    for at in [0, 1] {
+        let all = all.clone();
+        run(8, at, move || meets(&all));
+    }
+}
+
+/// Each waits for the one before, who is parked with the token.
+fn ring() {
+    let (first, mut inbox) = channel();
+    first.send(()).unwrap();
+    let mut last = Some(first);
+    for at in 0..4 {
+        let (next, following) = channel();
+        let outbox = if at == 3 { last.take().unwrap() } else { next };
+        let token = std::mem::replace(&mut inbox, following);
+        std::thread::spawn(move || loop {
+            let seen = takes(&token);
+            SEEN[at % 2].fetch_or(seen | held(black_box(0)), SeqCst);
+            outbox.send(()).unwrap();
+        });
+    }
 }
 
 fn step() {
@@ -164,4 +204,14 @@ fn the_workers_are_parked() -> Result<(), Failed> {
 #[test]
 fn the_workers_take_longer_than_the_first_grace() -> Result<(), Failed> {
     converges("the_workers_take_longer_than_the_first_grace", "pool", "5_000")
+}
+
+#[test]
+fn all_meet_at_a_barrier() -> Result<(), Failed> {
+    converges("all_meet_at_a_barrier", "meeting", "0")
+}
+
+#[test]
+fn a_token_goes_round() -> Result<(), Failed> {
+    converges("a_token_goes_round", "ring", "0")
 }

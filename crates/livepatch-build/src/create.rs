@@ -156,7 +156,7 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     diff.renew_call_sites(&mut variables);
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
-    report.findings.extend(moved_awaits(&source));
+    report.findings.extend(bodies(&source));
     report.findings.extend(owned_otherwise(&diff));
     let leftovers = diff.leftovers();
     let unchanged = complete::unchanged(old, new);
@@ -233,13 +233,22 @@ fn without_code(mut report: CreateReport, diff: &Diff<'_>) -> Outcome {
     Outcome::Refused(report)
 }
 
-/// Bodies that wait for the same in another order: of futures of one type debug information does not tell which is which.
-fn moved_awaits(source: &SourceDiff) -> impl Iterator<Item = Finding> {
-    let items = source.items().map(|(items, _)| items).unwrap_or_default();
-    items.iter().filter_map(|item| {
-        let what = format!("`{}` is awaited at another point in the order", item.moved_await.as_ref()?);
-        let place = item.new.as_ref().map(|span| Place { file: span.file.clone(), line: span.first_line });
-        Some(Finding::new(&rules::coroutine::RULE, &item.path).at(place).change(what, None, None))
+/// What only the source tells of functions: that they wait for the same in another order (of futures of one type debug information
+/// does not tell which is which), and that they are called otherwise.
+fn bodies(source: &SourceDiff) -> impl Iterator<Item = Finding> {
+    source.bodies().unwrap_or_default().iter().flat_map(|body| {
+        let place = Place { file: body.span.file.clone(), line: body.span.first_line };
+        let finding = |rule| Finding::new(rule, &body.path).at(Some(place.clone()));
+        let moved = body.moved_await.as_ref().map(|what| {
+            let what =
+                format!("`{what}` is awaited at another point in the order, or under another condition");
+            finding(&rules::coroutine::RULE).change(what, None, None)
+        });
+        let called = body.was_calling.as_ref().filter(|was| **was != body.calling).map(|was| {
+            let text = |text: &str| Some(if text.is_empty() { "Rust".to_owned() } else { text.to_owned() });
+            finding(&rules::signature::RULE).change("calling convention", text(was), text(&body.calling))
+        });
+        moved.into_iter().chain(called)
     })
 }
 
@@ -298,8 +307,7 @@ fn judge(
     emitted: &Emitted,
     orphans: &[diff::lost::Orphan],
 ) -> Result<GuardReport, CreateError> {
-    let functions: Vec<_> =
-        emitted.replaced.iter().filter_map(|r| describe::changed_function(diff, r)).collect();
+    let functions = describe::changed_functions(diff, &emitted.replaced);
     let statics = describe::shared_statics(diff, emitted);
     let (new_functions, new_statics) = describe::brought(diff, emitted);
     let renamed: Vec<_> = diff.new.renamed().map(|(old, new)| (old.to_owned(), new.to_owned())).collect();

@@ -105,23 +105,6 @@ impl Patch {
         self.section_of(symbol).is_some_and(|(_, section)| section.kind == SectionKind::Text)
     }
 
-    /// Whether it may be a `core::panic::Location`: the address and the length of a Rust file's name, and two numbers.
-    fn is_location(&self, section: &Section) -> bool {
-        let [reloc] = section.relocs.as_slice() else { return false };
-        section.size == 24
-            && reloc.offset == 0
-            && self.file_name(section, reloc).is_some_and(|name| name.ends_with(b".rs"))
-    }
-
-    /// What the first two words of a section, address and length, lead to.
-    fn file_name(&self, section: &Section, address: &Reloc) -> Option<&[u8]> {
-        let Place::Section { offset, .. } = self.symbol(address.symbol)?.place else { return None };
-        let (_, names) = self.section_of(address.symbol)?;
-        let length = u64::from_le_bytes(section.bytes.get(8..16)?.try_into().ok()?);
-        let start = offset.checked_add_signed(address.addend)?;
-        names.bytes.get(usize::try_from(start).ok()?..)?.get(..usize::try_from(length).ok()?)
-    }
-
     fn spell(&self, id: SectionId, within: &mut Vec<SectionId>, out: &mut String) {
         let Some(section) = self.sections.get(id.0 as usize) else { return };
         let mut bytes = section.bytes.clone();
@@ -131,7 +114,7 @@ impl Patch {
                 field.fill(0);
             }
         }
-        if self.is_location(section) {
+        if section.name == LOCATION && bytes.len() > LINE {
             bytes.truncate(LINE);
         }
         out.push_str(&format!("{:?} {} {bytes:02x?}", section.kind, section.size));
@@ -166,6 +149,9 @@ pub fn plain(name: &str) -> &str {
 /// Offset of line and column in a `core::panic::Location`, behind its file's address and length.
 const LINE: usize = 16;
 
+/// What the section of a `core::panic::Location` is called in a patch.
+pub const LOCATION: &str = ".rodata.location";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,14 +181,18 @@ mod tests {
         let to_location = reloc(code.len() as u64, RelocKind::Pc32, 2);
         let code = [code, &[0; 4]].concat();
         let relocs = vec![reloc(code.len() as u64 - 8, kind, 1), to_location];
-        patch.sections = vec![
-            section(SectionKind::Text, &code, relocs),
-            section(SectionKind::Text, &[0xc3], vec![]),
-            section(
+        let place = Section {
+            name: if name == FILE { LOCATION } else { "" }.to_owned(),
+            ..section(
                 SectionKind::ReadOnly,
                 &location,
                 vec![Reloc { addend: 0, ..reloc(0, RelocKind::Abs64, 3) }],
-            ),
+            )
+        };
+        patch.sections = vec![
+            section(SectionKind::Text, &code, relocs),
+            section(SectionKind::Text, &[0xc3], vec![]),
+            place,
             section(SectionKind::ReadOnly, name, vec![]),
         ];
         for at in 0..4 {
@@ -279,7 +269,7 @@ mod tests {
         let call = [0x90, 0xe8, 0, 0, 0, 0];
         assert_eq!(digest(&call, 1), digest(&call, 2));
         assert_ne!(digest(&call, 1), digest(&[0xcc, 0xe8, 0, 0, 0, 0], 1));
-        // A number behind another text is no line.
+        // A number elsewhere is no line.
         let of_table = |n| patch(&call, RelocKind::Pc32, n, b"premium\0").code_digest(CALLER);
         assert_ne!(of_table(1), of_table(2));
         // What a relocation fills in is no code.

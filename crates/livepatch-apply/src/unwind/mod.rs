@@ -46,8 +46,9 @@ pub mod dwarf {
     pub const COUNT: usize = 17;
 }
 
-/// Most frames that a walk follows; a deeper stack counts as unverified.
-pub const MAX_FRAMES: usize = 65_536;
+/// Most frames that a walk follows; a deeper stack counts as unverified. The smallest frame takes 16 bytes, so stacks of 16 MiB
+/// never have more.
+pub const MAX_FRAMES: usize = 1 << 20;
 
 /// Register values in DWARF order; `None` where the value is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,13 @@
 //! What a patch brings into the process, as later patches have to know it: what is kept of one patch has to go together with the next.
 
 use crate::diff::call_sites::{description, is_call_site};
+use crate::diff::callers::callers;
 use crate::diff::rename::without_numbers;
 use crate::diff::traces::last_name;
 use crate::diff::{Diff, Meaning};
 use crate::emit::{Brought, Emitted, name_of};
-use crate::guard::{self, FunctionInfo, GuardReport};
-use crate::source::{ItemKind, SourceDiff};
+use crate::guard::{self, Callers, FunctionInfo, GuardReport};
+use crate::source::{Body, SourceDiff};
 use livepatch_patch::{Digest, Identity, NewItem, NewItemKind, NewType, Tag, plain};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -20,6 +21,7 @@ pub(super) fn new_items(
     let functions = functions_by_name(judged);
     let statics = statics_by_path(diff, emitted);
     let also = diff.stands_for(emitted, &judged.functions);
+    let callers = callers(&diff.new, &emitted.brought.iter().map(|item| item.at).collect());
     let item = |item: &Brought| {
         let symbol = name_of(&diff.new, item.at);
         let variable = judged.new_statics.iter().find(|info| info.symbol == symbol);
@@ -42,7 +44,7 @@ pub(super) fn new_items(
                 Some(info) => Some(info.type_digest),
                 None => known.type_of_others(&guard::demangle(symbol)).filter(|_| function.is_none()),
             },
-            identity: function.and_then(|info| identity(info, known)),
+            identity: function.and_then(|info| identity(info, callers[&item.at], known)),
             sole,
             call_site,
             also: also.get(&item.at).into_iter().flatten().cloned().collect(),
@@ -90,11 +92,13 @@ fn path_of_static(symbol: &str) -> String {
 
 /// Which function of the source it is; `None` for what is known by a number: closures and async blocks, what is in one, or generic
 /// over one. The body of an `async fn` is known by the function's name, where the source tells what it awaits.
-fn identity(info: &FunctionInfo, known: &Known<'_>) -> Option<Identity> {
+fn identity(info: &FunctionInfo, callers: Callers, known: &Known<'_>) -> Option<Identity> {
     let texts = [Some(info.path.as_str()), info.receiver.as_deref()];
     let numbered = texts.into_iter().flatten().any(|text| known.has_number(text));
     let function = names_of(&info.symbol, &info.path, info.receiver.as_deref()).join(" ");
-    (!numbered).then(|| Identity { function: Tag::of(&function), interface: Tag::of(&info.interface) })
+    let returns = if info.convention.may_drop_result(callers) { "perhaps nothing" } else { "as declared" };
+    let interface = format!("{} {returns} {:?}", info.interface, known.calling(&info.path)?);
+    (!numbered).then(|| Identity { function: Tag::of(&function), interface: Tag::of(&interface) })
 }
 
 /// What names may be told by.
@@ -119,13 +123,22 @@ impl Known<'_> {
         guard::is_of_others(path, self.unchanged).then(|| Digest::of(path.as_bytes()))
     }
 
+    /// Functions of a name in files that changed. What a patch brings is there, or of a crate of others.
+    fn named(&self, path: &str) -> Option<impl Iterator<Item = &Body>> {
+        let name = last_name(path).to_owned();
+        Some(self.source.bodies()?.iter().filter(move |body| body.name == name))
+    }
+
+    /// What the source says of how a function is called; `None` if it is not known.
+    fn calling(&self, path: &str) -> Option<Vec<&str>> {
+        Some(self.named(path)?.map(|body| body.calling.as_str()).filter(|text| !text.is_empty()).collect())
+    }
+
     /// What a function awaits, in order, as far as the source tells.
     fn awaits(&self, parent: &str) -> Option<String> {
-        let name = last_name(parent);
-        let (items, _) = self.source.items()?;
-        let named: Vec<_> =
-            items.iter().filter(|item| item.kind == ItemKind::Fn && item.name == name).collect();
-        (!named.is_empty()).then(|| named.iter().map(|item| format!("{:?}", item.awaits)).collect())
+        let mut named = self.named(parent)?.peekable();
+        named.peek()?;
+        Some(named.map(|body| format!("{:?}", body.awaits)).collect())
     }
 
     /// New types, futures with what their layouts do not tell: in which order they wait, and whose values their flags are for.

@@ -241,8 +241,6 @@ mod tests {
             new: None,
             within: None,
             renumbers: false,
-            moved_await: None,
-            awaits: Vec::new(),
         };
         let load = "_ZN5depot5fleet5Truck4load17h0123456789abcdefE";
         assert!(is_of_item(load, &item("Truck::load", "load")));

@@ -4,10 +4,12 @@
 //! is not returned. Where nothing but replaced code calls the old copy, it need not be redirected: new callers call the new copy, which comes
 //! with the patch, and the old one is left to whoever is in it. The callers are replaced even if they mean what they meant.
 
+use super::callers;
 use super::lost::{Use, Users, users};
 use super::program::At;
 use super::repartition::Infos;
 use super::{Changed, Diff};
+use crate::guard::Callers;
 use std::collections::{HashMap, HashSet};
 
 /// What was found.
@@ -26,8 +28,11 @@ pub(super) fn apart(
     (replaced, aside): (&[Changed], &[Changed]),
 ) -> Apart {
     let mut apart = Apart::default();
+    let known =
+        |program, side: fn(&Changed) -> At| callers::callers(program, &replaced.iter().map(side).collect());
+    let known = [known(&diff.old, |change| change.old), known(&diff.new, |change| change.new)];
     let candidates: Vec<Changed> =
-        replaced.iter().copied().filter(|change| is_passed_otherwise(infos, change)).collect();
+        replaced.iter().copied().filter(|change| is_passed_otherwise(infos, change, &known)).collect();
     if candidates.is_empty() {
         return apart;
     }
@@ -61,9 +66,10 @@ fn callers(at: At, users: &Users, (can_be, unpaired): (&HashSet<At>, &HashSet<At
 }
 
 /// Whether it is a function to whose new code old callers would pass arguments wrongly.
-fn is_passed_otherwise(infos: &Infos, change: &Changed) -> bool {
+fn is_passed_otherwise(infos: &Infos, change: &Changed, known: &[HashMap<At, Callers>; 2]) -> bool {
     let conventions = infos.old.get(&change.old).zip(infos.new.get(&change.new));
-    conventions.is_some_and(|(old, new)| old.convention.differs(&new.convention))
+    let callers = [known[0][&change.old], known[1][&change.new]];
+    conventions.is_some_and(|(old, new)| old.convention.differs(&new.convention, callers))
 }
 
 impl Diff<'_> {

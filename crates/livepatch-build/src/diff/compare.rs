@@ -283,7 +283,7 @@ pub fn location_file(program: &Program<'_>, at: At) -> Option<String> {
     let Ref::Constant { at, offset } = reference(program, at.unit, reloc) else { return None };
     let text = program.section(at).bytes.get(usize::try_from(offset).ok()?..)?;
     let text = std::str::from_utf8(text.get(..usize::try_from(length).ok()?)?).ok()?;
-    (text.ends_with(".rs") && word(16) != 0 && word(20) != 0).then(|| text.to_owned())
+    (program.may_be_source(text) && word(16) != 0 && word(20) != 0).then(|| text.to_owned())
 }
 
 /// What two references to constants can be compared by: the bytes of the entry or of the whole section.

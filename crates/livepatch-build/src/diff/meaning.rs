@@ -109,8 +109,8 @@ impl Meaning {
         let (old_bytes, new_bytes) = rayon::join(|| read(old.0), || read(new.0));
         let (old_bytes, new_bytes) = (old_bytes?, new_bytes?);
         let none = Inputs::new(&[]);
-        let was = Program::unplaced(old.1, &none, parse(&old_bytes)?);
-        let mut is = Program::unplaced(new.1, &none, parse(&new_bytes)?);
+        let was = Program::unplaced(old.0, old.1, &none, parse(&old_bytes)?);
+        let mut is = Program::unplaced(new.0, new.1, &none, parse(&new_bytes)?);
         let old_names = by_name(&was, |_| true);
         let aliases = rename::by_order(&old_names, &by_name(&is, |_| true));
         let owned: HashMap<String, String> =

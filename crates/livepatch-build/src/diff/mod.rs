@@ -12,6 +12,7 @@ pub(crate) mod anonymous;
 mod apart;
 mod by_source;
 pub(crate) mod call_sites;
+pub(crate) mod callers;
 mod closures;
 pub mod compare;
 pub(crate) mod complete;

@@ -6,8 +6,9 @@ use crate::build::Build;
 use crate::image::Image;
 use crate::linkmap::PlacedSection;
 use crate::objects::{Def, Inputs, SecIx, Section, SymIx, Unit};
+use crate::source;
 use livepatch_patch::LinkAddr;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A section of one of the program's units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +64,8 @@ pub struct Program<'a> {
     aliases: HashMap<&'a str, &'a str>,
     /// Units from here on were loaded on demand: both builds have them.
     on_demand: usize,
+    /// Names of the program's own source files; empty if they are not known.
+    files: HashSet<&'a str>,
 }
 
 fn file_name(path: &str) -> &str {
@@ -115,15 +118,25 @@ impl<'a> Program<'a> {
         units: Vec<Unit<'a>>,
     ) -> Result<Self, DiffError> {
         let placements = Placements::new(build.map.sections())?;
-        Ok(Self::with(placements, image, inputs, units))
+        Ok(Self::with(placements, build, (image, inputs), units))
     }
 
     /// A program of objects that are no part of the image: nothing of it has an address.
-    pub(super) fn unplaced(image: &'a Image, inputs: &'a Inputs, units: Vec<Unit<'a>>) -> Self {
-        Self::with(Placements::default(), image, inputs, units)
+    pub(super) fn unplaced(
+        build: &'a Build,
+        image: &'a Image,
+        inputs: &'a Inputs,
+        units: Vec<Unit<'a>>,
+    ) -> Self {
+        Self::with(Placements::default(), build, (image, inputs), units)
     }
 
-    fn with(placements: Placements<'a>, image: &'a Image, inputs: &'a Inputs, units: Vec<Unit<'a>>) -> Self {
+    fn with(
+        placements: Placements<'a>,
+        build: &'a Build,
+        (image, inputs): (&'a Image, &'a Inputs),
+        units: Vec<Unit<'a>>,
+    ) -> Self {
         let mut program = Self {
             image,
             units: Vec::new(),
@@ -133,6 +146,7 @@ impl<'a> Program<'a> {
             inputs,
             aliases: HashMap::new(),
             on_demand: units.len(),
+            files: build.sources.iter().map(|(path, _)| file_name(path)).collect(),
         };
         for unit in units {
             program.add(unit);
@@ -180,6 +194,15 @@ impl<'a> Program<'a> {
     pub fn key(&self, symbol: &'a str) -> &'a str {
         let name = normalise(symbol);
         self.aliases.get(name).copied().unwrap_or(name)
+    }
+
+    /// Whether a path can be that of a source file: one of the program's own, of a library, or made by a build script.
+    pub fn may_be_source(&self, path: &str) -> bool {
+        path.ends_with(".rs")
+            && (self.files.is_empty()
+                || path.starts_with('/')
+                || source::is_foreign(path)
+                || self.files.contains(file_name(path)))
     }
 
     /// The unit of a place.

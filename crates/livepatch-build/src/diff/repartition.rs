@@ -15,6 +15,7 @@
 
 use super::apart;
 use super::by_source::BySource;
+use super::callers;
 use super::described::described;
 use super::knowledge::{Callers, Lost};
 use super::links;
@@ -210,9 +211,9 @@ fn copies(set: &CopySet) -> impl Iterator<Item = (Side, At)> {
     old.chain(set.new.iter().map(|at| (Side::New, *at)))
 }
 
+/// Whether the optimiser had to leave its calling convention alone, as anybody may call it.
 fn is_global(program: &Program<'_>, at: At) -> bool {
-    let unit = program.unit(at);
-    program.section(at).symbols.iter().any(|ix| unit.symbol(*ix).global)
+    !callers::is_local(program, at)
 }
 
 /// The replaced functions, and those that may rest on what the compiler knew about their old code, each with the one that it

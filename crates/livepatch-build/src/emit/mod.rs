@@ -15,7 +15,7 @@ mod bind;
 mod frames;
 mod tls;
 
-use crate::diff::compare::{self, Ends, Ref, entry, is_call, is_relative, reference};
+use crate::diff::compare::{self, Ends, Ref, entry, is_call, is_relative, location_file, reference};
 use crate::diff::names::is_anonymous;
 use crate::diff::program::At;
 use crate::diff::{Diff, DiffError};
@@ -226,8 +226,9 @@ impl<'a> Emitter<'_, 'a> {
             Item::Entry(_, start, size) => (size, format!("{}+{start:#x}", section.name)),
             Item::Section(_) => (section.size, name_of(&self.diff.new, at).to_owned()),
         };
+        let is_location = matches!(item, Item::Section(_)) && location_file(&self.diff.new, at).is_some();
         let out = Section {
-            name: section.name.to_owned(),
+            name: if is_location { LOCATION } else { section.name }.to_owned(),
             kind,
             align: section.align.min(4096),
             bytes: Vec::new(),

@@ -168,6 +168,20 @@ fn result_in(debug: &Debug<'_>, id: DieId) -> gimli::Result<ResultIn> {
     })
 }
 
+/// How many registers hold the result, at most.
+fn results(debug: &Debug<'_>, id: DieId) -> gimli::Result<usize> {
+    let Some(result) = debug.type_of(id)? else { return Ok(0) };
+    let is_scalar = matches!(
+        debug.entry(result)?.tag(),
+        c::DW_TAG_base_type | c::DW_TAG_enumeration_type | c::DW_TAG_pointer_type | c::DW_TAG_subroutine_type
+    );
+    Ok(match size(debug, result)? {
+        Some(0 | 17..) => 0,
+        _ if is_scalar => 1,
+        _ => 2,
+    })
+}
+
 fn size(debug: &Debug<'_>, id: DieId) -> gimli::Result<Option<u64>> {
     Ok(debug.inherited(id, c::DW_AT_byte_size)?.and_then(|(_, size)| size.udata_value()))
 }
@@ -252,8 +266,13 @@ fn signature(types: &Types<'_, '_>, id: DieId) -> gimli::Result<Signature> {
 
 fn convention(debug: &Debug<'_>, id: DieId, addr: u64) -> gimli::Result<Convention> {
     let altered = match debug.inherited(id, c::DW_AT_calling_convention)? {
-        Some((_, AttributeValue::CallingConvention(convention))) => convention == c::DW_CC_nocall,
-        _ => false,
+        Some((_, AttributeValue::CallingConvention(convention))) => Some(convention == c::DW_CC_nocall),
+        // What is declared elsewhere has its type described there.
+        _ => debug
+            .origins(id)?
+            .iter()
+            .all(|(_, die)| die.attr(c::DW_AT_specification).is_none())
+            .then_some(false),
     };
     let mut passing = Vec::new();
     for (param, tag) in debug.children(id)? {
@@ -261,7 +280,7 @@ fn convention(debug: &Debug<'_>, id: DieId, addr: u64) -> gimli::Result<Conventi
             passing.push(passed(debug, param, addr)?);
         }
     }
-    Ok(Convention { altered, passing })
+    Ok(Convention { altered, passing, results: results(debug, id)? })
 }
 
 /// Where a parameter is on entry, as the bytes of its location, if it is recorded for the first instruction.

@@ -1,5 +1,6 @@
 //! What the guard is asked about.
 
+use super::report::Callers;
 use crate::source::ChangedType;
 use livepatch_patch::LinkAddr;
 use std::collections::BTreeSet;
@@ -65,6 +66,8 @@ pub struct ChangedFunction {
     pub new: LinkAddr,
     /// Its size in the new image, in bytes.
     pub new_size: u64,
+    /// What is known of its callers in the old build and in the new one.
+    pub callers: [Callers; 2],
 }
 
 /// A function that exists in the new image only.

@@ -52,7 +52,7 @@ pub use input::{
 pub use names::{are_alike, as_declared};
 pub use once::{initialised_once, is_of_once_state};
 pub use report::{
-    Convention, FunctionInfo, FunctionRef, GuardError, GuardReport, ResultIn, StaticInfo, Taken,
+    Callers, Convention, FunctionInfo, FunctionRef, GuardError, GuardReport, ResultIn, StaticInfo, Taken,
 };
 
 use crate::findings::{Finding, leading};

@@ -67,24 +67,54 @@ pub struct FunctionInfo {
 /// How a function is called, as far as debug information records it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Convention {
-    /// The optimiser altered it (`DW_CC_nocall`).
-    pub altered: bool,
+    /// Whether the optimiser altered it (`DW_CC_nocall`); `None` where debug information does not tell, as for methods.
+    pub altered: Option<bool>,
     /// For each parameter, how it is passed, where that is recorded.
     pub passing: Vec<Option<String>>,
+    /// So many registers hold the result at most, if it was not altered.
+    pub results: usize,
+}
+
+/// What its own code unit shows of the callers of a function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Callers {
+    /// They are all that there are, so the optimiser was free to alter how they call it.
+    pub are_known: bool,
+    /// So many registers of the result are read by one or the other.
+    pub results: usize,
 }
 
 impl Convention {
     /// As text, where it is not that of every function of a signature.
     pub(crate) fn altered(&self) -> String {
-        if self.altered { format!("{:?}", self.passing) } else { String::new() }
+        if self.altered == Some(false) { String::new() } else { format!("{:?}", self.passing) }
     }
 
     /// Whether a caller of the one would call the other wrongly. An altered convention must agree in all that is recorded; otherwise
     /// only a clear contradiction counts, as descriptions of one place may differ.
-    pub(crate) fn differs(&self, other: &Self) -> bool {
-        if self.altered || other.altered {
-            return self != other;
+    pub(crate) fn differs(&self, new: &Self, [own, news]: [Callers; 2]) -> bool {
+        let clear = |convention: &Self, callers: Callers| {
+            convention.altered.or((!callers.are_known).then_some(false))
+        };
+        match (clear(self, own), clear(new, news)) {
+            (Some(false), Some(false)) => self.contradicts(new),
+            (Some(before), Some(after)) => before != after || self.passing != new.passing,
+            (None, None) => self.passing != new.passing,
+            // Nothing of an old result is missed by callers of the new code. Those of the old code miss one that the new code does not
+            // leave, which nobody knows of a result that is not read.
+            (before, _) => {
+                let all = self.passing.iter().all(Option::is_some) && self.passing == new.passing;
+                !all || (before == Some(false) && new.may_drop_result(news))
+            }
         }
+    }
+
+    /// Whether nothing shows that the optimiser left the whole result where it is declared to be.
+    pub(crate) fn may_drop_result(&self, callers: Callers) -> bool {
+        self.altered != Some(false) && callers.are_known && callers.results < self.results
+    }
+
+    fn contradicts(&self, other: &Self) -> bool {
         // `DW_OP_reg0` to `DW_OP_reg31`, alone.
         let register = |place: &Option<String>| {
             place.clone().filter(|place| place.len() == 4 && matches!(place.as_bytes()[1], b'5' | b'6'))

@@ -242,8 +242,6 @@ impl<'a> Additions<'a> {
             new: Some(candidate.span.clone()),
             within: None,
             renumbers: false,
-            moved_await: None,
-            awaits: Vec::new(),
         })
     }
 

@@ -2,26 +2,110 @@
 //!
 //! The compiler numbers the points at which a body waits. A future that is suspended knows its number, and what it waits for by its type
 //! alone: where two points wait for futures of one type, nothing but the source tells that they were exchanged. A future that waits
-//! at one of them would go on behind the other.
+//! at one of them would go on behind the other. Where the same expression is awaited in several places, the conditions and patterns
+//! that it stands under tell one from another.
 
 use super::tokens::{Token, TokenKind};
 use std::collections::HashMap;
 
-/// What is awaited at another place in the order than before, if something is.
-pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
-    let (old, new) = (awaited(old), awaited(new));
-    let (before, after) = (once(&old), once(&new));
-    let mut moved: Vec<_> =
-        before.iter().filter(|(text, at)| after.get(*text).is_some_and(|now| now != *at)).collect();
-    moved.sort_by_key(|(_, at)| **at);
-    moved.first().map(|(text, _)| (**text).to_owned())
+/// An expression that is awaited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Await {
+    text: String,
+    /// What it stands under.
+    under: String,
 }
 
-/// The expressions that are awaited, in order.
+/// What is awaited at another place in the order than before, or may be, if something is.
+pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
+    let (old, new) = (awaits(old), awaits(new));
+    let (before, after) = (places(&old), places(&new));
+    let is_moved = |text: &str, was: &[usize]| {
+        let Some(is) = after.get(text) else { return false };
+        let under =
+            |all: &[Await], at: &[usize]| at.iter().map(|at| all[*at].under.clone()).collect::<Vec<_>>();
+        match (was, is.as_slice()) {
+            ([was], [is]) => was != is,
+            _ => under(&old, was) != under(&new, is),
+        }
+    };
+    let moved = before.iter().filter(|(text, at)| is_moved(text, at));
+    moved.min_by_key(|(_, at)| at[0]).map(|(text, _)| (*text).to_owned())
+}
+
+/// The expressions that are awaited, in order, each with what it stands under.
 pub(super) fn awaited(tokens: &[Token]) -> Vec<String> {
+    awaits(tokens).into_iter().map(|Await { text, under }| format!("{text}{under}")).collect()
+}
+
+fn awaits(tokens: &[Token]) -> Vec<Await> {
     let ends =
         tokens.windows(2).enumerate().filter(|(_, pair)| pair[0].is_punct(".") && pair[1].name() == "await");
-    ends.map(|(end, _)| text(&tokens[start(tokens, end)..end])).collect()
+    ends.map(|(end, _)| {
+        let start = start(tokens, end);
+        Await { text: text(&tokens[start..end]), under: under(tokens, start) }
+    })
+    .collect()
+}
+
+/// The conditions, patterns and loops around a place, from the inside out.
+fn under(tokens: &[Token], place: usize) -> String {
+    let (mut heads, mut at) = (String::new(), place);
+    loop {
+        let begin = statement(tokens, at);
+        heads.push_str(&head(&tokens[begin..at]));
+        let is_else = begin < at && tokens[begin].name() == "else" && begin > 0;
+        // `else` stands under the condition of the block before it.
+        at = match is_else {
+            true => opening(tokens, begin - 1),
+            false => match around(tokens, begin) {
+                Some(open) => open,
+                None => return heads,
+            },
+        };
+    }
+}
+
+/// What of the start of a statement decides whether the rest is come to.
+fn head(tokens: &[Token]) -> String {
+    const DECIDING: [&str; 6] = ["if", "match", "while", "for", "loop", "else"];
+    let is_arm = tokens.windows(2).any(|pair| pair[0].is_punct("=") && pair[1].is_punct(">"));
+    let from = match is_arm {
+        true => Some(0),
+        false => tokens.iter().position(|token| DECIDING.contains(&token.name())),
+    };
+    from.map(|from| format!(" <{}>", text(&tokens[from..]))).unwrap_or_default()
+}
+
+/// Where the statement, the arm or the argument begins that a place is in.
+fn statement(tokens: &[Token], place: usize) -> usize {
+    let (mut at, mut depth) = (place, 0);
+    while let Some(before) = at.checked_sub(1) {
+        let token = &tokens[before];
+        let is_end = token.is_punct(";")
+            || token.is_punct(",")
+            || (token.kind == TokenKind::Close && &*token.text == "}");
+        if depth == 0 && (token.kind == TokenKind::Open || is_end) {
+            return at;
+        }
+        depth += depth_of(token);
+        at = before;
+    }
+    at
+}
+
+/// The bracket around a place.
+fn around(tokens: &[Token], place: usize) -> Option<usize> {
+    let mut depth = 0;
+    (0..place).rev().find(|at| {
+        depth += depth_of(&tokens[*at]);
+        depth < 0
+    })
+}
+
+/// How many brackets deeper it is before a token than behind it.
+fn depth_of(token: &Token) -> i32 {
+    i32::from(token.kind == TokenKind::Close) - i32::from(token.kind == TokenKind::Open)
 }
 
 /// Where the expression begins that ends before a place: names, paths, fields and calls, one behind the other.
@@ -70,13 +154,13 @@ fn text(tokens: &[Token]) -> String {
     tokens.iter().map(|token| &*token.text).collect()
 }
 
-/// Those that occur once, with their places.
-fn once(all: &[String]) -> HashMap<&str, usize> {
+/// The places of each expression.
+fn places(all: &[Await]) -> HashMap<&str, Vec<usize>> {
     let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (at, text) in all.iter().enumerate() {
-        places.entry(text).or_default().push(at);
+    for (at, one) in all.iter().enumerate() {
+        places.entry(&one.text).or_default().push(at);
     }
-    places.into_iter().filter_map(|(text, at)| Some((text, *at.first().filter(|_| at.len() == 1)?))).collect()
+    places
 }
 
 #[cfg(test)]
@@ -85,7 +169,25 @@ mod tests {
     use super::*;
 
     fn awaited(text: &str) -> Vec<String> {
-        super::awaited(&flatten(text.parse().unwrap()))
+        awaits(&flatten(text.parse().unwrap())).into_iter().map(|found| found.text).collect()
+    }
+
+    #[test]
+    fn what_it_stands_under() {
+        let text = "a(); let x = if n > 5 { w().await } else if n == f(2, 3) { w().await } else { match y { Some(1) | None => w().await, _ => { g(w().await) } } };
+            for i in 0..3 { w().await; }";
+        let tokens = flatten(text.parse().unwrap());
+        let under: Vec<String> = awaits(&tokens).into_iter().map(|found| found.under).collect();
+        assert_eq!(
+            under,
+            [
+                " <ifn>5>",
+                " <elseifn==f(2,3)> <ifn>5>",
+                " <Some(1)|None=>> <matchy> <else> <elseifn==f(2,3)> <ifn>5>",
+                " <_=>> <matchy> <else> <elseifn==f(2,3)> <ifn>5>",
+                " <foriin0..3>",
+            ]
+        );
     }
 
     #[test]
@@ -105,5 +207,13 @@ mod tests {
         assert_eq!(moved("a().await; b().await;", "x(); a().await; y(); b().await;"), None);
         assert_eq!(moved("a(1).await; b().await;", "a(2).await; b().await;"), None);
         assert_eq!(moved("a().await; a().await; b().await;", "a().await; a().await; c().await;"), None);
+        let branches = |condition: &str, more: &str| {
+            format!("if {condition} {{ log(1); w().await; }} else {{ {more} w().await; }}")
+        };
+        assert_eq!(moved(&branches("n > 5", ""), &branches("n > 5", "log(3);")), None);
+        assert_eq!(moved(&branches("n > 5", ""), &branches("n <= 5", "")).as_deref(), Some("w()"));
+        let arms =
+            |arms: [&str; 2]| format!("match x {{ {} => w().await, {} => w().await }}", arms[0], arms[1]);
+        assert_eq!(moved(&arms(["A", "B"]), &arms(["B", "A"])).as_deref(), Some("w()"));
     }
 }

@@ -8,9 +8,7 @@ use super::macros::Packages;
 use super::mentions::{Closure, LocalTraits, entity_is_tainted, expected, function_names};
 use super::pieces::may_include_text;
 use super::tokens::Token;
-use super::{
-    Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure, awaits, closures,
-};
+use super::{Change, ChangedItem, Doubt, ItemKind, SourceDiff, SourceFile, SourceSet, Sure, closures};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -42,7 +40,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     if items.is_empty() {
         let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
         let (change, hides) = (Change::Nothing, Hiding::Anywhere);
-        return Ok(SourceDiff { change, tainted, direct: None, hides, types: Vec::new() });
+        return Ok(SourceDiff { change, tainted, direct: None, hides, types: Vec::new(), bodies: None });
     }
     runs_at_compile_time(new, &old_files, &new_files)?;
     let all: Vec<&File> = old_files.iter().chain(&new_files).map(|file| &**file).collect();
@@ -74,7 +72,14 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     Ok(match reached {
         Ok(names) => {
             let (change, tainted) = (Change::Items(items), tainted(names));
-            SourceDiff { change, tainted, direct: None, hides: Hiding::Anywhere, types: Vec::new() }
+            SourceDiff {
+                change,
+                tainted,
+                direct: None,
+                hides: Hiding::Anywhere,
+                types: Vec::new(),
+                bodies: None,
+            }
         }
         Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..SourceDiff::everything(doubt.0) },
     })
@@ -168,8 +173,6 @@ impl<'a> Pair<'a> {
             new: span(self.new),
             within: self.old.zip(self.new).and_then(|(old, new)| closures::around(old, new)),
             renumbers: self.old.zip(self.new).is_some_and(|(old, new)| closures::may_renumber(old, new)),
-            moved_await: self.old.zip(self.new).and_then(|(old, new)| awaits::moved(&old.body, &new.body)),
-            awaits: self.new.map(|new| awaits::awaited(&new.body)).unwrap_or_default(),
         }
     }
 }

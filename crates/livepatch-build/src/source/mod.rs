@@ -23,6 +23,7 @@
 
 mod additions;
 mod awaits;
+mod bodies;
 mod closures;
 mod compare;
 mod hiding;
@@ -50,6 +51,7 @@ use hiding::Hiding;
 pub(crate) use hiding::Suspect;
 pub use layouts::ChangedType;
 
+pub use bodies::Body;
 pub use lookup::Tainted;
 pub(crate) use lookup::{is_foreign, same_file};
 pub use mentions::Expected;
@@ -66,6 +68,8 @@ pub struct SourceDiff {
     hides: Hiding,
     /// Types that are declared otherwise.
     types: Vec<ChangedType>,
+    /// Functions in changed files, if these could be read.
+    bodies: Option<Vec<Body>>,
 }
 
 /// The kind and extent of a difference.
@@ -101,10 +105,6 @@ pub struct ChangedItem {
     pub within: Option<(Span, Span)>,
     /// Whether items in its body may have other numbers: the text that differs has items or macro calls.
     pub renumbers: bool,
-    /// What its body awaits at another point in the order than before, if anything.
-    pub moved_await: Option<String>,
-    /// The expressions that its new body awaits, in order.
-    pub awaits: Vec<String>,
 }
 
 /// Kinds of items that can change by themselves.
@@ -150,7 +150,12 @@ impl SourceDiff {
     /// Compares the sources of two builds.
     pub fn between(old: &SourceSet, new: &SourceSet) -> Self {
         let diff = compare::between(old, new).unwrap_or_else(|doubt| Self::everything(doubt.0));
-        Self { hides: hiding::between(old, new), types: layouts::between(old, new), ..diff }
+        Self {
+            hides: hiding::between(old, new),
+            types: layouts::between(old, new),
+            bodies: bodies::between(old, new),
+            ..diff
+        }
     }
 
     /// Compares the sources that two builds were made from.
@@ -174,6 +179,7 @@ impl SourceDiff {
             direct: None,
             hides: Hiding::Anywhere,
             types: Vec::new(),
+            bodies: None,
         }
     }
 
@@ -212,6 +218,11 @@ impl SourceDiff {
             tainted.is_in_changed_item(std::slice::from_ref(item), &place.file, place.line, side)
                 && narrow.is_none_or(inside)
         })
+    }
+
+    /// The functions in changed files; `None` if that is not known.
+    pub fn bodies(&self) -> Option<&[Body]> {
+        self.bodies.as_deref()
     }
 
     /// What differs.

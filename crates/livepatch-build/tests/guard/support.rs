@@ -111,6 +111,7 @@ impl Pair {
                 old_size: old.size,
                 new: LinkAddr(new.addr),
                 new_size: new.size,
+                callers: Default::default(),
             });
         }
         pairs

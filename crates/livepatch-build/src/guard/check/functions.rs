@@ -6,7 +6,7 @@ use crate::guard::fixed::{CRATES, is_of_others};
 use crate::guard::function::{Function, linkage_name};
 use crate::guard::input::ChangedFunction;
 use crate::guard::names::segments;
-use crate::guard::report::Convention;
+use crate::guard::report::{Callers, Convention};
 use crate::guard::side::{Image, Side};
 use livepatch_patch::LinkAddr;
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ pub(in crate::guard) fn functions(
                 if !are_copies(before, after, unchanged) {
                     findings.extend(signature(before, after));
                 }
-                findings.extend(convention(before, after));
+                findings.extend(convention(before, after, function.callers));
             }
             (before, after) => {
                 let known = before.as_ref().or(after.as_ref());
@@ -129,17 +129,26 @@ fn are_copies(old: &Function, new: &Function, unchanged: &BTreeSet<String>) -> b
     is_of_others(&old.path, unchanged) && bare(&old.path) == bare(&new.path)
 }
 
-fn convention(old: &Function, new: &Function) -> Option<Finding> {
+fn convention(old: &Function, new: &Function, callers: [Callers; 2]) -> Option<Finding> {
     let (before, after) = (&old.convention, &new.convention);
+    if !before.differs(after, callers) {
+        return None;
+    }
     let mut finding = Finding::new(&rules::abi::RULE, &new.path).at(new.place.clone());
     let text = |convention: &Convention| {
-        Some(if convention.altered { "altered by the optimiser" } else { "as declared" }.to_owned())
+        let text = match convention.altered {
+            Some(true) => "altered by the optimiser",
+            Some(false) => "as declared",
+            None => "perhaps altered by the optimiser",
+        };
+        Some(text.to_owned())
     };
-    if before.altered != after.altered {
+    let only_results = before.passing == after.passing && before.altered.is_none();
+    if before.altered != after.altered || only_results {
         finding = finding.change("calling convention", text(before), text(after));
-    } else if before.differs(after) {
+    } else {
         let text = |convention: &Convention| Some(format!("{:?}", convention.passing));
         finding = finding.change("places of the arguments on entry", text(before), text(after));
     }
-    (!finding.changes.is_empty()).then_some(finding)
+    Some(finding)
 }

@@ -1,0 +1,123 @@
+//! What the source tells of functions that symbols and debug information do not: the order in which they await, and how they are
+//! called besides their types.
+//!
+//! It is told of every function in a changed file, whatever else changed there.
+
+use super::items::{Entity, parse};
+use super::tokens::{Token, TokenKind};
+use super::{ItemKind, SourceFile, SourceSet, Span, awaits};
+use std::collections::HashMap;
+
+/// A function of the new source, in a file that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Body {
+    /// Its identifier.
+    pub name: String,
+    /// For messages.
+    pub path: String,
+    /// Where it is.
+    pub span: Span,
+    /// What it awaits at another point in the order than the old one, if anything.
+    pub moved_await: Option<String>,
+    /// The expressions that it awaits, in order, with what they stand under.
+    pub awaits: Vec<String>,
+    /// What its header says of how it is called.
+    pub calling: String,
+    /// What the old one's said, if there is an old one.
+    pub was_calling: Option<String>,
+}
+
+type Place<'e> = (&'e str, &'e str, bool);
+
+/// Functions of the new source in files that changed; `None` if one of these cannot be read.
+pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
+    let (was, is) = (functions(old, new)?, functions(new, old)?);
+    let mut olds = by_place(&was);
+    let mut bodies = Vec::new();
+    for (place, news) in by_place(&is) {
+        let before = olds.remove(&place).unwrap_or_default();
+        let is_aligned = before.len() == news.len();
+        for (at, new) in news.into_iter().enumerate() {
+            // Of several in one place conditional compilation chooses one.
+            let old = before.get(at).copied().filter(|_| is_aligned);
+            bodies.push(Body {
+                name: new.name.clone(),
+                path: new.path.clone(),
+                span: new.span.clone(),
+                moved_await: old.and_then(|old| awaits::moved(&old.body, &new.body)),
+                awaits: awaits::awaited(&new.body),
+                calling: calling(&new.header),
+                was_calling: old.map(|old| calling(&old.header)),
+            });
+        }
+    }
+    bodies.sort_by(|a, b| (&a.path, a.span.first_line).cmp(&(&b.path, b.span.first_line)));
+    Some(bodies)
+}
+
+/// Functions in the files of one set that the other has not, or has with other contents.
+fn functions(one: &SourceSet, other: &SourceSet) -> Option<Vec<Entity>> {
+    let is_same = |file: &SourceFile| {
+        let at = other.files.binary_search_by(|other| other.path.cmp(&file.path));
+        at.is_ok_and(|at| other.files[at].bytes == file.bytes)
+    };
+    let changed = one.files.iter().filter(|file| file.is_rust() && !is_same(file));
+    let mut functions = Vec::new();
+    for file in changed {
+        let entities = parse(file, one.test).ok()?.entities;
+        functions.extend(entities.into_iter().filter(|entity| entity.kind == ItemKind::Fn));
+    }
+    Some(functions)
+}
+
+fn by_place(functions: &[Entity]) -> HashMap<Place<'_>, Vec<&Entity>> {
+    let mut places: HashMap<_, Vec<&Entity>> = HashMap::new();
+    for entity in functions {
+        places.entry((&*entity.container, &*entity.name, entity.nested)).or_default().push(entity);
+    }
+    places
+}
+
+/// The calling convention that a function's header names, and whether it takes the place of its caller as a further argument.
+fn calling(header: &[Token]) -> String {
+    let external = header.iter().position(|token| token.name() == "extern").map(|at| {
+        let name = header.get(at + 1).filter(|token| token.kind == TokenKind::Literal);
+        format!("extern {}", name.map_or("\"C\"", |name| &*name.text))
+    });
+    let tracks = header.iter().any(|token| token.name() == "track_caller");
+    let words = external.into_iter().chain(tracks.then(|| "#[track_caller]".to_owned()));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bodies(old: &str, new: &str) -> Vec<Body> {
+        let set = |text: &str| SourceSet::new([SourceFile::new("src/main.rs", text)]);
+        between(&set(old), &set(new)).expect("it is Rust")
+    }
+
+    #[test]
+    fn how_functions_are_called_is_told_whatever_else_changed() {
+        let found = bodies("fn f(x: u8) {}", "struct S; extern \"C\" fn f(x: u8) {}");
+        assert_eq!(
+            [found[0].was_calling.as_deref(), Some(&*found[0].calling)],
+            [Some(""), Some("extern \"C\"")]
+        );
+        let found = bodies("extern fn f() {}", "#[track_caller] fn f() {}");
+        assert_eq!(
+            [found[0].was_calling.as_deref(), Some(&*found[0].calling)],
+            [Some("extern \"C\""), Some("#[track_caller]")]
+        );
+    }
+
+    #[test]
+    fn awaits_are_compared_whatever_else_changed() {
+        let found = bodies(
+            "async fn f() { a().await; b().await }",
+            "struct S; async fn f() { b().await; a().await }",
+        );
+        assert_eq!(found[0].moved_await.as_deref(), Some("a()"));
+    }
+}
