@@ -216,7 +216,7 @@ impl Meaning {
 
     /// Whether raw code shows all that changed in the source.
     pub(crate) fn tells_all(&self, source: &SourceDiff) -> bool {
-        let shows = |Suspect { name, parent, in_closure }: &Suspect| {
+        let shows = |Suspect { name, parent, in_closure, .. }: &Suspect| {
             self.changed.iter().filter(|symbol| symbol.contains(&**name)).any(|symbol| {
                 let path = demangle(symbol);
                 let around = family(&path);

@@ -3,9 +3,10 @@
 //! On x86-64 some things steer the optimiser without a trace in the machine code of the function that says them: how a
 //! memory access is ordered or that it is volatile, promises about values. Where any of that changed, raw code is no
 //! witness, unless it was changed in bodies of functions alone, and raw code tells of each of these for another reason: then all that the
-//! change can reach leads there.
+//! change can reach leads there. A new function may have no raw code, because it is inlined before there is any: then it is the
+//! functions that name it that have to be told of.
 
-use super::items::{Entity, File, parse};
+use super::items::{Entity, File, Owner, parse};
 use super::macros::Packages;
 use super::tokens::Token;
 use super::{ItemKind, SourceFile, SourceSet, closures};
@@ -51,6 +52,15 @@ pub(crate) struct Suspect {
     pub(crate) parent: String,
     /// Whether all of the change is in one of its closures.
     pub(crate) in_closure: bool,
+    /// If it is new: the functions that name it, where these are all that do, and nothing named it so before.
+    pub(crate) users: Option<Vec<Suspect>>,
+}
+
+impl Suspect {
+    /// Whether a change of it is shown, or else of all that it became part of.
+    pub(crate) fn is_shown(&self, shows: &impl Fn(&Self) -> bool) -> bool {
+        shows(self) || self.users.as_ref().is_some_and(|users| users.iter().all(|user| user.is_shown(shows)))
+    }
 }
 
 /// One function, and what it is in both sets: not more than one each.
@@ -75,16 +85,69 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Hiding {
         *changed.entry((parent(any), &any.name)).or_default() += 1;
         let words = |entity: Option<&Entity>| entity.map(|entity| telling(&entity.body)).unwrap_or_default();
         if words(old) != words(new) {
-            let in_closure = old.zip(new).is_some_and(|(old, new)| closures::around(old, new).is_some());
-            suspects.push(Suspect { name: any.name.clone(), parent: parent(any), in_closure });
+            suspects.push(*place);
         }
     }
+    let words_of_old = |name: &str| old.files.iter().any(|file| has_word(&file.bytes, name));
+    let change = Change { olds: &olds, news: &news, files: &is, was_named: &words_of_old };
+    let suspects: Vec<Suspect> =
+        suspects.into_iter().map(|place| change.suspect(place, &mut HashSet::new())).collect();
     let is_alone = |suspect: &Suspect| changed[&(suspect.parent.clone(), &*suspect.name)] == 1;
     match suspects.is_empty() {
         true => Hiding::Nowhere,
         false if suspects.iter().all(is_alone) => Hiding::Functions(suspects),
         false => Hiding::Anywhere,
     }
+}
+
+/// All that differs.
+struct Change<'c, 'f> {
+    olds: &'c BTreeMap<Place<'f>, &'f Entity>,
+    news: &'c BTreeMap<Place<'f>, &'f Entity>,
+    files: &'c [File],
+    was_named: &'c dyn Fn(&str) -> bool,
+}
+
+impl<'f> Change<'_, 'f> {
+    /// `seen` are functions that are being looked at.
+    fn suspect(&self, place: Place<'f>, seen: &mut HashSet<Place<'f>>) -> Suspect {
+        let (old, new) = (self.olds.get(&place).copied(), self.news.get(&place).copied());
+        let any = new.or(old).expect("a place of one of them");
+        let users = new.filter(|new| old.is_none() && new.owner == Owner::Name);
+        Suspect {
+            name: any.name.clone(),
+            parent: parent(any),
+            in_closure: old.zip(new).is_some_and(|(old, new)| closures::around(old, new).is_some()),
+            users: users.and_then(|new| self.users(place, new, seen)),
+        }
+    }
+
+    fn users(&self, place: Place<'f>, new: &Entity, seen: &mut HashSet<Place<'f>>) -> Option<Vec<Suspect>> {
+        if (self.was_named)(&new.name) {
+            return None;
+        }
+        let named = |tokens: &[Token]| tokens.iter().filter(|token| token.name() == new.name).count();
+        let all: usize = self.files.iter().map(|file| named(&file.tokens)).sum();
+        let bodies: Vec<(Place<'f>, usize)> =
+            self.news.iter().map(|(at, entity)| (*at, named(&entity.body))).filter(|(_, n)| *n > 0).collect();
+        // Its own name stands in its header.
+        if bodies.iter().map(|(_, n)| n).sum::<usize>() + 1 != all {
+            return None;
+        }
+        seen.insert(place);
+        let users = bodies.into_iter().map(|(at, _)| at).filter(|at| !seen.contains(at)).collect::<Vec<_>>();
+        Some(users.into_iter().map(|at| self.suspect(at, seen)).collect())
+    }
+}
+
+/// Whether a text has this identifier.
+fn has_word(text: &[u8], word: &str) -> bool {
+    let is_part = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    text.windows(word.len()).enumerate().any(|(at, found)| {
+        found == word.as_bytes()
+            && !is_part(at.checked_sub(1).and_then(|before| text.get(before)))
+            && !is_part(text.get(at + word.len()))
+    })
 }
 
 /// The files of one set that the other has not, or has with other contents; `None` if that cannot be told of their items.

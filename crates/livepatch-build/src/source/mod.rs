@@ -204,7 +204,7 @@ impl SourceDiff {
     pub(crate) fn hides(&self, shows: impl Fn(&Suspect) -> bool) -> bool {
         match &self.hides {
             Hiding::Nowhere => false,
-            Hiding::Functions(suspects) => !suspects.iter().all(shows),
+            Hiding::Functions(suspects) => !suspects.iter().all(|suspect| suspect.is_shown(&shows)),
             Hiding::Anywhere => true,
         }
     }

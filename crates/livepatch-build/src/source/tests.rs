@@ -449,6 +449,19 @@ fn what_raw_code_may_hide() {
             "#[cfg(a)] fn f() { Acquire } #[cfg(b)] fn f() { 2 }",
             [true, true],
         ),
+        // A new function is part of those that name it.
+        ("fn f() { 1 }", "fn f() { g() } fn g() { N.add(1, Relaxed) }", [true, false]),
+        ("fn f() { 1 }", "fn f() { h() } fn h() { g() } fn g() { N.add(1, Relaxed) }", [true, false]),
+        ("fn f() { 1 }", "fn f() { h() } fn h() { g() } fn g() { h(); N.add(1, Relaxed) }", [true, false]),
+        ("fn f() { 1 }", "fn f() { 2 } fn g() { N.add(1, Relaxed) }", [false, false]),
+        ("fn f() { 1 } fn h() { 1 }", "fn f() { g() } fn h() { g() } fn g() { Relaxed }", [true, true]),
+        ("fn f() { x.g() }", "fn f() { x.g(); g() } fn g() { Relaxed }", [true, true]),
+        ("fn f() { 1 }", "fn f() { g() } const C: C = g; fn g() { Relaxed }", [true, true]),
+        (
+            "impl A for B {} fn f() { 1 }",
+            "impl A for B { fn g() { Relaxed } } fn f() { B::g() }",
+            [true, true],
+        ),
         // A closure is a function of its own.
         ("fn f() { g(|| a.load(Relaxed)) }", "fn f() { g(|| a.load(Acquire)) }", [true, true]),
         ("fn f() { m!(Relaxed) }", "fn f() { m!(Acquire) }", [true, false]),
