@@ -95,7 +95,7 @@ impl Drain<'_> {
         let process = self.job.process;
         let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
         if self.armed {
-            self.unblocked.extend(unblock(&mut thread)?.map(|mask| (tid, mask)));
+            self.unblocked.extend(unblock(&mut thread, self.job.tables)?.map(|mask| (tid, mask)));
         }
         let regs = thread.regs()?;
         let look = Instant::now();

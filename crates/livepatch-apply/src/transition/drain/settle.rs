@@ -7,9 +7,11 @@
 
 use super::{Drain, NAP};
 use crate::error::ApplyError;
+use crate::stacks;
 use crate::transition::PROCESS_MAKERS;
 use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Standing};
+use crate::unwind::Tables;
 use livepatch_process::{Asleep, Event, Pause, ProcessError, StoppedThread, Tid, log};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -82,7 +84,7 @@ impl Drain<'_> {
     fn settle(&mut self, tid: Tid) -> Result<(), ApplyError> {
         let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
         if let Some(mut thread) = self.seized.held(tid) {
-            self.unblocked.extend(unblock(&mut thread)?.map(|mask| (tid, mask)));
+            self.unblocked.extend(unblock(&mut thread, self.job.tables)?.map(|mask| (tid, mask)));
             thread.resume()?;
             self.progress.held(since.elapsed());
         }
@@ -107,12 +109,16 @@ impl Drain<'_> {
     }
 }
 
-/// Makes a thread take SIGTRAP; the mask that it has then, if it did not before.
-pub(super) fn unblock(thread: &mut StoppedThread<'_>) -> Result<Option<u64>, ProcessError> {
+/// Makes a thread take SIGTRAP; the mask that it has then, if it did not before and is to block it again. In a signal handler it is
+/// the kernel that blocks signals, and the handler's end that lets them in: to block SIGTRAP again behind that end would make the
+/// next trap of the program's own its death.
+pub(super) fn unblock(thread: &mut StoppedThread<'_>, tables: &Tables) -> Result<Option<u64>, ProcessError> {
     let mask = thread.signal_mask()?;
     if mask & SIGTRAP_BIT == 0 {
         return Ok(None);
     }
+    let stack = stacks::of_one(&thread.process().clone(), thread.tid(), thread.regs()?, tables);
+    let in_handler = stack.walk.end.is_err() || stack.walk.frames.iter().any(|frame| frame.signal);
     thread.set_signal_mask(mask & !SIGTRAP_BIT)?;
-    Ok(Some(mask & !SIGTRAP_BIT))
+    Ok((!in_handler).then_some(mask & !SIGTRAP_BIT))
 }
