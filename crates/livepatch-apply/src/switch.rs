@@ -312,7 +312,7 @@ impl Why {
                     name: view.process.thread_name(tid).unwrap_or_default(),
                     function: None,
                     patch: None,
-                    reason: "did not stop".to_owned(),
+                    reason: "could not be looked at in time".to_owned(),
                     inlines: None,
                     backtrace: Vec::new(),
                     leave_running: None,

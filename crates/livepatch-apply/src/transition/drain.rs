@@ -458,6 +458,10 @@ impl<'a> Drain<'a> {
                 Standing::Outside => {}
             }
         }
+        // At the end there is always one that was just let through or came late. It is nobody to look after where others are inside.
+        if !inside.is_empty() {
+            unseen.clear();
+        }
         Failed::Busy(Box::new(NotQuiescent { seized: self.seized, inside, unseen, process: None }))
     }
 
