@@ -6,17 +6,18 @@
 //! | thread-local of the image | executable: module 1 and the ABI's fixed offset; shared object: its own relocated GOT |
 //! | import with a GOT slot | the pointer that the running loader put there |
 //! | import without one | dynamic symbols of the module's scope, in load order, then of libraries that the patch brings; indirect functions by `dlsym` |
-//! | static or thread-local that an earlier patch brought in | the registry, if name, size and type agree |
+//! | static or thread-local that an earlier patch brought in | the registry: the one of that name that was in use last, if size and type agree |
 
 use crate::elf::{Image, Peek, TlsHeader, quad};
 use crate::error::{ApplyError, Mismatch};
-use crate::registry::{State, StaticRecord, ThreadLocalRecord};
+use crate::registry::{Record, State};
 use crate::scope::{Resolved, Scope};
 use crate::target::Module;
 use livepatch_patch::link::{Binding, TlsPlace};
-use livepatch_patch::{ImageKind, NewItem, NewItemKind, Patch, Place, RunAddr, Symbol, plain};
+use livepatch_patch::{Digest, ImageKind, NewItem, NewItemKind, Patch, Place, RunAddr, Symbol, plain};
 use livepatch_process::Process;
 use object::elf;
+use std::cmp::Reverse;
 
 /// Bindings of a patch in a process.
 #[derive(Debug)]
@@ -247,34 +248,13 @@ fn running_instance(
     size: u64,
     state: &State,
 ) -> Result<Option<Binding>, ApplyError> {
-    let records = state.patches.iter().rev();
-    let same_type = |s: u64, digest| s == size && digest == item.type_digest && item.type_digest.is_some();
-    // The symbol may have another hash: of another type, or behind another number of `impl` blocks.
-    let path = demangled(&symbol.name);
-    let of_name = |name: &String| *name == symbol.name || demangled(name) == path;
-    let (found, known, sole): (Option<Binding>, bool, bool) = match item.kind {
-        NewItemKind::Function => return Ok(None),
-        NewItemKind::Static => {
-            let all: Vec<&StaticRecord> =
-                records.flat_map(|r| &r.statics).filter(|s| of_name(&s.name)).collect();
-            let found = all.iter().find(|s| same_type(s.size, s.type_digest));
-            (found.map(|s| Binding::At(s.address)), !all.is_empty(), all.iter().all(|s| s.sole))
-        }
-        NewItemKind::ThreadLocal => {
-            let all: Vec<&ThreadLocalRecord> =
-                records.flat_map(|r| &r.thread_locals).filter(|t| of_name(&t.name)).collect();
-            let found = all.iter().find(|t| same_type(t.size, t.type_digest));
-            let place = |t: &&ThreadLocalRecord| TlsPlace {
-                module: t.module,
-                offset: t.offset,
-                tp_offset: t.tp_offset,
-            };
-            (found.map(|t| Binding::Tls(place(t))), !all.is_empty(), all.iter().all(|t| t.sole))
-        }
-    };
+    let all = instances(item.kind, &symbol.name, &state.patches.iter().collect::<Vec<_>>());
+    let is_alike = |known: &&Instance<'_>| known.is_alike(size, item.type_digest);
     if item.call_site {
-        return Ok(found);
+        return Ok(all.iter().find(is_alike).map(|known| known.at));
     }
+    let (known, sole) = (!all.is_empty(), all.iter().all(|known| known.sole));
+    let found = all.first().filter(is_alike).map(|known| known.at);
     if known && !(sole && item.sole) {
         return Err(ApplyError::refused(format!(
             "several variables are called `{}` in this patch or in an earlier one, and nothing tells which of them has which value; give \
@@ -282,7 +262,8 @@ fn running_instance(
             item.path
         )));
     }
-    // Without an applied patch no code uses the old instance any more, and a new one of another type may start.
+    // Without an applied patch no code uses the old instance any more, and a new one of another type may start. One from before that, if
+    // of the right type, has not what the program counted since.
     if found.is_none() && known && state.active().is_some() {
         return Err(ApplyError::refused(format!(
             "`{}` was brought in by an earlier patch with another type or size; give it another name, or roll the earlier \
@@ -291,6 +272,63 @@ fn running_instance(
         )));
     }
     Ok(found)
+}
+
+/// A variable that a patch brought, or went on with.
+pub(crate) struct Instance<'s> {
+    at: Binding,
+    size: u64,
+    type_digest: Option<Digest>,
+    sole: bool,
+    /// Digest of what it began with.
+    pub(crate) initial: Option<&'s Digest>,
+}
+
+impl Instance<'_> {
+    /// Whether a variable of this type goes on with it.
+    pub(crate) fn is_alike(&self, size: u64, type_digest: Option<Digest>) -> bool {
+        self.size == size && self.type_digest == type_digest && type_digest.is_some()
+    }
+}
+
+/// The variables of some patches that have this name, those that were in use last first. The symbol may have another hash: of another
+/// type, or behind another number of `impl` blocks.
+pub(crate) fn instances<'s>(kind: NewItemKind, symbol: &str, records: &[&'s Record]) -> Vec<Instance<'s>> {
+    let path = demangled(symbol);
+    let of_name = |name: &str| name == symbol || demangled(name) == path;
+    let mut records = records.to_vec();
+    records.sort_by_key(|record| Reverse(record.applied_at));
+    let statics = |record: &&'s Record| {
+        let statics = record.statics.iter().filter(|known| of_name(&known.name));
+        let statics = statics.map(|known| Instance {
+            at: Binding::At(known.address),
+            size: known.size,
+            type_digest: known.type_digest,
+            sole: known.sole,
+            initial: known.initial.as_ref(),
+        });
+        statics.collect::<Vec<_>>()
+    };
+    let thread_locals = |record: &&'s Record| {
+        let locals = record.thread_locals.iter().filter(|known| of_name(&known.name));
+        let locals = locals.map(|known| Instance {
+            at: Binding::Tls(TlsPlace {
+                module: known.module,
+                offset: known.offset,
+                tp_offset: known.tp_offset,
+            }),
+            size: known.size,
+            type_digest: known.type_digest,
+            sole: known.sole,
+            initial: known.initial.as_ref(),
+        });
+        locals.collect::<Vec<_>>()
+    };
+    match kind {
+        NewItemKind::Function => Vec::new(),
+        NewItemKind::Static => records.iter().flat_map(statics).collect(),
+        NewItemKind::ThreadLocal => records.iter().flat_map(thread_locals).collect(),
+    }
 }
 
 /// The path that a symbol has, without what the optimiser appended to make it visible to other code units.

@@ -83,3 +83,36 @@ fn variables_that_cannot_go_on_are_a_reason_to_refuse() -> Result<(), Failed> {
     case.prints("count 6 10 second, pair 18")?;
     case.program.finish()
 }
+
+#[test]
+fn a_variable_goes_on_from_the_last_patch_that_had_it() -> Result<(), Failed> {
+    let mut case = Case::of(VARIABLES)?;
+    case.prints("count none, pair none")?;
+    let sum = "unsafe { (PAIR.0 + PAIR.1).to_string() }";
+    let of = |case: &Case, word: &str, of: &str| {
+        case.with(&[("_WORD_", word), ("_BEFORE_", ""), ("_TYPE_", of), ("_PAIR_", sum)])
+    };
+    let small = "std::sync::atomic::AtomicU32";
+    case.apply(&of(&case, "first", "AtomicU64")?)?;
+    case.prints("count 1 2 first, pair 3")?;
+    case.rollback()?;
+    let second = of(&case, "second", small)?;
+    let said = case.apply(&second)?;
+    assert_eq!(said["notes"].as_array().map(Vec::len), Some(0), "what begins anew is not kept: {said}");
+    case.prints("count 2 2 second, pair 6")?;
+    // The first patch has one of this type, and what the second one counted is not in there.
+    let third = of(&case, "third", "AtomicU64")?;
+    case.is_refused(&third, "with another type or size")?;
+    case.prints("count 3 4 second, pair 9")?;
+    case.rollback()?;
+    case.apply(&third)?;
+    case.prints("count 4 2 third, pair 12")?;
+    case.rollback()?;
+    // What runs is what the patch in use has, also where another one brought it and a third one came in between.
+    case.apply(&second)?;
+    case.prints("count 5 6 second, pair 15")?;
+    case.is_refused(&third, "with another type or size")?;
+    case.apply(&of(&case, "fourth", small)?)?;
+    case.prints("count 6 8 fourth, pair 18")?;
+    case.program.finish()
+}

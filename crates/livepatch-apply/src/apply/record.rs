@@ -1,13 +1,14 @@
 //! What the registry is told of a patch that was loaded.
 
 use super::{Job, Prepared, now};
+use crate::bind::instances;
 use crate::error::{ApplyError, Mismatch};
 use crate::load::Loaded;
 use crate::registry::{
     Code, CodeRecord, FunctionRecord, KeptRecord, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
 };
 use crate::{jump, target};
-use livepatch_patch::link::Binding;
+use livepatch_patch::link::{Binding, TlsPlace};
 use livepatch_patch::{Bias, NewItemKind, Place, RunAddr, SectionKind, SymbolId};
 use std::collections::BTreeSet;
 
@@ -49,7 +50,7 @@ impl Job<'_> {
                 loaded.symbols.get(symbol.0 as usize).copied().flatten()
             })?,
         );
-        let (statics, thread_locals) = self.new_data(&loaded);
+        let (statics, thread_locals) = self.new_data(state, &loaded);
         Ok(Record {
             id: self.id,
             name: self.patch.meta.name.clone(),
@@ -107,32 +108,37 @@ impl Job<'_> {
         kept.collect()
     }
 
-    /// Statics and thread-locals that live in this patch, for later patches to find.
-    fn new_data(&self, loaded: &Loaded) -> (Vec<StaticRecord>, Vec<ThreadLocalRecord>) {
+    /// Statics and thread-locals that live in this patch, and those of earlier ones that it goes on with, for later patches to find.
+    fn new_data(&self, state: &State, loaded: &Loaded) -> (Vec<StaticRecord>, Vec<ThreadLocalRecord>) {
         let (mut statics, mut thread_locals) = (Vec::new(), Vec::new());
+        let earlier: Vec<&Record> = state.patches.iter().collect();
         for item in &self.patch.meta.new_items {
             let index = item.symbol.0 as usize;
             let Some(symbol) = self.patch.symbols.get(index) else { continue };
             let Place::Section { size, .. } = symbol.place else { continue };
-            let (name, type_digest) = (symbol.name.clone(), item.type_digest);
-            let initial = self.patch.code_digest(item.symbol);
-            match (item.kind, loaded.bindings[index], loaded.symbols[index], loaded.carrier) {
-                (NewItemKind::Static, Binding::Own, Some(address), _) => {
-                    let sole = item.sole;
+            let (name, type_digest, sole) = (symbol.name.clone(), item.type_digest, item.sole);
+            let own = self.patch.code_digest(item.symbol);
+            let running = || instances(item.kind, &name, &earlier).first().and_then(|of| of.initial.copied());
+            match (item.kind, loaded.bindings[index], loaded.symbols[index]) {
+                (NewItemKind::Static, Binding::Own, Some(address)) => {
+                    statics.push(StaticRecord { name, address, size, type_digest, sole, initial: own });
+                }
+                (NewItemKind::Static, Binding::At(address), _) if !item.call_site => {
+                    let initial = running();
                     statics.push(StaticRecord { name, address, size, type_digest, sole, initial });
                 }
-                (NewItemKind::ThreadLocal, Binding::Tls(place), _, Some(carrier))
-                    if place.module == carrier.module =>
-                {
+                (NewItemKind::ThreadLocal, Binding::Tls(TlsPlace { module, offset, tp_offset }), _) => {
+                    let is_own = loaded.carrier.is_some_and(|carrier| carrier.module == module);
+                    let initial = if is_own { own } else { running() };
                     thread_locals.push(ThreadLocalRecord {
                         name,
                         size,
                         type_digest,
-                        sole: item.sole,
+                        sole,
                         initial,
-                        module: place.module,
-                        offset: place.offset,
-                        tp_offset: place.tp_offset,
+                        module,
+                        offset,
+                        tp_offset,
                     });
                 }
                 _ => {}

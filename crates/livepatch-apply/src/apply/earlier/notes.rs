@@ -2,28 +2,25 @@
 //! it has not seen the earlier patches.
 
 use super::super::Job;
-use crate::bind::demangled;
-use crate::registry::State;
-use livepatch_patch::{Digest, NewItem, NewItemKind, Note, Place};
+use crate::bind::{demangled, instances};
+use crate::registry::{Record, State};
+use livepatch_patch::{NewItem, NewItemKind, Note, Place};
 use std::collections::BTreeSet;
 
 /// A variable that an earlier patch brought.
 struct Known {
     path: String,
     size: u64,
-    initial: Option<Digest>,
 }
 
 impl Job<'_> {
     /// Notes on variables: whose new initial value has no effect, and which begin anew in the place of others.
     pub(in super::super) fn notes_on_earlier(&self, state: &State) -> Vec<Note> {
-        let others = || state.patches.iter().filter(|record| record.id != self.id);
-        let statics = others().flat_map(|record| &record.statics).map(|of| (&of.name, of.size, of.initial));
-        let locals = others().flat_map(|record| &record.thread_locals);
-        let locals = locals.map(|of| (&of.name, of.size, of.initial));
-        let known = statics.chain(locals);
+        let others: Vec<&Record> = state.patches.iter().filter(|record| record.id != self.id).collect();
+        let statics = others.iter().flat_map(|record| &record.statics).map(|of| (&of.name, of.size));
+        let locals = others.iter().flat_map(|record| &record.thread_locals).map(|of| (&of.name, of.size));
         let known: Vec<Known> =
-            known.map(|(name, size, initial)| Known { path: demangled(name), size, initial }).collect();
+            statics.chain(locals).map(|(name, size)| Known { path: demangled(name), size }).collect();
         let items = self.patch.meta.new_items.iter();
         let items: Vec<&NewItem> =
             items.filter(|item| item.kind != NewItemKind::Function && !item.call_site).collect();
@@ -31,10 +28,11 @@ impl Job<'_> {
         let mut notes = Vec::new();
         for item in items {
             let own_path = demangled(self.symbol_of(item));
-            let mut running = known.iter().rev().filter(|known| known.path == own_path).peekable();
-            if running.peek().is_some() {
+            let running = instances(item.kind, self.symbol_of(item), &others);
+            if let Some(running) = running.first() {
                 let initial = self.patch.code_digest(item.symbol);
-                if running.all(|known| known.initial.is_some() && known.initial != initial) {
+                let goes_on = running.is_alike(self.size_of(item), item.type_digest);
+                if goes_on && running.initial.is_some() && running.initial != initial.as_ref() {
                     notes.push(kept(item));
                 }
                 continue;
