@@ -149,3 +149,62 @@ fn an_address_that_stands_for_two_functions_is_a_reason_to_refuse() -> Result<()
     case.prints("rules [21, 17, 20, 1] fees [84, 84]")?;
     case.program.finish()
 }
+
+/// Objects of a trait with supertraits that have a method of one name.
+const SUPERTRAITS: &str = r#"
+mod host;
+
+use std::any::Any;
+use std::hint::black_box;
+use std::sync::Mutex;
+
+static KEPT: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
+
+trait To<T> { fn to(&self) -> T; } //+
+trait Rule: _SUPERTRAITS_ + Send {} //+
+struct _OF_(u64); //+
+impl To<u32> for _OF_ { fn to(&self) -> u32 { 1000 + self.0 as u32 + black_box(0) } } //+
+impl To<u64> for _OF_ { fn to(&self) -> u64 { 2000 + self.0 + black_box(0) } } //+
+impl Rule for _OF_ {} //+
+
+#[inline(never)]
+fn fill() {
+    let mut kept = KEPT.lock().unwrap();
+    if kept.len() < 2 {
+        kept.push(Box::new(1u64)); //-
+        kept.push(Box::new(Box::new(_OF_(black_box(1))) as Box<dyn Rule>)); //+
+    }
+}
+
+#[inline(never)]
+fn results() -> String {
+    let kept = KEPT.lock().unwrap();
+    kept.iter().filter(|kept| kept.is::<u32>()).count().to_string() //-
+    let rules = kept.iter().filter_map(|kept| kept.downcast_ref::<Box<dyn Rule>>()); //+
+    rules.map(|rule| format!("{} {} _WORD_", To::<u32>::to(&**rule), To::<u64>::to(&**rule))).collect() //+
+}
+
+fn step() {
+    fill();
+    println!("results {}", results());
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn supertraits_that_are_exchanged_are_a_reason_to_refuse() -> Result<(), Failed> {
+    let mut case = Case::of(SUPERTRAITS)?;
+    case.prints("results 0")?;
+    let with = |case: &Case, supertraits: &str, of: &str, word: &str| {
+        case.with(&[("_SUPERTRAITS_", supertraits), ("_OF_", of), ("_WORD_", word)])
+    };
+    case.apply(&with(&case, "To<u32> + To<u64>", "R", "first")?)?;
+    case.prints("results 1001 2001 first")?;
+    case.is_refused(&with(&case, "To<u64> + To<u32>", "Q", "second")?, "the trait has other methods")?;
+    case.apply(&with(&case, "To<u32> + To<u64>", "Q", "third")?)?;
+    case.prints("results 1001 2001 third")?;
+    case.program.finish()
+}

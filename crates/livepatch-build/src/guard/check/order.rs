@@ -11,10 +11,11 @@ use crate::guard::fixed::is_fixed;
 use crate::guard::graph::Graph;
 use crate::guard::names::{last, trait_of};
 use crate::guard::vtable::{Slot, Vtables};
-use livepatch_patch::{Digest, NewType};
+use livepatch_patch::item::Hints;
+use livepatch_patch::{Digest, ItemName, NewType};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// For each slot of a trait's tables, the names of what is there. Where equal code was merged, a table may show the name of
+/// For each slot of a trait's tables, the names of what is there, none if it is not clear. Where equal code was merged, a table may show the name of
 /// another function.
 type Order = Vec<BTreeSet<String>>;
 
@@ -64,8 +65,20 @@ pub(in crate::guard) fn added(old: &Vtables, new: &Vtables, patched: &Graph) -> 
         orders.entry(name).or_default();
     });
     let own = orders.iter().filter(|(name, _)| !known.contains(*name) && !is_fixed(name));
-    added.extend(own.map(|(name, order)| of_text(format!("dyn {name}::{{methods}}"), format!("{order:?}"))));
+    added.extend(own.map(|(name, order)| {
+        let unclear = (0..order.len()).filter(|slot| order[*slot].is_empty());
+        let unclear: Vec<_> = unclear.map(|slot| held(new, name, slot)).collect();
+        let text = if unclear.is_empty() { format!("{order:?}") } else { format!("{order:?} {unclear:?}") };
+        of_text(format!("dyn {name}::{{methods}}"), text)
+    }));
     added
+}
+
+/// What is in a slot of each table of a trait. Where no name tells which method it is, another patch has to have the very same there.
+fn held(tables: &Vtables, name: &str, slot: usize) -> BTreeSet<String> {
+    let of_trait = tables.iter().filter(|(table, _)| trait_of(table) == Some(name));
+    let slots = of_trait.flat_map(|(_, copies)| copies).filter_map(|copy| copy.slots.as_ref());
+    slots.filter_map(|slots| slots.get(FIXED + slot)).map(ToString::to_string).collect()
 }
 
 /// Whether each slot has a name that says so, and none has one of another slot.
@@ -104,32 +117,60 @@ fn orders(tables: &Vtables) -> BTreeMap<&str, Order> {
     for (name, copies) in tables {
         let Some(name) = trait_of(name) else { continue };
         for slots in copies.iter().filter_map(|copy| copy.slots.as_ref()) {
-            let methods: Vec<Option<String>> = slots.iter().skip(3).map(method).collect();
+            let methods: Vec<Names> = slots.iter().skip(FIXED).map(names).collect();
             let order = orders.entry(name).or_default();
             order.resize(order.len().max(methods.len()), BTreeSet::new());
-            for (known, method) in order.iter_mut().zip(&methods) {
-                // One name twice in a table may be code of two methods that was merged.
-                let is_clear = methods.iter().filter(|other| *other == method).count() == 1;
-                known.extend(method.clone().filter(|_| is_clear));
+            // One name twice in a table is of two traits, or may be code of two methods that was merged.
+            let once = |own: &Option<String>, kind: fn(&Names) -> &Option<String>| {
+                let is_clear = methods.iter().filter(|other| kind(other) == own).count() == 1;
+                own.clone().filter(|_| is_clear)
+            };
+            for (known, of) in order.iter_mut().zip(&methods) {
+                known.extend(once(&of.own, |of| &of.own).or_else(|| once(&of.whole, |of| &of.whole)));
             }
         }
     }
     orders
 }
 
-/// The method in a slot, if the symbols of the function there agree on its name.
-fn method(slot: &Slot) -> Option<String> {
-    let mut names: BTreeSet<String> = match slot {
-        Slot::Code(symbols, _) => symbols.iter().map(|symbol| last(&demangle(symbol)).to_owned()).collect(),
-        Slot::Import(symbol) => [last(&demangle(symbol)).to_owned()].into(),
-        Slot::Data => ["a table of a supertrait".to_owned()].into(),
-        Slot::Number(_) | Slot::Unreadable => return None,
+/// Size, alignment and drop are in the first slots of each table.
+const FIXED: usize = 3;
+
+/// What a method is called, as far as the symbols of the function in its slot agree.
+struct Names {
+    own: Option<String>,
+    /// With the trait and its arguments: a trait may have several supertraits that have a method of one name.
+    whole: Option<String>,
+}
+
+fn names(slot: &Slot) -> Names {
+    let agreed = |name: &dyn Fn(&str) -> String| {
+        let mut names: BTreeSet<String> = match slot {
+            Slot::Code(symbols, _) => symbols.iter().map(|symbol| name(&demangle(symbol))).collect(),
+            Slot::Import(symbol) => [name(&demangle(symbol))].into(),
+            Slot::Data => ["a table of a supertrait".to_owned()].into(),
+            Slot::Number(_) | Slot::Unreadable => return None,
+        };
+        names.pop_first().filter(|_| names.is_empty())
     };
-    names.pop_first().filter(|_| names.is_empty())
+    Names { own: agreed(&|path| last(path).to_owned()), whole: agreed(&of_trait) }
+}
+
+/// A method's path with its trait in place of the type.
+fn of_trait(path: &str) -> String {
+    let item = ItemName::new(path, Hints::default());
+    item.trait_path.map_or_else(|| path.to_owned(), |of| format!("{of}::{}", item.name))
 }
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn methods_of_traits_with_arguments() {
+        assert_eq!(super::of_trait("<app::R as app::To<u32>>::to"), "app::To<u32>::to");
+        assert_eq!(super::of_trait("app::To::to"), "app::To::to");
+        assert_eq!(super::of_trait("b::<impl app::To<u64> for u8>::to"), "app::To<u64>::to");
+    }
+
     #[test]
     fn traits_of_objects() {
         let objects = |name| super::objects_in(name).collect::<Vec<_>>();
