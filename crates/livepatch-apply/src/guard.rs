@@ -90,7 +90,9 @@ impl Guard {
             return;
         }
         for record in &state.patches {
-            for function in &record.functions {
+            // Those of other patches are guarded with these.
+            let text = record.mapping.text_range();
+            for function in record.functions.iter().filter(|function| text.contains(&function.new)) {
                 let range = function.new..function.new.offset(function.new_size as i64);
                 if !allowed.contains(&range) {
                     self.whole(range, &function.path, Some(&record.name));

@@ -73,6 +73,10 @@ pub struct Meta {
     /// have as such.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub inlined: BTreeSet<Tag>,
+    /// Functions of the source that was shipped ([`Tag::of_symbol`]) that may not be what they were, and that are in the patch without
+    /// being replaced: only patched code leads to these.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub altered: BTreeSet<Tag>,
     /// Variables ([`Tag::of_symbol`]) that the image does not have and of which the compiler left out the whole or made parts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub vanished: BTreeSet<Tag>,

@@ -150,6 +150,23 @@ fn an_address_that_stands_for_two_functions_is_a_reason_to_refuse() -> Result<()
     case.program.finish()
 }
 
+#[test]
+fn an_address_that_stands_for_a_changed_function_and_one_that_is_gone_is_a_reason_to_refuse()
+-> Result<(), Failed> {
+    let mut case = Case::of_objects()?;
+    let source = case.new_source.clone();
+    let without = |name: &str| source.replace(&format!("push({name});"), "reserve(1);");
+    case.new_source = without("other");
+    case.is_refused(&case.but(&[("_FACTOR_", "5")])?, "may be another function")?;
+    case.new_source = without("merged");
+    case.is_refused(&case.but(&[("_OTHER_", "5")])?, "may be another function")?;
+    case.prints("rules [21, 17, 20, 1] fees [84, 84]")?;
+    // What is gone cannot have changed.
+    case.apply(&case.but(&[("_TIMES_", "3")])?)?;
+    case.prints("rules [31, 17, 20, 1] fees [84, 84]")?;
+    case.program.finish()
+}
+
 /// Objects of a trait with supertraits that have a method of one name.
 const SUPERTRAITS: &str = r#"
 mod host;

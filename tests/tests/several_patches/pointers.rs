@@ -117,3 +117,57 @@ fn a_kept_function_that_is_gone_and_calls_what_is_another_now_is_a_reason_to_ref
     case.is_refused(&removed, "which this patch does not have")?;
     case.program.finish()
 }
+
+fn far(body: &str) -> String {
+    format!("#[inline(never)] fn far(n: u64) -> u64 {{ {body} }}")
+}
+
+/// As [`POINTERS`], where code of the image calls, too, what a kept function calls.
+fn shared() -> String {
+    POINTERS.replace("{fees:?}\", total(10)", "{fees:?} {}\", total(10), base(1)")
+}
+
+#[test]
+fn a_kept_function_that_is_gone_runs_on_as_the_last_patch_that_had_it_made_it() -> Result<(), Failed> {
+    let mut case = Case::of(&shared())?;
+    case.prints("total 120 fees [] 101")?;
+    case.apply(&case.then("never", "2", "fees.push(far);", &far("n * 7 + black_box(0)"))?)?;
+    case.prints("total 242 fees [70] 201")?;
+    case.apply(&case.then("never", "2", "fees.push(far);", &far("base(n) * 8"))?)?;
+    case.prints("total 242 fees [1680] 201")?;
+    case.is_refused(&case.then("never", "3", "", "")?, "which calls `several::base`")?;
+    case.prints("total 242 fees [1680] 201")?;
+    let gone = case.then("never", "2", "", "")?;
+    case.apply(&gone)?;
+    case.prints("total 242 fees [1680] 201")?;
+    // It is led on from one patch without it to the next.
+    case.apply(&case.then("never", "2", "fees.reserve(2);", "")?)?;
+    case.prints("total 242 fees [1680] 201")?;
+    case.apply(&case.then("never", "2", "fees.push(far);", &far("n * 9 + black_box(0)"))?)?;
+    case.prints("total 242 fees [90] 201")?;
+    case.apply(&gone)?;
+    case.prints("total 242 fees [90] 201")?;
+    case.rollback()?;
+    case.prints("total 120 fees [70] 101")?;
+    case.program.finish()
+}
+
+#[test]
+fn a_kept_function_that_calls_what_the_next_patch_takes_back_is_a_reason_to_refuse() -> Result<(), Failed> {
+    // Whether code of the image calls it, too, or that of patches alone.
+    for (source, [shipped, first, back]) in [(POINTERS, ["", "", ""]), (&shared(), [" 101", " 201", " 101"])]
+    {
+        let mut case = Case::of(source)?;
+        case.prints(&format!("total 120 fees []{shipped}"))?;
+        case.apply(&case.then("never", "2", "fees.push(far);", &far("base(n) * 2"))?)?;
+        case.prints(&format!("total 242 fees [420]{first}"))?;
+        case.new_source = case.new_source.replace("+ 100 * _FACTOR_", "+ 100");
+        case.is_refused(&case.then("never", "2", "", "")?, "which calls `several::base`")?;
+        case.prints(&format!("total 242 fees [420]{first}"))?;
+        // Where the function is in the newer patch, it calls what everybody calls.
+        case.apply(&case.then("never", "2", "fees.push(far);", &far("base(n) * 2"))?)?;
+        case.prints(&format!("total 142 fees [220]{back}"))?;
+        case.program.finish()?;
+    }
+    Ok(())
+}

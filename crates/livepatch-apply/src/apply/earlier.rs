@@ -3,7 +3,7 @@
 //! Patches are cumulative: each is made against the image. But between two of them the process runs, and keeps what the first one
 //! brought: objects with vtables in it, function pointers, closures, values of its types. Where the next patch has such a function again,
 //! the kept address leads to the newer code, as the address of a function of the image would. What the next patch does not have runs on as
-//! it was, if all that it calls is as it was, too. What cannot be led there with certainty is a reason to refuse: another closure under
+//! it was, by the newest code that it had so far, if all that this calls is as it was, too. What cannot be led there with certainty is a reason to refuse: another closure under
 //! the same number, a function whose newer code is only inside of others or that is called otherwise, a type with another layout, a table
 //! of methods with another one in a slot, a variable that the compiler took apart.
 
@@ -84,6 +84,8 @@ impl Job<'_> {
                     .map_err(|error| ApplyError::refused(error.to_string()))?,
             });
         }
+        let own = Own::of(self.patch, state);
+        functions.extend(carried(state, &self.walks(state, &own)).into_iter().cloned());
         Ok(functions)
     }
 
@@ -152,8 +154,15 @@ impl Job<'_> {
     /// Functions of other patches that the process may come to, and that are something in this patch.
     fn reached<'s>(&self, state: &'s State) -> Vec<Earlier<'s>> {
         let own = Own::of(self.patch, state);
+        let mut walks = self.walks(state, &own);
+        let carried = carried(state, &walks);
+        walks.iter_mut().for_each(|walk| walk.carried.clone_from(&carried));
+        walks.iter().flat_map(Walk::all).collect()
+    }
+
+    fn walks<'s, 'o>(&self, state: &'s State, own: &'o Own<'o>) -> Vec<Walk<'s, 'o>> {
         let others = state.patches.iter().filter(|record| record.id != self.id);
-        others.flat_map(|record| Walk::new(record, state, &own).all()).collect()
+        others.map(|record| Walk::new(record, state, own)).collect()
     }
 
     /// Where code of earlier patches is that this patch has, too: a thread in there need not leave it, and nothing need be led away from
@@ -164,9 +173,9 @@ impl Job<'_> {
             return Vec::new();
         }
         let own = Own::of(self.patch, state);
-        let others = state.patches.iter().filter(|record| record.id != self.id);
-        let same = others.flat_map(|record| {
-            let (code, same) = (record.code(), Walk::new(record, state, &own).same());
+        let walks = self.walks(state, &own);
+        let same = walks.iter().flat_map(|walk| {
+            let (code, same) = (walk.record.code(), walk.same());
             let same = code.into_iter().filter(move |function| same.contains(&function.start));
             same.map(|function| function.start..function.start.offset(function.size as i64))
         });
@@ -177,6 +186,12 @@ impl Job<'_> {
         let item = self.patch.meta.new_items.iter().find(|item| item.symbol == symbol);
         item.map_or_else(|| demangled(&self.patch.symbols[symbol.0 as usize].name), |item| item.path.clone())
     }
+}
+
+/// Redirects of the active patch from functions that the newer one does not have to those of patches in between.
+fn carried<'s>(state: &'s State, walks: &[Walk<'s, '_>]) -> Vec<&'s FunctionRecord> {
+    let functions = state.active().into_iter().flat_map(|active| &state.patches[active].functions);
+    functions.filter(|led| walks.iter().any(|walk| walk.is_gone(led.old))).collect()
 }
 
 /// Why values that a patch made of a type do not go together with the type as it is now.

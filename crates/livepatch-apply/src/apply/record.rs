@@ -9,7 +9,7 @@ use crate::registry::{
 };
 use crate::{jump, target};
 use livepatch_patch::link::{Binding, TlsPlace};
-use livepatch_patch::{Bias, NewItemKind, Place, RunAddr, SectionKind, SymbolId};
+use livepatch_patch::{Bias, NewItemKind, Place, RunAddr, SectionKind, SymbolId, Tag};
 use std::collections::BTreeSet;
 
 impl Job<'_> {
@@ -92,6 +92,7 @@ impl Job<'_> {
             Place::Image { addr, .. } => Some(addr.at(bias)),
             _ => at(symbol),
         };
+        let altered = &self.patch.meta.altered;
         let kept = self.patch.kept().into_iter().filter_map(|kept| {
             let start = at(&kept.symbol).filter(|start| text.contains(start))?;
             let item = self.patch.meta.new_items.iter().find(|item| item.symbol == kept.symbol);
@@ -102,6 +103,7 @@ impl Job<'_> {
                 calls: kept.calls.iter().filter_map(anywhere).collect(),
                 identity: item.and_then(|item| item.identity),
                 sole: item.is_some_and(|item| item.sole),
+                altered: altered.contains(&Tag::of_symbol(&self.patch.symbols[kept.symbol.0 as usize].name)),
                 also: item.map(|item| item.also.clone()).unwrap_or_default(),
             })
         });

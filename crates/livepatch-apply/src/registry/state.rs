@@ -58,9 +58,9 @@ pub struct Record {
     pub functions: Vec<FunctionRecord>,
     /// Its other code: new functions, and copies of functions of the image that only its own code calls.
     pub further: Vec<CodeRecord>,
-    /// Writable statics that it brought in.
+    /// Writable statics that it brought in, or went on with.
     pub statics: Vec<StaticRecord>,
-    /// Thread-locals that it brought in.
+    /// Thread-locals that it brought in, or went on with.
     pub thread_locals: Vec<ThreadLocalRecord>,
     /// Start and size of its unwind tables.
     pub eh_frame: Option<Region>,
@@ -127,11 +127,11 @@ pub struct FunctionRecord {
     pub path: String,
     /// Mangled name.
     pub symbol: String,
-    /// Start of the function in the image.
+    /// Start of the function, in the image or in an earlier patch.
     pub old: RunAddr,
     /// Its size in bytes.
     pub old_size: u64,
-    /// Start of the new function.
+    /// Start of the new function. What this patch does not have, and an earlier one does, is led to where that has it.
     pub new: RunAddr,
     /// Its size in bytes.
     pub new_size: u64,
@@ -169,12 +169,15 @@ pub struct KeptRecord {
     /// No other item of the source goes by the same path.
     #[serde(default)]
     pub sole: bool,
+    /// It may be another than the function of the image that it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub altered: bool,
     /// Symbols of others whose address may be this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
 }
 
-/// A writable static in the patch's data.
+/// A writable static in the data of a patch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StaticRecord {
     /// Mangled name.
@@ -307,7 +310,8 @@ impl Function<'_> {
 impl Record {
     /// All functions in its text, by address.
     pub fn code(&self) -> Vec<Function<'_>> {
-        let redirected = self.functions.iter().map(|f| Function {
+        let text = self.mapping.text_range();
+        let redirected = self.functions.iter().filter(|f| text.contains(&f.new)).map(|f| Function {
             path: Some(&f.path),
             symbol: &f.symbol,
             start: f.new,

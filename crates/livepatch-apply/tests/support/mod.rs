@@ -115,6 +115,7 @@ impl Program {
                     indivisible: None,
                     types: Vec::new(),
                     inlined: Default::default(),
+                    altered: Default::default(),
                     vanished: Default::default(),
                     notes: Vec::new(),
                 },

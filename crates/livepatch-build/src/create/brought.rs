@@ -8,7 +8,7 @@ use crate::diff::{Diff, Meaning};
 use crate::emit::{Brought, Emitted, name_of};
 use crate::guard::{self, Callers, FunctionInfo, GuardReport};
 use crate::source::{Body, SourceDiff};
-use livepatch_patch::{Digest, Identity, NewItem, NewItemKind, NewType, Tag, plain};
+use livepatch_patch::{Digest, Identity, NewItem, NewItemKind, NewType, SymbolId, Tag, plain};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// New functions, statics and thread-locals.
@@ -188,6 +188,24 @@ pub(super) fn inlined(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) 
     let changed = meaning.into_iter().flat_map(Meaning::changed_functions);
     let symbols = differ.filter_map(|function| function.symbol.as_deref()).chain(changed);
     symbols.filter(|symbol| !own.contains(plain(symbol))).map(Tag::of_symbol).collect()
+}
+
+/// Functions of the source that was shipped which the patch has for its own code alone, and that may not be what they were.
+pub(super) fn altered(diff: &Diff<'_>, emitted: &Emitted) -> BTreeSet<Tag> {
+    let replaced: HashSet<SymbolId> = emitted.replaced.iter().map(|replaced| replaced.symbol).collect();
+    let brought: HashSet<SymbolId> = emitted.brought.iter().map(|item| item.symbol).collect();
+    let meaning = diff.meaning.any();
+    let may_differ = |name: &str| meaning.is_none_or(|meaning| meaning.may_lead_to_change(name));
+    let was_there = |name: &str| match meaning {
+        Some(meaning) => meaning.had(name),
+        None => !diff.old.image.symbols(name).is_empty(),
+    };
+    let symbols = emitted.symbols.iter().enumerate().map(|(at, symbol)| (SymbolId(at as u32), symbol));
+    let own = symbols.filter(|(at, symbol)| !replaced.contains(at) && emitted.is_code(symbol));
+    let altered = own.filter(|(at, symbol)| {
+        (!brought.contains(at) || was_there(&symbol.name)) && may_differ(&symbol.name)
+    });
+    altered.map(|(_, symbol)| Tag::of_symbol(&symbol.name)).collect()
 }
 
 /// New variables that are not in the patch as they are declared.

@@ -201,6 +201,7 @@ pub(super) fn meta(
         notes: Vec::new(),
         types: known.types(&judged.new_types),
         inlined: brought::inlined(diff, emitted, judged),
+        altered: brought::altered(diff, emitted),
         vanished: brought::vanished(diff, emitted),
     })
 }

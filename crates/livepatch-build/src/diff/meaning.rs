@@ -31,7 +31,7 @@ use super::{Diff, DiffError};
 use crate::build::Build;
 use crate::emit::name_of;
 use crate::findings::Place;
-use crate::guard::{FunctionInfo, FunctionRef, demangle};
+use crate::guard::{FunctionInfo, FunctionRef, demangle, of_standard_library};
 use crate::image::Image;
 use crate::objects::{self, Inputs, Kind, LoadError, Unit};
 use crate::source::{self, Side, SourceDiff, Suspect};
@@ -251,6 +251,19 @@ impl Meaning {
             true => self.new.leading.contains(self.key(symbol)),
             false => !is_elsewhere(function.place.as_ref()),
         })
+    }
+
+    /// Whether the source that was shipped has this function.
+    pub(crate) fn had(&self, symbol: &str) -> bool {
+        self.knows(symbol, Side::Old)
+    }
+
+    /// [`Self::may_differ`] by a symbol alone. The library's own code is not raw, and no source changes it.
+    pub(crate) fn may_lead_to_change(&self, symbol: &str) -> bool {
+        match self.knows(symbol, Side::New) {
+            true => self.new.leading.contains(self.key(symbol)),
+            false => !of_standard_library(&demangle(symbol)),
+        }
     }
 
     /// Keys of what changed and may have been inlined into a function of the new build and computed away; `None` if that may be anything.

@@ -90,6 +90,16 @@ pub struct Emitted {
     pub constants: Vec<(At, SymbolId)>,
 }
 
+impl Emitted {
+    /// Whether a symbol is of a function in the patch.
+    pub fn is_code(&self, symbol: &Symbol) -> bool {
+        match symbol.place {
+            Place::Section { section, .. } => self.sections[section.0 as usize].kind == SectionKind::Text,
+            _ => false,
+        }
+    }
+}
+
 /// A piece of the new program that the patch carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Item {

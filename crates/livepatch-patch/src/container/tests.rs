@@ -74,6 +74,7 @@ pub(crate) fn sample() -> Patch {
             indivisible: None,
             types: Vec::new(),
             inlined: Default::default(),
+            altered: Default::default(),
             vanished: Default::default(),
             notes: vec![Note {
                 code: "LP0111".into(),

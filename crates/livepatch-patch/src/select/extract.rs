@@ -1,6 +1,7 @@
 //! A smaller patch out of a larger one.
 
 use super::reduce::Kept;
+use crate::kept::Tag;
 use crate::patch::{Origin, Patch, Place, Reloc, Section, SectionId, SectionKind, Symbol, SymbolId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +63,10 @@ pub(super) fn extract(patch: &Patch, kept: &Kept) -> Result<Patch, &'static str>
         *functions = functions.iter().filter_map(|at| positions.get(at).copied()).collect();
         !functions.is_empty()
     };
+    // What is not chosen may be there for the chosen ones alone.
+    let left = patch.meta.redirects.iter().enumerate().filter(|(at, _)| !kept.contains(at));
+    meta.altered
+        .extend(left.map(|(_, redirect)| Tag::of_symbol(&patch.symbols[redirect.symbol.0 as usize].name)));
     meta.redirects = redirects.into_iter().cloned().collect();
     for redirect in &mut meta.redirects {
         redirect.symbol = new_symbols[&redirect.symbol];

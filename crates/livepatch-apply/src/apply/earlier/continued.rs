@@ -2,11 +2,12 @@
 //!
 //! A function is known by its symbol, or by its path where that changed (a block of `impl` more before it). It is continued by the
 //! function of that name and path if no other item of either patch goes by that path, and if both take and return the same in the same
-//! way; or if the code is the same. It may stand for others, whose code LLVM found equal, and then these must have the same code, too.
+//! way; or if the code is the same. It may stand for others, whose code LLVM found equal, and then these must have the same code, too, and
+//! if not all of them are in the newer patch, the code that they had.
 
 use super::named;
 use crate::bind::demangled;
-use crate::registry::{Function, KeptRecord, Record, State};
+use crate::registry::{Function, FunctionRecord, KeptRecord, Record, State};
 use livepatch_patch::{Identity, NewItem, Patch, Place, RunAddr, SectionKind, SymbolId, Tag, plain};
 use std::collections::{HashMap, HashSet};
 
@@ -31,8 +32,12 @@ pub(super) enum Becomes {
     Other,
     /// Part of other functions.
     Inlined,
+    /// The function of the image, of which it was another version.
+    Back,
     /// Nothing; but it calls this function, which is another now.
     Calls(String),
+    /// Nothing; what runs in its place is this function, of which nothing tells what it calls.
+    Unknown,
 }
 
 /// The functions of the patch that is applied.
@@ -90,27 +95,33 @@ impl<'p> Own<'p> {
     /// What continues a function of an earlier patch, which replaced the one of the image at this address, if any.
     fn becomes(&self, kept: &KeptRecord, symbol: &str, image: Option<RunAddr>) -> Option<Becomes> {
         if let Some(old) = image {
-            return self.redirects.get(&old).copied().map(Becomes::Continued);
+            let newer = self.redirects.get(&old);
+            return Some(newer.map_or(Becomes::Back, |newer| Becomes::Continued(*newer)));
         }
         let of_path = || self.known.get(&kept.identity?.function)?.first().copied();
-        let Some(newer) = self.named(symbol).or_else(of_path) else {
-            let is_doubtful = self.also.contains_key(plain(symbol));
+        let own = self.named(symbol).or_else(of_path);
+        let others = || kept.also.iter().map(|other| plain(other));
+        let Some(newer) = own.or_else(|| others().find_map(|other| self.named(other))) else {
+            let is_doubtful = |name: &str| self.also.contains_key(name);
             return match self.is_inlined(symbol) {
-                _ if is_doubtful => Some(Becomes::Other),
+                _ if is_doubtful(plain(symbol)) || others().any(is_doubtful) => Some(Becomes::Other),
                 true => Some(Becomes::Inlined),
-                false => None,
+                false if others().any(|other| self.is_inlined(other)) => Some(Becomes::Inlined),
+                false => kept.altered.then_some(Becomes::Back),
             };
         };
-        // Whoever keeps its address may mean any of those that it stands for.
-        for other in kept.also.iter().map(|other| plain(other)) {
-            match self.named(other) {
-                Some(own) if self.patch.code_digest(own) == self.patch.code_digest(newer) => {}
-                None if !self.also.contains_key(other) && !self.is_inlined(other) => {}
-                _ => return Some(Becomes::Other),
-            }
-        }
-        let is_it = self.continues(kept, newer) || self.is_same_code(kept, newer);
-        Some(if is_it { Becomes::Continued(newer) } else { Becomes::Other })
+        let is_same = self.is_same_code(kept, newer);
+        // Whoever keeps its address may mean any of those that it stands for. What this patch does not have is as it was.
+        let agrees = |other: &str| match self.named(other) {
+            Some(own) => self.patch.code_digest(own) == self.patch.code_digest(newer),
+            None => is_same && !self.also.contains_key(other) && !self.is_inlined(other),
+        };
+        let itself = own.is_some() || agrees(plain(symbol));
+        let is_it = own.is_some() && self.continues(kept, newer) || is_same;
+        Some(match itself && is_it && others().all(agrees) {
+            true => Becomes::Continued(newer),
+            false => Becomes::Other,
+        })
     }
 
     /// The function of this name, or the only one that may stand for it.
@@ -128,12 +139,14 @@ impl<'p> Own<'p> {
 
 /// The functions of one earlier patch.
 pub(super) struct Walk<'s, 'o> {
-    record: &'s Record,
+    pub(super) record: &'s Record,
     own: &'o Own<'o>,
     code: Vec<Function<'s>>,
     kept: HashMap<RunAddr, &'s KeptRecord>,
     /// Functions of the image that they replaced.
     image: HashMap<RunAddr, RunAddr>,
+    /// What goes on to run functions of other patches, as it does now.
+    pub(super) carried: Vec<&'s FunctionRecord>,
 }
 
 impl<'s, 'o> Walk<'s, 'o> {
@@ -145,6 +158,7 @@ impl<'s, 'o> Walk<'s, 'o> {
             code: record.code(),
             kept: record.kept.iter().map(|kept| (kept.start, kept)).collect(),
             image: of_image.map(|function| (function.new, function.old)).collect(),
+            carried: Vec::new(),
         }
     }
 
@@ -154,7 +168,16 @@ impl<'s, 'o> Walk<'s, 'o> {
         for kept in self.record.kept.iter().filter(|kept| kept.addressed) {
             match self.becomes(kept.start) {
                 Some(becomes) => found.extend(self.earlier(kept.start, becomes)),
+                None if self.carried.iter().any(|led| led.old == kept.start) => {}
                 None => staying.push(kept.start),
+            }
+        }
+        let to_others = self.carried.iter().filter(|led| self.is_kept(led.new) != Some(true));
+        for led in to_others.filter(|led| self.function(led.new).is_some()) {
+            match (self.is_kept(led.new), self.becomes(led.new)) {
+                (None, _) => found.extend(self.earlier(led.new, Becomes::Unknown)),
+                (_, Some(becomes)) => found.extend(self.earlier(led.new, becomes)),
+                (_, None) => staying.push(led.new),
             }
         }
         found.extend(self.others_behind_same_code());
@@ -217,6 +240,16 @@ impl<'s, 'o> Walk<'s, 'o> {
             }
             same.retain(|start| !others.contains(start));
         }
+    }
+
+    /// Whether this patch does not have a function of that one at all.
+    pub(super) fn is_gone(&self, start: RunAddr) -> bool {
+        self.kept.contains_key(&start) && self.becomes(start).is_none()
+    }
+
+    /// Whether the process may have the address of a function, if anything is known of it.
+    fn is_kept(&self, start: RunAddr) -> Option<bool> {
+        self.kept.get(&start).map(|kept| kept.addressed)
     }
 
     fn becomes(&self, start: RunAddr) -> Option<Becomes> {
@@ -285,6 +318,14 @@ impl Earlier<'_> {
             Becomes::Inlined => format!(
                 "the process may keep the address of {which}, and in this patch it is only inlined into other functions; make it a function of \
                  its own (`#[inline(never)]`), or restart the program"
+            ),
+            Becomes::Back => format!(
+                "the process may keep the address of {which}, and in this patch that function is as the program was shipped with it; have the \
+                 change in this patch, too, or restart the program"
+            ),
+            Becomes::Unknown => format!(
+                "the process may come to {which}, which this patch does not have, and nothing tells whether what it calls is as it was; leave the \
+                 function where it is, or restart the program"
             ),
             Becomes::Calls(callee) => format!(
                 "the process may keep the address of {which}, which this patch does not have, and which calls `{callee}`, another one now; leave \
