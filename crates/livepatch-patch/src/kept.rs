@@ -68,8 +68,20 @@ impl Patch {
 
     /// The functions of the patch of which some code or data takes the address.
     pub fn addressed(&self) -> BTreeSet<SymbolId> {
-        let mut found = BTreeSet::new();
-        for section in self.sections.iter().filter(|section| section.kind != SectionKind::EhFrame) {
+        self.taken().filter(|symbol| self.is_code(*symbol)).collect()
+    }
+
+    /// What of the image some code or data of the patch takes the address of: functions and variables.
+    pub fn taken_of_image(&self) -> BTreeSet<SymbolId> {
+        let of_image =
+            |id: &SymbolId| matches!(self.symbol(*id), Some(Symbol { place: Place::Image { .. }, .. }));
+        self.taken().filter(of_image).collect()
+    }
+
+    /// Whatever code or data of the patch refers to and does not call.
+    fn taken(&self) -> impl Iterator<Item = SymbolId> {
+        let sections = self.sections.iter().filter(|section| section.kind != SectionKind::EhFrame);
+        sections.flat_map(|section| {
             let is_branch = |reloc: &&Reloc| {
                 section.kind == SectionKind::Text && reloc.kind.is_branch(&section.bytes, reloc.offset)
             };
@@ -77,10 +89,9 @@ impl Patch {
             let is_address = |reloc: &&Reloc| {
                 section.kind == SectionKind::Text || reloc.kind.formula() == Formula::Absolute
             };
-            let addresses = section.relocs.iter().filter(is_address).filter(|reloc| !is_branch(reloc));
-            found.extend(addresses.map(|reloc| reloc.symbol).filter(|symbol| self.is_code(*symbol)));
-        }
-        found
+            let addresses = section.relocs.iter().filter(is_address).filter(move |reloc| !is_branch(reloc));
+            addresses.map(|reloc| reloc.symbol)
+        })
     }
 
     /// What a function of the patch is, whatever its address, the lines in panic messages, and the code of functions that it names. Of

@@ -77,6 +77,9 @@ pub struct Meta {
     /// being replaced: only patched code leads to these.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub altered: BTreeSet<Tag>,
+    /// Functions of the image whose address in the patch stands for that of others, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stands: Vec<Stands>,
     /// Variables ([`Tag::of_symbol`]) that the image does not have and of which the compiler left out the whole or made parts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub vanished: BTreeSet<Tag>,
@@ -89,6 +92,15 @@ pub struct NewType {
     pub name: String,
     /// Digest of its layout.
     pub digest: Digest,
+}
+
+/// A function of the image that had the same code as new ones, so that its address may stand for theirs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stands {
+    /// Its symbol.
+    pub symbol: SymbolId,
+    /// The symbols of the others.
+    pub also: Vec<String>,
 }
 
 /// Something about a patch that is no obstacle.

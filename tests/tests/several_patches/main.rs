@@ -4,6 +4,7 @@ mod bodies;
 mod kept;
 mod objects;
 mod pointers;
+mod taken;
 mod variables;
 
 use livepatch_tests::child::Program;

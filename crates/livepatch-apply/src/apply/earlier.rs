@@ -9,6 +9,7 @@
 
 mod continued;
 mod notes;
+mod own;
 
 use super::record::saved;
 use super::{Job, Prepared};
@@ -19,8 +20,9 @@ use crate::guard::Guard;
 use crate::jump::{self, JUMP_SIZE};
 use crate::registry::{FunctionRecord, Record, State};
 use crate::report::Policy;
-use continued::{Becomes, Earlier, Own, Walk};
+use continued::{Becomes, Earlier, Walk};
 use livepatch_patch::{NewItemKind, Place, RunAddr, SymbolId, Tag};
+use own::Own;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -37,7 +39,23 @@ impl Job<'_> {
         if let Some(function) = refused().find(is_own).or_else(|| refused().next()) {
             return Err(ApplyError::refused(function.refusal().unwrap_or_default()));
         }
+        self.check_taken(&state)?;
         earlier.iter().try_for_each(|function| self.check_entry(prepared, function))
+    }
+
+    /// Whether addresses of functions of the image that earlier patches took lead to what this patch has for these.
+    fn check_taken(&self, state: &State) -> Result<(), ApplyError> {
+        let own = Own::of(self.patch, state);
+        let others = state.patches.iter().filter(|record| record.id != self.id);
+        let mut taken = others.flat_map(|record| record.taken.iter().map(move |taken| (record, taken)));
+        match taken.find_map(|(record, taken)| Some((record, taken, own.parts(taken)?))) {
+            None => Ok(()),
+            Some((record, taken, why)) => Err(ApplyError::refused(format!(
+                "the process may keep the address of `{}` that patch {} took, and in this patch {why}, or restart the program",
+                demangled(&taken.symbol),
+                named(record)
+            ))),
+        }
     }
 
     /// Whether a jump fits over the start of a function of an earlier patch.

@@ -5,7 +5,8 @@ use crate::bind::instances;
 use crate::error::{ApplyError, Mismatch};
 use crate::load::Loaded;
 use crate::registry::{
-    Code, CodeRecord, FunctionRecord, KeptRecord, PatchState, Record, State, StaticRecord, ThreadLocalRecord,
+    Code, CodeRecord, FunctionRecord, KeptRecord, PatchState, Record, State, StaticRecord, TakenRecord,
+    ThreadLocalRecord,
 };
 use crate::{jump, target};
 use livepatch_patch::link::{Binding, TlsPlace};
@@ -61,6 +62,7 @@ impl Job<'_> {
             functions,
             further: self.further(&loaded),
             kept: self.kept(state.bias, &loaded),
+            taken: self.taken(prepared),
             statics,
             thread_locals,
             eh_frame: loaded.eh_frame,
@@ -108,6 +110,21 @@ impl Job<'_> {
             })
         });
         kept.collect()
+    }
+
+    /// Functions of the image whose address the process may have from this patch.
+    fn taken(&self, prepared: &Prepared<'_>) -> Vec<TakenRecord> {
+        let image = &prepared.module.image;
+        let taken = self.patch.taken_of_image().into_iter().filter_map(|id| {
+            let symbol = &self.patch.symbols[id.0 as usize];
+            let Place::Image { addr, .. } = symbol.place else { return None };
+            let start = addr.at(image.bias);
+            image.segment(start).filter(|segment| segment.execute)?;
+            let stands = self.patch.meta.stands.iter().find(|of| of.symbol == id);
+            let also = stands.map(|of| of.also.clone()).unwrap_or_default();
+            Some(TakenRecord { symbol: symbol.name.clone(), start, also })
+        });
+        taken.collect()
     }
 
     /// Statics and thread-locals that live in this patch, and those of earlier ones that it goes on with, for later patches to find.

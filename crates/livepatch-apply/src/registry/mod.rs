@@ -10,5 +10,5 @@ pub mod state;
 pub use format::{FormatError, Location, Store};
 pub use state::{
     Carrier, Code, CodeRecord, EntryWrite, FrameStep, Function, FunctionRecord, Journal, KeptRecord, Mapping,
-    PatchState, Record, Region, State, StaticRecord, ThreadLocalRecord,
+    PatchState, Record, Region, State, StaticRecord, TakenRecord, ThreadLocalRecord,
 };

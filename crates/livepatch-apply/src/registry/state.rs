@@ -77,6 +77,9 @@ pub struct Record {
     /// Its functions that the process may keep the address of, and those that they lead to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<KeptRecord>,
+    /// Functions of the image of which its code or data takes the address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken: Vec<TakenRecord>,
 }
 
 /// A piece of the target's address space.
@@ -173,6 +176,18 @@ pub struct KeptRecord {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub altered: bool,
     /// Symbols of others whose address may be this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
+}
+
+/// A function of the image whose address the process may have from a patch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TakenRecord {
+    /// Mangled name.
+    pub symbol: String,
+    /// Its first byte.
+    pub start: RunAddr,
+    /// Symbols of others whose address this may be.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
 }

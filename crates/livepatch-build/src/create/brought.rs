@@ -8,7 +8,7 @@ use crate::diff::{Diff, Meaning};
 use crate::emit::{Brought, Emitted, name_of};
 use crate::guard::{self, Callers, FunctionInfo, GuardReport};
 use crate::source::{Body, SourceDiff};
-use livepatch_patch::{Digest, Identity, NewItem, NewItemKind, NewType, SymbolId, Tag, plain};
+use livepatch_patch::{Digest, Identity, NewItem, NewItemKind, NewType, Stands, SymbolId, Tag, plain};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// New functions, statics and thread-locals.
@@ -206,6 +206,12 @@ pub(super) fn altered(diff: &Diff<'_>, emitted: &Emitted) -> BTreeSet<Tag> {
         (!brought.contains(at) || was_there(&symbol.name)) && may_differ(&symbol.name)
     });
     altered.map(|(_, symbol)| Tag::of_symbol(&symbol.name)).collect()
+}
+
+/// Functions of the image to which the patch leads where the source has new ones of the same code.
+pub(super) fn stands(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) -> Vec<Stands> {
+    let found = diff.image_stands_for(emitted, &judged.functions);
+    found.into_iter().map(|(symbol, also)| Stands { symbol, also: also.into_iter().collect() }).collect()
 }
 
 /// New variables that are not in the patch as they are declared.

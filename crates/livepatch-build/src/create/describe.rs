@@ -202,6 +202,7 @@ pub(super) fn meta(
         types: known.types(&judged.new_types),
         inlined: brought::inlined(diff, emitted, judged),
         altered: brought::altered(diff, emitted),
+        stands: brought::stands(diff, emitted, judged),
         vanished: brought::vanished(diff, emitted),
     })
 }

@@ -1,4 +1,4 @@
-//! New functions whose address stands for that of others, too.
+//! Functions, new ones and those of the image, whose address in a patch stands for that of others, too.
 //!
 //! LLVM gives functions of equal code one body, under the name of one of them. Where the others go without a symbol, raw code still
 //! shows that they were meant: it takes an address that the machine code made of it does not take, and nothing of that function is
@@ -11,7 +11,7 @@ use super::{Diff, Meaning};
 use crate::emit::{Emitted, name_of};
 use crate::guard::{FunctionInfo, demangle, of_standard_library};
 use crate::objects::Kind;
-use livepatch_patch::NewItemKind;
+use livepatch_patch::{NewItemKind, Place, SymbolId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 impl Diff<'_> {
@@ -47,6 +47,46 @@ impl Diff<'_> {
             }
         }
         found.retain(|_, others| !others.is_empty());
+        found
+    }
+
+    /// The same for functions of the image, by their symbols in the patch.
+    pub(crate) fn image_stands_for(
+        &self,
+        emitted: &Emitted,
+        described: &[FunctionInfo],
+    ) -> BTreeMap<SymbolId, BTreeSet<String>> {
+        let mut found: BTreeMap<SymbolId, BTreeSet<String>> = BTreeMap::new();
+        let Some(meaning) = self.meaning.any() else { return found };
+        let [_, graph] = meaning.graphs();
+        let is_code = |name: &str| graph.nodes.get(name).is_some_and(|node| node.kind == Some(Kind::Text));
+        let symbols = emitted.symbols.iter().enumerate();
+        let of_image = symbols.filter(|(_, symbol)| matches!(symbol.place, Place::Image { .. }));
+        let of_image = of_image.map(|(at, symbol)| (meaning.key(&symbol.name), SymbolId(at as u32)));
+        let of_image: Vec<(&str, SymbolId)> = of_image.filter(|(name, _)| is_code(name)).collect();
+        let shape = |name: &str| graph.nodes.get(meaning.key(name)).map(|node| node.shape);
+        let functions = emitted.brought.iter().filter(|item| item.kind == NewItemKind::Function);
+        for at in emitted.replaced.iter().map(|replaced| replaced.new).chain(functions.map(|item| item.at)) {
+            let symbol = name_of(&self.new, at);
+            let Some(info) = described.iter().find(|info| info.symbol == symbol) else { continue };
+            let (taken, missing) = self.addresses(meaning, info, at);
+            for other in missing {
+                let is_alike = |name: &str| shape(name) == shape(&other);
+                // One that looks the same is it, be it a new one.
+                let any = taken.iter().any(|name| is_code(name) && is_alike(name));
+                let of_image = of_image.iter().filter(|(name, _)| taken.contains(*name));
+                for (_, id) in of_image.filter(|(name, _)| !any || is_alike(name)) {
+                    found.entry(*id).or_default().insert(other.clone());
+                }
+            }
+        }
+        for at in emitted.brought.iter().map(|item| item.at).chain(emitted.constants.iter().map(|c| c.0)) {
+            for (own, meant) in self.in_table(meaning, at) {
+                for (_, id) in of_image.iter().filter(|(name, _)| *name == own) {
+                    found.entry(*id).or_default().insert(meant.clone());
+                }
+            }
+        }
         found
     }
 

@@ -75,6 +75,7 @@ pub(crate) fn sample() -> Patch {
             types: Vec::new(),
             inlined: Default::default(),
             altered: Default::default(),
+            stands: Vec::new(),
             vanished: Default::default(),
             notes: vec![Note {
                 code: "LP0111".into(),

@@ -77,6 +77,7 @@ pub(super) fn extract(patch: &Patch, kept: &Kept) -> Result<Patch, &'static str>
     meta.notes.retain_mut(|note| note.functions.is_empty() || moved_to(&mut note.functions));
     meta.orphans.retain_mut(|orphan| moved_to(&mut orphan.from));
     meta.new_items.retain_mut(|item| renumber(&mut item.symbol, &new_symbols));
+    meta.stands.retain_mut(|of| renumber(&mut of.symbol, &new_symbols));
     meta.constants.retain_mut(|constant| renumber(&mut constant.symbol, &new_symbols));
     Ok(Patch { meta, sections, symbols })
 }

@@ -1,0 +1,128 @@
+//! What the patch that is applied has for functions that earlier patches brought, and for those of the image that these lead to.
+
+use super::continued::Becomes;
+use crate::registry::{KeptRecord, State, TakenRecord};
+use livepatch_patch::{Identity, NewItem, Patch, Place, RunAddr, SectionKind, SymbolId, Tag, plain};
+use std::collections::HashMap;
+
+/// The functions of the patch that is applied.
+pub(super) struct Own<'p> {
+    pub(super) patch: &'p Patch,
+    /// All, by name.
+    code: HashMap<&'p str, SymbolId>,
+    /// Names of functions that others stand for, or may stand for.
+    also: HashMap<&'p str, Vec<SymbolId>>,
+    /// Those that replace functions of the image, by the addresses of these.
+    pub(super) redirects: HashMap<RunAddr, SymbolId>,
+    /// New ones.
+    items: HashMap<SymbolId, &'p NewItem>,
+    /// New ones by what is known of which they are.
+    known: HashMap<Tag, Vec<SymbolId>>,
+}
+
+impl<'p> Own<'p> {
+    pub(super) fn of(patch: &'p Patch, state: &State) -> Self {
+        let is_code = |place: &Place| match place {
+            Place::Section { section, .. } => patch.sections[section.0 as usize].kind == SectionKind::Text,
+            _ => false,
+        };
+        let items: HashMap<_, _> = patch.meta.new_items.iter().map(|item| (item.symbol, item)).collect();
+        let mut also: HashMap<&str, Vec<SymbolId>> = HashMap::new();
+        for item in &patch.meta.new_items {
+            item.also.iter().for_each(|name| also.entry(plain(name)).or_default().push(item.symbol));
+        }
+        let symbols = patch.symbols.iter().enumerate().filter(|(_, symbol)| is_code(&symbol.place));
+        let symbols = symbols.map(|(index, symbol)| (plain(&symbol.name), SymbolId(index as u32)));
+        let code = symbols.collect();
+        let redirects = patch.meta.redirects.iter().map(|to| (to.old.at(state.bias), to.symbol)).collect();
+        let mut known: HashMap<Tag, Vec<SymbolId>> = HashMap::new();
+        for item in patch.meta.new_items.iter() {
+            if let Some(identity) = item.identity {
+                known.entry(identity.function).or_default().push(item.symbol);
+            }
+        }
+        Self { patch, code, also, redirects, items, known }
+    }
+
+    pub(super) fn is_same_code(&self, kept: &KeptRecord, newer: SymbolId) -> bool {
+        self.patch.code_digest(newer) == Some(kept.code)
+    }
+
+    /// Whether it is beyond doubt that a function of this patch is that one of the source, called in the same way.
+    pub(super) fn continues(&self, kept: &KeptRecord, newer: SymbolId) -> bool {
+        let known = kept.identity.filter(|_| kept.sole);
+        let item = self.items.get(&newer).filter(|item| item.sole);
+        let alone =
+            |identity: Identity| self.known.get(&identity.function).is_some_and(|all| *all == [newer]);
+        known.is_some_and(|known| alone(known) && item.is_some_and(|item| item.identity == Some(known)))
+    }
+
+    /// What continues a function of an earlier patch, which replaced the one of the image at this address, if any.
+    pub(super) fn becomes(&self, kept: &KeptRecord, symbol: &str, image: Option<RunAddr>) -> Option<Becomes> {
+        if let Some(old) = image {
+            let newer = self.redirects.get(&old);
+            return Some(newer.map_or(Becomes::Back, |newer| Becomes::Continued(*newer)));
+        }
+        let of_path = || self.known.get(&kept.identity?.function)?.first().copied();
+        let own = self.named(symbol).or_else(of_path);
+        let others = || kept.also.iter().map(|other| plain(other));
+        let Some(newer) = own.or_else(|| others().find_map(|other| self.named(other))) else {
+            let is_doubtful = |name: &str| self.also.contains_key(name);
+            return match self.is_inlined(symbol) {
+                _ if is_doubtful(plain(symbol)) || others().any(is_doubtful) => Some(Becomes::Other),
+                true => Some(Becomes::Inlined),
+                false if others().any(|other| self.is_inlined(other)) => Some(Becomes::Inlined),
+                false => kept.altered.then_some(Becomes::Back),
+            };
+        };
+        let is_same = self.is_same_code(kept, newer);
+        // Whoever keeps its address may mean any of those that it stands for. What this patch does not have is as it was.
+        let agrees = |other: &str| match self.named(other) {
+            Some(own) => self.patch.code_digest(own) == self.patch.code_digest(newer),
+            None => is_same && !self.also.contains_key(other) && !self.is_inlined(other),
+        };
+        let itself = own.is_some() || agrees(plain(symbol));
+        let is_it = own.is_some() && self.continues(kept, newer) || is_same;
+        Some(match itself && is_it && others().all(agrees) {
+            true => Becomes::Continued(newer),
+            false => Becomes::Other,
+        })
+    }
+
+    /// Why the address of a function of the image would not lead to what this patch has for it, and what to do.
+    pub(super) fn parts(&self, taken: &TakenRecord) -> Option<&'static str> {
+        let altered = |name: &str| self.patch.meta.altered.contains(&Tag::of_symbol(name));
+        let others = || taken.also.iter().map(|other| plain(other));
+        let newer = self.redirects.get(&taken.start);
+        let symbol = plain(&taken.symbol);
+        let is_parted = |other: &str| match (newer, self.named(other)) {
+            (Some(newer), Some(own)) => self.patch.code_digest(*newer) != self.patch.code_digest(own),
+            // Whatever has no code of its own is as the image has it.
+            (Some(_), None) => true,
+            (None, own) => own.is_some() || self.also.contains_key(other) || self.is_inlined(other),
+        };
+        if others().any(is_parted) {
+            return Some(
+                "that is not the same code any more as another function that the address may stand for; leave both as they were and write what \
+                 is new elsewhere",
+            );
+        }
+        let is_elsewhere = self.is_inlined(symbol) || altered(symbol) || self.also.contains_key(symbol);
+        (newer.is_none() && is_elsewhere).then_some(
+            "its new code is only inside of other functions, or only they call it; make it a function of its own (`#[inline(never)]`) \
+             that is also called by unchanged code, or leave it as it was",
+        )
+    }
+
+    /// The function of this name, or the only one that may stand for it.
+    fn named(&self, symbol: &str) -> Option<SymbolId> {
+        let own = self.code.get(plain(symbol)).copied();
+        own.or_else(|| {
+            self.also.get(plain(symbol)).and_then(|all| all.first().filter(|_| all.len() == 1).copied())
+        })
+    }
+
+    fn is_inlined(&self, symbol: &str) -> bool {
+        self.patch.meta.inlined.contains(&Tag::of_symbol(symbol))
+    }
+}
