@@ -12,8 +12,9 @@ pub static RULE: Rule = Rule {
     help: "give the function another name: it is new in the patch then, and its callers call that; or leave its use of parameters and \
            result as it was",
     explanation: r##"The optimiser may change how a private function is called: it removes an argument or a result that nobody uses, or passes
-a value instead of a reference. The compiler records that. Here the old and the new build differ in it, or it cannot be
-shown that they agree.
+a value instead of a reference. The compiler records that, but not for methods: there it is enough that one of the builds takes the
+function's address, or calls it from another code unit, and the other does not. Here the old and the new build differ in it, or it
+cannot be shown that they agree.
 
     fn level(_verbose: bool, n: u32) -> u32 { n }          // running program: `n` comes in the first register
     fn level(verbose: bool, n: u32) -> u32 { ... verbose } // fixed source: `n` comes in the second one

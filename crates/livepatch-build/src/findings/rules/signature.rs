@@ -14,6 +14,8 @@ pub static RULE: Rule = Rule {
     fn price(net: u32) -> u32             // running program
     fn price(net: u32, rate: u32) -> u32  // fixed source
 
+The same goes for `extern "C"` and `#[track_caller]`: they pass arguments elsewhere, or one more, under the same symbol.
+
 With legacy mangling such a function gets another symbol and is a new function. With v0 mangling, `#[no_mangle]` and
 `#[export_name]` the symbol stays. Unpatched callers would pass one argument to code that reads two.
 
