@@ -2,7 +2,7 @@
 
 use super::{CreateError, CreateOptions, FunctionReport, Ignored, brought, libraries, origin};
 use crate::build::Build;
-use crate::diff::callers::callers;
+use crate::diff::callers;
 use crate::diff::program::{At, Program};
 use crate::diff::{Diff, Meaning, lost};
 use crate::emit::{Emitted, Replaced, name_of};
@@ -59,11 +59,9 @@ pub(super) fn changed_function(diff: &Diff<'_>, replaced: &Replaced) -> Option<C
 
 /// The functions to be redirected, with what is known of their callers.
 pub(super) fn changed_functions(diff: &Diff<'_>, replaced: &[Replaced]) -> Vec<ChangedFunction> {
-    let known = |program, side: fn(&Replaced) -> At| callers(program, &replaced.iter().map(side).collect());
-    let known = [known(&diff.old, |r| r.old), known(&diff.new, |r| r.new)];
+    let known = callers::of_pairs(diff, &replaced.iter().map(|r| (r.old, r.new)).collect::<Vec<_>>());
     let function = |r: &Replaced| {
-        let callers = [known[0][&r.old], known[1][&r.new]];
-        Some(ChangedFunction { callers, ..changed_function(diff, r)? })
+        Some(ChangedFunction { callers: known[&(r.old, r.new)], ..changed_function(diff, r)? })
     };
     replaced.iter().filter_map(function).collect()
 }

@@ -28,9 +28,8 @@ pub(super) fn apart(
     (replaced, aside): (&[Changed], &[Changed]),
 ) -> Apart {
     let mut apart = Apart::default();
-    let known =
-        |program, side: fn(&Changed) -> At| callers::callers(program, &replaced.iter().map(side).collect());
-    let known = [known(&diff.old, |change| change.old), known(&diff.new, |change| change.new)];
+    let pairs: Vec<_> = replaced.iter().map(|change| (change.old, change.new)).collect();
+    let known = callers::of_pairs(diff, &pairs);
     let candidates: Vec<Changed> =
         replaced.iter().copied().filter(|change| is_passed_otherwise(infos, change, &known)).collect();
     if candidates.is_empty() {
@@ -66,9 +65,9 @@ fn callers(at: At, users: &Users, (can_be, unpaired): (&HashSet<At>, &HashSet<At
 }
 
 /// Whether it is a function to whose new code old callers would pass arguments wrongly.
-fn is_passed_otherwise(infos: &Infos, change: &Changed, known: &[HashMap<At, Callers>; 2]) -> bool {
+fn is_passed_otherwise(infos: &Infos, change: &Changed, known: &HashMap<(At, At), [Callers; 2]>) -> bool {
     let conventions = infos.old.get(&change.old).zip(infos.new.get(&change.new));
-    let callers = [known[0][&change.old], known[1][&change.new]];
+    let callers = known[&(change.old, change.new)];
     conventions.is_some_and(|(old, new)| old.convention.differs(&new.convention, callers))
 }
 

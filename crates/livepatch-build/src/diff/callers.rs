@@ -5,6 +5,7 @@
 //! of which ask for local linkage and direct calls only). Debug information marks that with `DW_CC_nocall`, but not for methods:
 //! those have a declaration, and what is said of the type stands there.
 
+use super::Diff;
 use super::compare::{Ref, is_jump, reference};
 use super::lost::{Use, users};
 use super::program::{At, Program};
@@ -20,6 +21,13 @@ use std::collections::{HashMap, HashSet};
 const RESULTS: [Register; 4] = [Register::RAX, Register::RDX, Register::ZMM0, Register::ZMM1];
 /// So many instructions behind a call are looked at.
 const AHEAD: usize = 64;
+
+/// What is to be seen of the callers of each of these functions in the old build and in the new one.
+pub(crate) fn of_pairs(diff: &Diff<'_>, pairs: &[(At, At)]) -> HashMap<(At, At), [Callers; 2]> {
+    let old = callers(&diff.old, &pairs.iter().map(|(old, _)| *old).collect());
+    let new = callers(&diff.new, &pairs.iter().map(|(_, new)| *new).collect());
+    pairs.iter().map(|(was, is)| ((*was, *is), [old[was], new[is]])).collect()
+}
 
 /// What is to be seen of the callers of these functions.
 pub(crate) fn callers(program: &Program<'_>, functions: &HashSet<At>) -> HashMap<At, Callers> {

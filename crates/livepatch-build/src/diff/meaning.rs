@@ -157,11 +157,8 @@ impl Meaning {
         let of_lines = |(name, by): &(&String, &Shift)| shift::is_of_lines(**by, name, (&old, &new), source);
         let lines: HashSet<String> =
             self.shifted.iter().filter(of_lines).map(|(name, _)| name.clone()).collect();
-        if lines.is_empty() {
-            return;
-        }
         tracing::debug!(?lines, "differ in line numbers only");
-        self.forget(|name| lines.contains(name));
+        self.forget(&lines);
     }
 
     /// Takes functions of crates of others for unchanged of which only one build has raw code: whether rustc inlines such a
@@ -177,11 +174,15 @@ impl Meaning {
         let is_known = |graph: &Graph, name: &str| graph.nodes.contains_key(name);
         let on_one_side = |name: &&str| is_known(&self.old, name) != is_known(&self.new, name);
         let names: HashSet<String> = names.filter(on_one_side).map(str::to_owned).collect();
-        self.forget(|name| names.contains(name));
+        self.forget(&names);
     }
 
-    fn forget(&mut self, is_unchanged: impl Fn(&str) -> bool) {
-        self.changed.retain(|name| !is_unchanged(name));
+    fn forget(&mut self, unchanged: &HashSet<String>) {
+        let before = self.changed.len();
+        self.changed.retain(|name| !unchanged.contains(name));
+        if self.changed.len() == before {
+            return;
+        }
         self.old.lead_to(&self.changed);
         self.new.lead_to(&self.changed);
     }

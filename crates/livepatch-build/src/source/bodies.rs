@@ -5,7 +5,7 @@
 
 use super::items::{Entity, parse};
 use super::tokens::{Token, TokenKind};
-use super::{ItemKind, SourceFile, SourceSet, Span, awaits};
+use super::{ItemKind, SourceSet, Span, awaits};
 use std::collections::HashMap;
 
 /// A function of the new source, in a file that changed.
@@ -57,13 +57,8 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
 
 /// Functions in the files of one set that the other has not, or has with other contents.
 fn functions(one: &SourceSet, other: &SourceSet) -> Option<Vec<Entity>> {
-    let is_same = |file: &SourceFile| {
-        let at = other.files.binary_search_by(|other| other.path.cmp(&file.path));
-        at.is_ok_and(|at| other.files[at].bytes == file.bytes)
-    };
-    let changed = one.files.iter().filter(|file| file.is_rust() && !is_same(file));
     let mut functions = Vec::new();
-    for file in changed {
+    for file in one.rust_files_unlike(other) {
         let entities = parse(file, one.test).ok()?.entities;
         functions.extend(entities.into_iter().filter(|entity| entity.kind == ItemKind::Fn));
     }
@@ -91,6 +86,7 @@ fn calling(header: &[Token]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::SourceFile;
     use super::*;
 
     fn bodies(old: &str, new: &str) -> Vec<Body> {

@@ -9,7 +9,7 @@
 use super::items::{Entity, File, Owner, parse};
 use super::macros::Packages;
 use super::tokens::Token;
-use super::{ItemKind, SourceFile, SourceSet, closures};
+use super::{ItemKind, SourceSet, closures};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 const WORDS: &[&str] = &[
@@ -155,12 +155,7 @@ fn changed_files(one: &SourceSet, other: &SourceSet) -> Option<Vec<File>> {
     let macros: Vec<&str> =
         one.files.iter().chain(&other.files).filter(|f| has_macros(&f.bytes)).map(|f| &*f.path).collect();
     let packages = Packages::of(one);
-    let is_same = |file: &SourceFile| {
-        let at = other.files.binary_search_by(|other| other.path.cmp(&file.path));
-        at.is_ok_and(|at| other.files[at].bytes == file.bytes)
-    };
-    let changed = one.files.iter().filter(|file| file.is_rust() && !is_same(file));
-    changed
+    one.rust_files_unlike(other)
         .map(|file| {
             let is_macro = !macros.is_empty() && packages.may_be_in_macro(&file.path, &macros);
             if is_macro { None } else { parse(file, one.test).ok() }

@@ -69,6 +69,15 @@ impl SourceSet {
         Ok(Some(Self::new(files).for_tests(build.manifest.artifact.test).within(surroundings)))
     }
 
+    /// The Rust files that another set has not, or has with other contents.
+    pub(super) fn rust_files_unlike<'s>(&'s self, other: &'s Self) -> impl Iterator<Item = &'s SourceFile> {
+        let is_same = |file: &SourceFile| {
+            let at = other.files.binary_search_by(|other| other.path.cmp(&file.path));
+            at.is_ok_and(|at| other.files[at].bytes == file.bytes)
+        };
+        self.files.iter().filter(move |file| file.is_rust() && !is_same(file))
+    }
+
     /// The files, sorted by path.
     pub fn files(&self) -> &[SourceFile] {
         &self.files
