@@ -22,6 +22,7 @@
 
 mod child;
 mod clone;
+mod worker;
 
 use child::{between_main, set_mask};
 use clone::{Clone, await_change, futex_wake};
@@ -35,6 +36,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use worker::Worker;
 
 /// What is started.
 pub(crate) struct Program {
@@ -52,11 +54,13 @@ pub(crate) struct Program {
 
 pub(crate) const FILES: usize = 4;
 
-/// A started process.
+/// A started process. Dropped when that has ended, so that the program has no thread and no descriptor of ours left.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub pid: i32,
     pub pidfd: OwnedFd,
+    /// The helper traces this thread too, while both live.
+    _worker: Worker,
 }
 
 /// How long killed clones may take to end before they are left to end by themselves.
@@ -104,7 +108,7 @@ pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instan
         theirs.done.store(DONE, Ordering::Release);
         futex_wake(&theirs.done);
     };
-    std::thread::Builder::new().name("livepatch".into()).spawn(work)?;
+    let mut worker = Worker::start(work)?;
     let pid = await_change(&shared.pid, deadline);
     if pid > 0 {
         permit(pid);
@@ -114,12 +118,14 @@ pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instan
     let in_time = pid != 0 && await_change(&shared.done, deadline) == DONE;
     if !in_time {
         shared.abandon();
-        await_change(&shared.done, Instant::now() + END_LIMIT);
+        if await_change(&shared.done, Instant::now() + END_LIMIT) != DONE {
+            worker.patience = Duration::ZERO;
+        }
     }
     let pidfd = shared.helper.take_pidfd();
     let started = in_time && pid > 0 && shared.exec_error.load(Ordering::Acquire) == 0;
     match pidfd {
-        Some(pidfd) if started => return Ok(Spawned { pid, pidfd }),
+        Some(pidfd) if started => return Ok(Spawned { pid, pidfd, _worker: worker }),
         Some(pidfd) => collect(&pidfd),
         None => {}
     }

@@ -67,8 +67,8 @@ fn a_limit_on_the_size_of_files() -> Result<(), Failed> {
 #[test]
 fn a_limit_on_open_files() -> Result<(), Failed> {
     let limited = |limit: u32| Case::by("sh", &["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]);
-    // A call takes eleven, and what the one before had is closed a moment after its answer.
-    let mut case = limited(32)?;
+    // A call takes eleven, and leaves none open.
+    let mut case = limited(16)?;
     case.live()?;
     case.finish()?;
     let mut case = limited(6)?;
