@@ -152,7 +152,10 @@ impl Job<'_> {
         let plan = plan(self.patch)?;
         let brought = past.libraries.as_deref().unwrap_or_default();
         let scope = Scope::of(&view.process, &view.modules, module)?.with(&view.modules, brought)?;
-        let bound = bind::bind(&view.process, module, &scope, self.patch, state)?;
+        let mut bound = bind::bind(&view.process, module, &scope, self.patch, state)?;
+        if let Some(state) = state {
+            self.keep_addresses(state, &mut bound.bindings);
+        }
         load::trial_link(&view.process, module, self.patch, &plan, &bound.bindings)?;
         load::unwinder(&view.process, &view.modules, module, &scope)?;
         let prepared = Prepared { view, module, found, code, plan, scope };

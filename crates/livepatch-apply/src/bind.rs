@@ -232,7 +232,7 @@ fn share_running_instances(patch: &Patch, state: &State, bindings: &mut [Binding
 
 fn moved(binding: Binding, by: u64) -> Binding {
     match binding {
-        Binding::Own => Binding::Own,
+        Binding::Own | Binding::OwnBehind(_) => binding,
         Binding::At(address) => Binding::At(address.offset(by as i64)),
         Binding::Tls(place) => Binding::Tls(TlsPlace {
             module: place.module,

@@ -38,6 +38,25 @@ impl Tag {
     }
 }
 
+impl Section {
+    /// Whether a relocation takes the address of what it refers to as a whole, and is neither a call nor a reference into a function (a jump
+    /// table).
+    pub(crate) fn takes_entry(&self, reloc: &Reloc) -> bool {
+        let in_code = self.kind == SectionKind::Text;
+        // What is relative counts from the end of the field, unless something follows it in the instruction: not in those that take
+        // addresses of functions.
+        let (formula, whole) = (reloc.kind.formula(), -(reloc.kind.width() as i64));
+        match formula {
+            _ if self.kind == SectionKind::EhFrame => false,
+            Formula::Absolute => reloc.addend == 0,
+            Formula::Relative => {
+                in_code && reloc.addend == whole && !reloc.kind.is_branch(&self.bytes, reloc.offset)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Patch {
     /// The functions of the patch whose address the process may keep, and those that they lead to.
     pub fn kept(&self) -> Vec<Kept> {

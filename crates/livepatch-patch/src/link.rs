@@ -14,7 +14,7 @@
 //! A *veneer* is `jmp *slot(%rip)`: it carries a 32-bit call to an address that 32 bits cannot reach.
 
 use crate::addr::RunAddr;
-use crate::patch::{Patch, Place, Section, SectionId, SectionKind, SymbolId};
+use crate::patch::{Patch, Place, Reloc, Section, SectionId, SectionKind, SymbolId};
 use crate::reloc::{Formula, OutOfRange, RelocKind};
 use layout::{Part, Slot};
 pub use layout::{Plan, TlsPlan, plan};
@@ -33,6 +33,8 @@ const WORD: u64 = 8;
 pub enum Binding {
     /// Defined by the patch itself; the linker places it.
     Own,
+    /// As [`Binding::Own`], for a function of which an earlier version leads here: whoever takes its address gets that one's.
+    OwnBehind(RunAddr),
     /// At this address: baseline code or data, an import, or a static that an earlier patch brought in (then the
     /// patch's own copy stays unused).
     At(RunAddr),
@@ -193,12 +195,20 @@ impl<'a> Linker<'a> {
         match (self.bindings[id.0 as usize], self.patch.symbols[id.0 as usize].place) {
             (Binding::At(addr), _) => Some(addr),
             (Binding::Tls(_), _) => None,
-            (Binding::Own, Place::Section { section, offset, .. })
+            (Binding::Own | Binding::OwnBehind(_), Place::Section { section, offset, .. })
                 if self.plan.sections[section.0 as usize].0 != Part::Tls =>
             {
                 Some(self.plan.section_addr(section, self.base).offset(offset as i64))
             }
-            (Binding::Own, _) => None,
+            (Binding::Own | Binding::OwnBehind(_), _) => None,
+        }
+    }
+
+    /// What a relocation refers to that is no thread-local.
+    fn target(&self, section: &Section, reloc: &Reloc) -> Option<RunAddr> {
+        match self.bindings[reloc.symbol.0 as usize] {
+            Binding::OwnBehind(earlier) if section.takes_entry(reloc) => Some(earlier),
+            _ => self.address(reloc.symbol),
         }
     }
 
@@ -215,7 +225,7 @@ impl<'a> Linker<'a> {
         for reloc in &section.relocs {
             let place = addr.offset(reloc.offset as i64);
             let value = self
-                .value(reloc.kind, reloc.symbol, reloc.addend, place)
+                .value(section, reloc, place)
                 .map_err(|what| self.unsuitable(section, reloc.offset, reloc.kind, reloc.symbol, what))?;
             let field = &mut out[reloc.offset as usize..][..reloc.kind.width()];
             reloc.kind.write(field, value).map_err(|source| LinkError::Range {
@@ -228,22 +238,17 @@ impl<'a> Linker<'a> {
         Ok(())
     }
 
-    fn value(
-        &self,
-        kind: RelocKind,
-        symbol: SymbolId,
-        addend: i64,
-        place: RunAddr,
-    ) -> Result<i128, &'static str> {
+    fn value(&self, section: &Section, reloc: &Reloc, place: RunAddr) -> Result<i128, &'static str> {
+        let Reloc { kind, symbol, addend, .. } = *reloc;
         let formula = kind.formula();
         if let Some(slot) = Slot::of(formula, symbol) {
             return Ok(relative(self.slot_addr(slot), addend, place));
         }
         match formula {
             Formula::Absolute => {
-                Ok(i128::from(self.address(symbol).ok_or(NOT_ADDRESS)?.0) + i128::from(addend))
+                Ok(i128::from(self.target(section, reloc).ok_or(NOT_ADDRESS)?.0) + i128::from(addend))
             }
-            Formula::Relative => Ok(relative(self.address(symbol).ok_or(NOT_ADDRESS)?, addend, place)),
+            Formula::Relative => Ok(relative(self.target(section, reloc).ok_or(NOT_ADDRESS)?, addend, place)),
             Formula::Branch => {
                 let direct = relative(self.address(symbol).ok_or(NOT_ADDRESS)?, addend, place);
                 match self.plan.veneers.get(&symbol) {
@@ -285,9 +290,10 @@ impl<'a> Linker<'a> {
             what,
         };
         Ok(match slot {
-            Slot::Address(id) => {
-                [self.address(id).ok_or_else(|| unsuitable(id, RelocKind::GotPcRel, NOT_ADDRESS))?.0, 0]
-            }
+            Slot::Address(id) => match self.bindings[id.0 as usize] {
+                Binding::OwnBehind(earlier) => [earlier.0, 0],
+                _ => [self.address(id).ok_or_else(|| unsuitable(id, RelocKind::GotPcRel, NOT_ADDRESS))?.0, 0],
+            },
             Slot::TlsGd(id) => {
                 let tls = self.tls(id).ok_or_else(|| unsuitable(id, RelocKind::TlsGd, NOT_TLS))?;
                 [tls.module, tls.offset]

@@ -1,5 +1,6 @@
 //! One patch after the other in one process.
 
+mod addresses;
 mod bodies;
 mod kept;
 mod objects;

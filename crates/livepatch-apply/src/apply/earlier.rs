@@ -7,6 +7,7 @@
 //! the same number, a function whose newer code is only inside of others or that is called otherwise, a type with another layout, a table
 //! of methods with another one in a slot, a variable that the compiler took apart.
 
+mod addresses;
 mod continued;
 mod notes;
 mod own;

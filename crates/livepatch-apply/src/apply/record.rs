@@ -5,8 +5,8 @@ use crate::bind::instances;
 use crate::error::{ApplyError, Mismatch};
 use crate::load::Loaded;
 use crate::registry::{
-    Code, CodeRecord, FunctionRecord, KeptRecord, PatchState, Record, State, StaticRecord, TakenRecord,
-    ThreadLocalRecord,
+    Code, CodeRecord, ConstantRecord, FunctionRecord, KeptRecord, PatchState, Record, State, StaticRecord,
+    TakenRecord, ThreadLocalRecord,
 };
 use crate::{jump, target};
 use livepatch_patch::link::{Binding, TlsPlace};
@@ -65,6 +65,7 @@ impl Job<'_> {
             taken: self.taken(prepared),
             statics,
             thread_locals,
+            constants: self.constants(&loaded),
             eh_frame: loaded.eh_frame,
             contents: loaded.contents,
             carrier: loaded.carrier,
@@ -125,6 +126,16 @@ impl Job<'_> {
             Some(TakenRecord { symbol: symbol.name.clone(), start, also })
         });
         taken.collect()
+    }
+
+    /// Constants that the process may keep references to.
+    fn constants(&self, loaded: &Loaded) -> Vec<ConstantRecord> {
+        let constants = self.named_constants().into_iter().filter_map(|id| {
+            let name = self.patch.symbols[id.0 as usize].name.clone();
+            let address = loaded.symbols[id.0 as usize]?;
+            Some(ConstantRecord { name, address, value: self.patch.code_digest(id)? })
+        });
+        constants.collect()
     }
 
     /// Statics and thread-locals that live in this patch, and those of earlier ones that it goes on with, for later patches to find.

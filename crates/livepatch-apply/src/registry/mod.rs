@@ -9,6 +9,6 @@ pub mod state;
 
 pub use format::{FormatError, Location, Store};
 pub use state::{
-    Carrier, Code, CodeRecord, EntryWrite, FrameStep, Function, FunctionRecord, Journal, KeptRecord, Mapping,
-    PatchState, Record, Region, State, StaticRecord, TakenRecord, ThreadLocalRecord,
+    Carrier, Code, CodeRecord, ConstantRecord, EntryWrite, FrameStep, Function, FunctionRecord, Journal,
+    KeptRecord, Mapping, PatchState, Record, Region, State, StaticRecord, TakenRecord, ThreadLocalRecord,
 };

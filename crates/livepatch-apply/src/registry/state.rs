@@ -62,6 +62,9 @@ pub struct Record {
     pub statics: Vec<StaticRecord>,
     /// Thread-locals that it brought in, or went on with.
     pub thread_locals: Vec<ThreadLocalRecord>,
+    /// Its named constants.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constants: Vec<ConstantRecord>,
     /// Start and size of its unwind tables.
     pub eh_frame: Option<Region>,
     /// Digest of text and read-only part as linked.
@@ -209,6 +212,17 @@ pub struct StaticRecord {
     /// Digest of what it begins with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial: Option<Digest>,
+}
+
+/// A static that nothing writes to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConstantRecord {
+    /// Mangled name.
+    pub name: String,
+    /// Where it is.
+    pub address: RunAddr,
+    /// Digest of what it is.
+    pub value: Digest,
 }
 
 /// A thread-local in a carrier object.

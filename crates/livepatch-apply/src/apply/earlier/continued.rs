@@ -156,7 +156,7 @@ impl<'s, 'o> Walk<'s, 'o> {
         self.kept.get(&start).map(|kept| kept.addressed)
     }
 
-    fn becomes(&self, start: RunAddr) -> Option<Becomes> {
+    pub(super) fn becomes(&self, start: RunAddr) -> Option<Becomes> {
         let (kept, function) = (self.kept.get(&start)?, self.function(start)?);
         self.own.becomes(kept, function.symbol, self.image.get(&start).copied())
     }
@@ -169,6 +169,10 @@ impl<'s, 'o> Walk<'s, 'o> {
             Some(_) => true,
             None => false,
         }
+    }
+
+    pub(super) fn symbol(&self, start: RunAddr) -> Option<&'s str> {
+        self.function(start).map(|function| function.symbol)
     }
 
     fn function(&self, start: RunAddr) -> Option<&Function<'s>> {

@@ -42,6 +42,9 @@ impl Job<'_> {
                 notes.push(anew(item, before));
             }
         }
+        let constants = self.constants_of_earlier(state).into_iter();
+        let other = constants.filter(|(own, known)| self.patch.code_digest(*own) != Some(known.value));
+        notes.extend(other.map(|(_, known)| another_value(demangled(&known.name))));
         notes
     }
 
@@ -80,6 +83,18 @@ fn kept(item: &NewItem) -> Note {
             "variables keep their values when a patch is applied, also those that an earlier patch brought"
                 .into(),
         help: "set the variable from patched code if the running program needs the new value".into(),
+        functions: Vec::new(),
+    }
+}
+
+fn another_value(path: String) -> Note {
+    Note {
+        code: "LP0113".into(),
+        title: format!("`{path}` has a new value; references that the program keeps lead to the old one"),
+        item: path,
+        place: None,
+        reason: "an earlier patch brought the constant with another value, and that one stays where it is".into(),
+        help: "if such references are kept and compared, store what has to change in a variable, or let the fix look the value up anew".into(),
         functions: Vec::new(),
     }
 }

@@ -44,6 +44,11 @@ impl<'p> Own<'p> {
         Self { patch, code, also, redirects, items, known }
     }
 
+    /// Whether a function of this patch replaces one of the image.
+    pub(super) fn is_redirect(&self, symbol: SymbolId) -> bool {
+        self.redirects.values().any(|own| *own == symbol)
+    }
+
     pub(super) fn is_same_code(&self, kept: &KeptRecord, newer: SymbolId) -> bool {
         self.patch.code_digest(newer) == Some(kept.code)
     }
