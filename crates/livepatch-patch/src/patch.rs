@@ -277,8 +277,7 @@ pub struct NewItem {
     /// For statics and thread-locals: digest of the type's layout. A later patch shares the running instance only if
     /// name, size and this digest agree.
     pub type_digest: Option<Digest>,
-    /// For functions: which one of the source it is, as far as debug information says. Closures, and what is generic over one, are known
-    /// by a number alone, and have none.
+    /// For functions: which one of the source it is, as far as debug information and the source say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
     /// No other item of the source goes by the same path.
@@ -297,12 +296,54 @@ fn is_false(flag: &bool) -> bool {
 }
 
 /// Which function of the source a new function is, in any build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Its path, generic arguments and receiver.
     pub function: Tag,
     /// What it takes and returns, and how.
     pub interface: Tag,
+    /// What stands for the numbers in its path, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub numbers: Vec<Number>,
+}
+
+/// A closure or async block, which has nothing but a number among those of what it stands in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Number {
+    /// Its number, from 0.
+    pub own: u32,
+    /// Of all that are counted with it what stands in front of the body, and the whole text.
+    pub all: Vec<(Tag, Tag)>,
+}
+
+impl Identity {
+    /// Whether this is beyond doubt the function that another one was in an earlier source.
+    pub fn continues(&self, earlier: &Self) -> bool {
+        self.function == earlier.function
+            && self.interface == earlier.interface
+            && self.numbers.len() == earlier.numbers.len()
+            && self.numbers.iter().zip(&earlier.numbers).all(|(own, was)| own.continues(was))
+    }
+}
+
+impl Number {
+    /// Whether it is that of an earlier source: it is the same text, or no other can have taken its place. With another text it must be the
+    /// only one of its kind that has one.
+    fn continues(&self, earlier: &Self) -> bool {
+        let (Some(own), Some(was)) = (self.all.get(self.own as usize), earlier.all.get(earlier.own as usize))
+        else {
+            return false;
+        };
+        let headers = |all: &[(Tag, Tag)]| all.iter().map(|(header, _)| *header).collect::<Vec<_>>();
+        let is_sole = |all: &[(Tag, Tag)]| all.iter().filter(|other| *other == own).count() == 1;
+        let in_step = headers(&self.all) == headers(&earlier.all);
+        let others = || self.all.iter().zip(&earlier.all).filter(|(is, was)| is.0 == own.0 && is != was);
+        self.own == earlier.own
+            && match own == was {
+                true => in_step || is_sole(&self.all) && is_sole(&earlier.all),
+                false => in_step && others().count() == 1,
+            }
+    }
 }
 
 /// Kinds of new items.

@@ -104,7 +104,7 @@ impl Job<'_> {
                 code: self.patch.code_digest(kept.symbol)?,
                 addressed: kept.addressed,
                 calls: kept.calls.iter().filter_map(anywhere).collect(),
-                identity: item.and_then(|item| item.identity),
+                identity: item.and_then(|item| item.identity.clone()),
                 sole: item.is_some_and(|item| item.sole),
                 altered: altered.contains(&Tag::of_symbol(&self.patch.symbols[kept.symbol.0 as usize].name)),
                 also: item.map(|item| item.also.clone()).unwrap_or_default(),

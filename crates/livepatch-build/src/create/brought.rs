@@ -7,8 +7,10 @@ use crate::diff::traces::last_name;
 use crate::diff::{Diff, Meaning};
 use crate::emit::{Brought, Emitted, name_of};
 use crate::guard::{self, Callers, FunctionInfo, GuardReport};
-use crate::source::{Body, SourceDiff};
-use livepatch_patch::{Digest, Identity, NewItem, NewItemKind, NewType, Stands, SymbolId, Tag, plain};
+use crate::source::{Anonymous, Body, SourceDiff, same_file};
+use livepatch_patch::{
+    Digest, Identity, NewItem, NewItemKind, NewType, Number, Stands, SymbolId, Tag, plain,
+};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// New functions, statics and thread-locals.
@@ -90,15 +92,16 @@ fn path_of_static(symbol: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(plain(symbol)))
 }
 
-/// Which function of the source it is; `None` for what is known by a number: closures and async blocks, what is in one, or generic
-/// over one. The body of an `async fn` is known by the function's name, where the source tells what it awaits.
+/// Which function of the source it is; `None` for what is known by a number, such as a closure, or what is generic over one, if the source does
+/// not tell what that number stands for. The body of an `async fn` is known by the function's name, where the source tells what it awaits.
 fn identity(info: &FunctionInfo, callers: Callers, known: &Known<'_>) -> Option<Identity> {
     let texts = [Some(info.path.as_str()), info.receiver.as_deref()];
-    let numbered = texts.into_iter().flatten().any(|text| known.has_number(text));
+    let numbers = texts.into_iter().flatten().map(|text| known.numbers(text)).collect::<Option<Vec<_>>>()?;
     let function = names_of(&info.symbol, &info.path, info.receiver.as_deref()).join(" ");
     let returns = if info.convention.may_drop_result(callers) { "perhaps nothing" } else { "as declared" };
     let interface = format!("{} {returns} {:?}", info.interface, known.calling(&info.path)?);
-    (!numbered).then(|| Identity { function: Tag::of(&function), interface: Tag::of(&interface) })
+    let numbers = numbers.into_iter().flatten().collect();
+    Some(Identity { function: Tag::of(&function), interface: Tag::of(&interface), numbers })
 }
 
 /// What names may be told by.
@@ -106,16 +109,47 @@ pub(super) struct Known<'k> {
     /// Crates of others, whose closures have the same numbers in both builds.
     pub unchanged: &'k BTreeSet<String>,
     pub source: &'k SourceDiff,
+    pub judged: &'k GuardReport,
     pub meaning: Option<&'k Meaning>,
 }
 
 impl Known<'_> {
-    /// Whether a path or type has something in it that only a number tells apart.
-    fn has_number(&self, text: &str) -> bool {
-        labels(text).any(|(parent, label)| {
+    /// What stands for the numbers in a path or type; `None` if that is not known of one.
+    fn numbers(&self, text: &str) -> Option<Vec<Number>> {
+        let numbered = labels(text).filter(|(parent, label)| {
             !(guard::is_of_others(parent, self.unchanged)
                 || label.starts_with("{async_fn") && self.awaits(parent).is_some())
-        })
+        });
+        numbered.map(|(parent, label)| self.number(&format!("{parent}::{label}"))).collect()
+    }
+
+    /// What stands for the last number of a path.
+    fn number(&self, path: &str) -> Option<Number> {
+        let mark = MARKS.iter().filter_map(|mark| path.find(mark)).min()?;
+        let (function, labels) = (path[..mark].trim_end_matches("::"), &path[mark..]);
+        let mut level = self.body(function, path)?.anonymous.as_deref()?;
+        let mut number = None;
+        for label in labels.split("::") {
+            let own: u32 = label.rsplit_once('#')?.1.strip_suffix('}')?.parse().ok()?;
+            let tags = |one: &Anonymous| (Tag::of(&one.header), Tag::of(&one.text));
+            number = Some(Number { own, all: level.iter().map(tags).collect() });
+            level = &level.get(own as usize)?.inner;
+        }
+        number
+    }
+
+    /// The body of a function or value: the one that the place of what is in it tells, or, where none is known, the only one of its name.
+    fn body(&self, path: &str, within: &str) -> Option<&Body> {
+        let own = self.judged.functions.iter().map(|info| (&info.path, &info.place));
+        let inlined = self.judged.functions.iter().flat_map(|info| &info.inlined);
+        let mut all = own.chain(inlined.map(|function| (&function.path, &function.place)));
+        let place = all.find_map(|(path, place)| place.as_ref().filter(|_| path == within));
+        let holds = |body: &&Body| {
+            let lines = body.span.first_line..=body.span.last_line;
+            place.is_none_or(|place| same_file(&body.span.file, &place.file) && lines.contains(&place.line))
+        };
+        let mut holding = self.named(path)?.filter(holds);
+        holding.next().filter(|_| holding.next().is_none())
     }
 
     /// What stands for the type of a variable without debug information: in a crate that did not change it is the same in all builds.

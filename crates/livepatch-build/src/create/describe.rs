@@ -182,8 +182,12 @@ pub(super) fn meta(
         Some(Orphan { path: path_of(&diff.old, orphan.at), old, old_size, from })
     });
     let manifest = &builds.old.manifest;
-    let known =
-        brought::Known { unchanged: builds.unchanged, source: builds.source, meaning: diff.meaning.any() };
+    let known = brought::Known {
+        unchanged: builds.unchanged,
+        source: builds.source,
+        judged,
+        meaning: diff.meaning.any(),
+    };
     Ok(Meta {
         orphans: orphans.collect(),
         name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),

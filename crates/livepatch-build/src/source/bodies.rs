@@ -5,10 +5,10 @@
 
 use super::items::{Entity, parse};
 use super::tokens::{Token, TokenKind};
-use super::{ItemKind, SourceSet, Span, awaits};
+use super::{Anonymous, ItemKind, SourceSet, Span, awaits};
 use std::collections::HashMap;
 
-/// A function of the new source, in a file that changed.
+/// A function, constant or static of the new source, in a file that changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
     /// Its identifier.
@@ -21,6 +21,8 @@ pub struct Body {
     pub moved_await: Option<String>,
     /// The expressions that it awaits, in order, with what they stand under.
     pub awaits: Vec<String>,
+    /// The closures and async blocks in it, as the compiler counts them, if that is known.
+    pub anonymous: Option<Vec<Anonymous>>,
     /// What its header says of how it is called.
     pub calling: String,
     /// What the old one's said, if there is an old one.
@@ -29,7 +31,7 @@ pub struct Body {
 
 type Place<'e> = (&'e str, &'e str, bool);
 
-/// Functions of the new source in files that changed; `None` if one of these cannot be read.
+/// What of the new source is in files that changed; `None` if one of these cannot be read.
 pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
     let (was, is) = (functions(old, new)?, functions(new, old)?);
     let mut olds = by_place(&was);
@@ -46,6 +48,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
                 span: new.span.clone(),
                 moved_await: old.and_then(|old| awaits::moved(&old.body, &new.body)),
                 awaits: awaits::awaited(&new.body),
+                anonymous: new.anonymous.clone(),
                 calling: calling(&new.header),
                 was_calling: old.map(|old| calling(&old.header)),
             });
@@ -55,12 +58,14 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
     Some(bodies)
 }
 
-/// Functions in the files of one set that the other has not, or has with other contents.
+/// Functions and values in the files of one set that the other has not, or has with other contents.
 fn functions(one: &SourceSet, other: &SourceSet) -> Option<Vec<Entity>> {
     let mut functions = Vec::new();
     for file in one.rust_files_unlike(other) {
         let entities = parse(file, one.test).ok()?.entities;
-        functions.extend(entities.into_iter().filter(|entity| entity.kind == ItemKind::Fn));
+        let has_body =
+            |entity: &Entity| matches!(entity.kind, ItemKind::Fn | ItemKind::Const | ItemKind::Static);
+        functions.extend(entities.into_iter().filter(has_body));
     }
     Some(functions)
 }

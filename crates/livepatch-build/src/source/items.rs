@@ -1,6 +1,7 @@
 //! A source file taken apart: its frame, and the bodies and values that hang in it.
 
 use super::additions::{Candidate, Form};
+use super::anonymous::{Anonymous, is_conditional};
 use super::closures::Extent;
 use super::mentions::{Mentions, defined_names};
 use super::parts::{Nested, Parts, plain};
@@ -53,6 +54,8 @@ pub(super) struct Entity {
     pub body: Vec<Token>,
     /// Closures in the body, each before those in it.
     pub closures: Vec<Extent>,
+    /// What the compiler counts in it; `None` if something may generate code around it.
+    pub anonymous: Option<Vec<Anonymous>>,
     pub span: Span,
     pub owner: Owner,
     /// Whether it stands in another function's body.
@@ -142,6 +145,8 @@ struct Place<'a> {
     owner: Owner,
     nested: bool,
     movable: bool,
+    /// Whether an attribute around it may generate code.
+    rewritten: bool,
 }
 
 impl Reader {
@@ -234,11 +239,18 @@ impl Reader {
         match item {
             Item::Fn(_) | Item::Const(_) | Item::Static(_) => {
                 let container = format!("{module} {}", self.macros_before);
-                let place = Place { module, container, owner: Owner::Name, nested: false, movable: harmless };
+                let place = Place {
+                    module,
+                    container,
+                    owner: Owner::Name,
+                    nested: false,
+                    movable: harmless,
+                    rewritten: !harmless,
+                };
                 self.entity(item, &place);
             }
             Item::Impl(block) => self.impl_block(block, module, harmless),
-            Item::Trait(def) => self.trait_def(def, module),
+            Item::Trait(def) => self.trait_def(def, module, harmless),
             Item::Mod(inline) => self.module(inline, module, harmless),
             Item::Macro(call) => self.macro_item(call),
             Item::ExternCrate(_) => self.frame(item),
@@ -276,14 +288,22 @@ impl Reader {
         self.shape(&header);
         self.file.frame.extend(header.iter().cloned());
         let container = format!("{module} {} {}", self.macros_before, text(&header));
-        let inherent = harmless && block.trait_.is_none() && block.attrs.iter().all(is_harmless);
+        let plain_block = harmless && block.attrs.iter().all(is_harmless);
+        let inherent = plain_block && block.trait_.is_none();
         let owner = match &block.trait_ {
             None => Owner::Name,
             Some((_, path, _)) => trait_owner(path),
         };
         let self_type = text(&tokens_of(&block.self_ty)).replace(' ', "");
         let module = format!("{module}{self_type}::");
-        let place = Place { module: &module, container, owner, nested: false, movable: inherent };
+        let place = Place {
+            module: &module,
+            container,
+            owner,
+            nested: false,
+            movable: inherent,
+            rewritten: !plain_block,
+        };
         for item in &block.items {
             match item {
                 ImplItem::Fn(_) | ImplItem::Const(_) => self.entity(item, &place),
@@ -297,7 +317,7 @@ impl Reader {
         self.frame(&End);
     }
 
-    fn trait_def(&mut self, def: &syn::ItemTrait, module: &str) {
+    fn trait_def(&mut self, def: &syn::ItemTrait, module: &str, harmless: bool) {
         self.file.traits.insert(def.ident.to_string());
         let mut empty = def.clone();
         empty.items.clear();
@@ -311,6 +331,7 @@ impl Reader {
             owner: Owner::Name,
             nested: false,
             movable: false,
+            rewritten: !(harmless && def.attrs.iter().all(is_harmless)),
         };
         for item in &def.items {
             match item {
@@ -416,6 +437,8 @@ impl Reader {
             .any(|attr| attr.path().segments.iter().any(|s| s.ident.to_string().starts_with("proc_macro")));
         let mut nested = Nested::default();
         parts.walk(&mut nested);
+        let rewritten = place.rewritten || !parts.attrs.iter().all(is_harmless);
+        let anonymous = (!rewritten && !is_conditional(&body)).then(|| parts.counted());
         let mut shape = Mentions::default();
         if !place.nested {
             // The attributes generate code of their own; what they mention is counted with the item.
@@ -440,6 +463,7 @@ impl Reader {
             header,
             body,
             closures: nested.closures,
+            anonymous,
             span: Span { file: self.file.path.clone(), first_line, last_line },
             owner: place.owner.clone(),
             nested: place.nested,
@@ -453,7 +477,8 @@ impl Reader {
         });
         let module = format!("{path}::");
         let container = format!("{}/{name}", place.container);
-        let inner = Place { module: &module, container, owner: Owner::Name, nested: true, movable: true };
+        let inner =
+            Place { module: &module, container, owner: Owner::Name, nested: true, movable: true, rewritten };
         for item in &nested.entities {
             self.entity(item, &inner);
         }

@@ -22,6 +22,7 @@
 //! expand to other code from equal source.
 
 mod additions;
+mod anonymous;
 mod awaits;
 mod bodies;
 mod closures;
@@ -51,6 +52,7 @@ use hiding::Hiding;
 pub(crate) use hiding::Suspect;
 pub use layouts::ChangedType;
 
+pub use anonymous::Anonymous;
 pub use bodies::Body;
 pub use lookup::Tainted;
 pub(crate) use lookup::{is_foreign, same_file};
@@ -68,7 +70,7 @@ pub struct SourceDiff {
     hides: Hiding,
     /// Types that are declared otherwise.
     types: Vec<ChangedType>,
-    /// Functions in changed files, if these could be read.
+    /// Functions and values in changed files, if these could be read.
     bodies: Option<Vec<Body>>,
 }
 
@@ -220,7 +222,7 @@ impl SourceDiff {
         })
     }
 
-    /// The functions in changed files; `None` if that is not known.
+    /// The functions and values in changed files; `None` if that is not known.
     pub fn bodies(&self) -> Option<&[Body]> {
         self.bodies.as_deref()
     }

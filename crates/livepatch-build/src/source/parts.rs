@@ -1,6 +1,7 @@
 //! An item that has a body or a value, taken apart.
 
 use super::ItemKind;
+use super::anonymous::{Anonymous, Counted};
 use super::closures::Extent;
 use super::tokens::{Token, flatten};
 use proc_macro2::TokenStream;
@@ -47,6 +48,7 @@ pub(super) struct PartsOf<'a> {
     /// The same without documentation.
     pub undocumented: TokenStream,
     pub body: TokenStream,
+    is_async: bool,
     inner: Inner<'a>,
 }
 
@@ -61,6 +63,17 @@ impl PartsOf<'_> {
             Inner::Block(block) => visit::visit_block(nested, block),
             Inner::Value(value) => nested.visit_expr(value),
         }
+    }
+
+    /// Closures and async blocks, as the compiler counts them.
+    pub(super) fn counted(&self) -> Vec<Anonymous> {
+        let mut counted = Counted::default();
+        match self.inner {
+            Inner::Block(block) if self.is_async => counted.body(block),
+            Inner::Block(block) => visit::visit_block(&mut counted, block),
+            Inner::Value(value) => counted.visit_expr(value),
+        }
+        counted.found
     }
 }
 
@@ -85,6 +98,7 @@ macro_rules! function {
             header,
             undocumented: empty.to_token_stream(),
             body: $block.to_token_stream(),
+            is_async: $item.sig.asyncness.is_some(),
             inner: Inner::Block($block),
         }
     }};
@@ -103,6 +117,7 @@ macro_rules! value {
             header,
             undocumented: empty.to_token_stream(),
             body: $value.to_token_stream(),
+            is_async: false,
             inner: Inner::Value($value),
         }
     }};

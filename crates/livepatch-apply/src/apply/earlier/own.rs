@@ -37,7 +37,7 @@ impl<'p> Own<'p> {
         let redirects = patch.meta.redirects.iter().map(|to| (to.old.at(state.bias), to.symbol)).collect();
         let mut known: HashMap<Tag, Vec<SymbolId>> = HashMap::new();
         for item in patch.meta.new_items.iter() {
-            if let Some(identity) = item.identity {
+            if let Some(identity) = &item.identity {
                 known.entry(identity.function).or_default().push(item.symbol);
             }
         }
@@ -55,11 +55,11 @@ impl<'p> Own<'p> {
 
     /// Whether it is beyond doubt that a function of this patch is that one of the source, called in the same way.
     pub(super) fn continues(&self, kept: &KeptRecord, newer: SymbolId) -> bool {
-        let known = kept.identity.filter(|_| kept.sole);
-        let item = self.items.get(&newer).filter(|item| item.sole);
+        let known = kept.identity.as_ref().filter(|_| kept.sole);
+        let own = self.items.get(&newer).filter(|item| item.sole).and_then(|item| item.identity.as_ref());
         let alone =
-            |identity: Identity| self.known.get(&identity.function).is_some_and(|all| *all == [newer]);
-        known.is_some_and(|known| alone(known) && item.is_some_and(|item| item.identity == Some(known)))
+            |identity: &Identity| self.known.get(&identity.function).is_some_and(|all| *all == [newer]);
+        known.zip(own).is_some_and(|(known, own)| alone(known) && own.continues(known))
     }
 
     /// What continues a function of an earlier patch, which replaced the one of the image at this address, if any.
@@ -68,7 +68,7 @@ impl<'p> Own<'p> {
             let newer = self.redirects.get(&old);
             return Some(newer.map_or(Becomes::Back, |newer| Becomes::Continued(*newer)));
         }
-        let of_path = || self.known.get(&kept.identity?.function)?.first().copied();
+        let of_path = || self.known.get(&kept.identity.as_ref()?.function)?.first().copied();
         let own = self.named(symbol).or_else(of_path);
         let others = || kept.also.iter().map(|other| plain(other));
         let Some(newer) = own.or_else(|| others().find_map(|other| self.named(other))) else {
