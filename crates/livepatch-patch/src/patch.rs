@@ -83,6 +83,9 @@ pub struct Meta {
     /// Variables ([`Tag::of_symbol`]) that the image does not have and of which the compiler left out the whole or made parts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub vanished: BTreeSet<Tag>,
+    /// New functions that only compute what is kept once it is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub once: Vec<Once>,
 }
 
 /// A type that comes with a patch.
@@ -101,6 +104,18 @@ pub struct Stands {
     pub symbol: SymbolId,
     /// The symbols of the others.
     pub also: Vec<String>,
+}
+
+/// A function that computes what is kept once it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Once {
+    /// Its path in the source.
+    pub path: String,
+    /// What keeps the value, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<String>,
+    /// What it is: its text or its code.
+    pub body: Tag,
 }
 
 /// Something about a patch that is no obstacle.

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod bodies;
+mod closures;
 mod kept;
 mod objects;
 mod pointers;

@@ -71,6 +71,7 @@ impl Job<'_> {
             carrier: loaded.carrier,
             types: self.patch.meta.types.clone(),
             vanished: self.patch.meta.vanished.clone(),
+            once: self.patch.meta.once.clone(),
         })
     }
 

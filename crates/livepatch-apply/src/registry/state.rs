@@ -1,7 +1,7 @@
 //! What the registry says: everything that a later run of the tool must know about the process.
 
 use crate::landing::Pad;
-use livepatch_patch::{Bias, BuildId, Digest, Identity, NewType, RunAddr, Selection, Tag};
+use livepatch_patch::{Bias, BuildId, Digest, Identity, NewType, Once, RunAddr, Selection, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -77,6 +77,9 @@ pub struct Record {
     /// Variables that it would have brought, had the compiler not left them out or taken them apart.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub vanished: BTreeSet<Tag>,
+    /// Functions that it brought and that only compute what is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub once: Vec<Once>,
     /// Its functions that the process may keep the address of, and those that they lead to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<KeptRecord>,

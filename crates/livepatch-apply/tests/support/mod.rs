@@ -118,6 +118,7 @@ impl Program {
                     altered: Default::default(),
                     stands: Vec::new(),
                     vanished: Default::default(),
+                    once: Default::default(),
                     notes: Vec::new(),
                 },
                 sections: Vec::new(),

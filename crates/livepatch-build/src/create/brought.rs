@@ -1,5 +1,7 @@
 //! What a patch brings into the process, as later patches have to know it: what is kept of one patch has to go together with the next.
 
+use super::describe::Builds;
+use super::notes::parts;
 use crate::diff::call_sites::{description, is_call_site};
 use crate::diff::callers::callers;
 use crate::diff::rename::without_numbers;
@@ -9,7 +11,7 @@ use crate::emit::{Brought, Emitted, name_of};
 use crate::guard::{self, Callers, FunctionInfo, GuardReport};
 use crate::source::{Anonymous, Body, SourceDiff, same_file};
 use livepatch_patch::{
-    Digest, Identity, NewItem, NewItemKind, NewType, Number, Stands, SymbolId, Tag, plain,
+    Digest, Identity, NewItem, NewItemKind, NewType, Number, Once, Stands, SymbolId, Tag, plain,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -113,7 +115,33 @@ pub(super) struct Known<'k> {
     pub meaning: Option<&'k Meaning>,
 }
 
-impl Known<'_> {
+impl<'k> Known<'k> {
+    pub(super) fn new(builds: &'k Builds<'k>, judged: &'k GuardReport, meaning: Option<&'k Meaning>) -> Self {
+        Self { unchanged: builds.unchanged, source: builds.source, judged, meaning }
+    }
+
+    /// New functions that compute what is kept once it is there, as far as the source tells what they are: in macros it does not.
+    pub(super) fn once(&self, initialisers: &BTreeMap<&str, Option<&str>>) -> Vec<Once> {
+        let mut found = BTreeMap::new();
+        for (symbol, path, _) in self.judged.functions.iter().flat_map(parts) {
+            let Some(keeper) = initialisers.get(plain(symbol)) else { continue };
+            let Some(body) = self.text(path) else { continue };
+            let (path, keeper) =
+                (path.to_owned(), keeper.map(|keeper| guard::as_declared(&guard::demangle(keeper))));
+            found.entry(path.clone()).or_insert(Once { path, keeper, body });
+        }
+        found.into_values().collect()
+    }
+
+    /// The text of a function or closure, where that is known.
+    fn text(&self, path: &str) -> Option<Tag> {
+        if MARKS.iter().any(|mark| path.contains(mark)) {
+            let number = self.number(path)?;
+            return number.all.get(number.own as usize).map(|(_, text)| *text);
+        }
+        self.body(path, path).map(|body| Tag::of(&body.text))
+    }
+
     /// What stands for the numbers in a path or type; `None` if that is not known of one.
     fn numbers(&self, text: &str) -> Option<Vec<Number>> {
         let numbered = labels(text).filter(|(parent, label)| {

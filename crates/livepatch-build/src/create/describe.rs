@@ -182,12 +182,7 @@ pub(super) fn meta(
         Some(Orphan { path: path_of(&diff.old, orphan.at), old, old_size, from })
     });
     let manifest = &builds.old.manifest;
-    let known = brought::Known {
-        unchanged: builds.unchanged,
-        source: builds.source,
-        judged,
-        meaning: diff.meaning.any(),
-    };
+    let known = brought::Known::new(builds, judged, diff.meaning.any());
     Ok(Meta {
         orphans: orphans.collect(),
         name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),
@@ -206,6 +201,7 @@ pub(super) fn meta(
         altered: brought::altered(diff, emitted),
         stands: brought::stands(diff, emitted, judged),
         vanished: brought::vanished(diff, emitted),
+        once: Vec::new(),
     })
 }
 

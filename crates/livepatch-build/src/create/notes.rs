@@ -1,7 +1,7 @@
 //! What is no obstacle, but has to be known where the patch is applied.
 
 use super::describe::Builds;
-use super::{CreateError, CreateReport};
+use super::{CreateError, CreateReport, brought};
 use crate::diff::once::{Initialiser, When};
 use crate::diff::program::At;
 use crate::diff::{Diff, Known, Meaning};
@@ -80,6 +80,8 @@ fn computed_once(
     let local: HashSet<String> = units.map(|unit| unit.crate_name.clone()).collect();
     let found = meaning.initialisers(&lazies, &local);
     tracing::debug!(?found, "compute values that are kept");
+    let telling = brought::Known::new(builds, judged, Some(meaning));
+    meta.once = telling.once(&meaning.new_initialisers(&lazies, &local));
     let symbol = |redirect: &Redirect| emitted.symbols[redirect.symbol.0 as usize].name.as_str();
     let held: Vec<Held<'_>> = meta.redirects.iter().map(|r| Held::of(symbol(r), meaning, judged)).collect();
     // Else the patch may do more than is known.
@@ -118,7 +120,7 @@ impl<'h> Held<'h> {
     }
 }
 
-fn parts(info: &FunctionInfo) -> impl Iterator<Item = (&str, &str, Option<&Place>)> {
+pub(super) fn parts(info: &FunctionInfo) -> impl Iterator<Item = (&str, &str, Option<&Place>)> {
     let own = (info.symbol.as_str(), info.path.as_str(), info.place.as_ref());
     let inlined =
         info.inlined.iter().filter_map(|f| Some((f.symbol.as_deref()?, &*f.path, f.place.as_ref())));

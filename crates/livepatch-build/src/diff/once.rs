@@ -53,12 +53,41 @@ impl Meaning {
         lazies: &Lazies,
         local: &HashSet<String>,
     ) -> BTreeMap<String, Initialiser> {
-        let walk = Walk { graph: &self.new, lazies, local, name: &|name| self.new_name(name) };
-        let ordinary = walk.ordinary();
         let at_start = self.at_start.iter().filter(|name| self.changed.contains(*name));
         let at_start = at_start.filter(|name| self.old.nodes.contains_key(*name));
         let mut found: BTreeMap<String, Initialiser> =
             at_start.map(|name| (name.clone(), Initialiser { when: When::AtStart, only: true })).collect();
+        for (name, keeper, only) in self.computing_once(lazies, local) {
+            if self.changed.contains(name) && self.old.nodes.contains_key(name) {
+                let when = When::Asked(keeper.map(|keeper| self.new_name(keeper).to_owned()));
+                found.insert(name.to_owned(), Initialiser { when, only });
+            }
+        }
+        found
+    }
+
+    /// Functions that the old build lacks and that initialisers alone are made of, with what keeps the value, where that is known: the symbols
+    /// of both.
+    pub(crate) fn new_initialisers<'w>(
+        &'w self,
+        lazies: &'w Lazies,
+        local: &'w HashSet<String>,
+    ) -> BTreeMap<&'w str, Option<&'w str>> {
+        let all = self.computing_once(lazies, local).into_iter();
+        let new = all.filter(|(name, _, only)| *only && !self.old.nodes.contains_key(*name));
+        new.map(|(name, keeper, _)| (self.new_name(name), keeper.map(|keeper| self.new_name(keeper))))
+            .collect()
+    }
+
+    /// What initialisers are made of, with the variable that keeps the value and whether they are called for nothing else.
+    fn computing_once<'w>(
+        &'w self,
+        lazies: &'w Lazies,
+        local: &'w HashSet<String>,
+    ) -> Vec<(&'w str, Option<&'w str>, bool)> {
+        let walk = Walk { meaning: self, graph: &self.new, lazies, local };
+        let ordinary = walk.ordinary();
+        let mut found = Vec::new();
         let mut work: Vec<(&str, Option<&str>)> = walk.starts();
         let held: HashSet<&str> =
             work.iter().filter(|start| start.1.is_some()).map(|start| start.0).collect();
@@ -68,10 +97,7 @@ impl Meaning {
             if !seen.insert(name) || !(only || held.contains(name)) {
                 continue;
             }
-            if self.changed.contains(name) && self.old.nodes.contains_key(name) {
-                let when = When::Asked(keeper.map(|keeper| self.new_name(keeper).to_owned()));
-                found.insert(name.to_owned(), Initialiser { when, only });
-            }
+            found.push((name, keeper, only));
             if let Some(node) = self.new.nodes.get(name).filter(|_| only) {
                 work.extend(walk.callees(node).map(|callee| (callee, keeper)));
             }
@@ -97,20 +123,19 @@ impl Meaning {
 }
 
 struct Walk<'w> {
+    meaning: &'w Meaning,
     graph: &'w Graph,
     lazies: &'w Lazies,
     local: &'w HashSet<String>,
-    /// The symbol of a name.
-    name: &'w dyn Fn(&'w str) -> &'w str,
 }
 
 impl<'w> Walk<'w> {
     fn is_gate(&self, name: &'w str) -> bool {
-        is_of_once_state((self.name)(name), self.local)
+        is_of_once_state(self.meaning.new_name(name), self.local)
     }
 
     fn is_lazy(&self, name: &'w str, offset: u64) -> bool {
-        let ranges = self.lazies.get((self.name)(name)).into_iter().flatten();
+        let ranges = self.lazies.get(self.meaning.new_name(name)).into_iter().flatten();
         ranges.into_iter().any(|range| range.contains(&offset))
     }
 

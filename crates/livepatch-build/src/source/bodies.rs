@@ -4,6 +4,7 @@
 //! It is told of every function in a changed file, whatever else changed there.
 
 use super::items::{Entity, parse};
+use super::pieces::text;
 use super::tokens::{Token, TokenKind};
 use super::{Anonymous, ItemKind, SourceSet, Span, awaits};
 use std::collections::HashMap;
@@ -19,6 +20,8 @@ pub struct Body {
     pub span: Span,
     /// What it awaits at another point in the order than the old one, if anything.
     pub moved_await: Option<String>,
+    /// All of it.
+    pub text: String,
     /// The expressions that it awaits, in order, with what they stand under.
     pub awaits: Vec<String>,
     /// The closures and async blocks in it, as the compiler counts them, if that is known.
@@ -47,6 +50,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
                 path: new.path.clone(),
                 span: new.span.clone(),
                 moved_await: old.and_then(|old| awaits::moved(&old.body, &new.body)),
+                text: text(&new.body),
                 awaits: awaits::awaited(&new.body),
                 anonymous: new.anonymous.clone(),
                 calling: calling(&new.header),

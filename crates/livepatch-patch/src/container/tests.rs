@@ -77,6 +77,7 @@ pub(crate) fn sample() -> Patch {
             altered: Default::default(),
             stands: Vec::new(),
             vanished: Default::default(),
+            once: Default::default(),
             notes: vec![Note {
                 code: "LP0111".into(),
                 title: "kept".into(),

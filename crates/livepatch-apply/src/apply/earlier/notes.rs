@@ -4,7 +4,7 @@
 use super::super::Job;
 use crate::bind::{demangled, instances};
 use crate::registry::{Record, State};
-use livepatch_patch::{NewItem, NewItemKind, Note, Place};
+use livepatch_patch::{NewItem, NewItemKind, Note, Once, Place};
 use std::collections::BTreeSet;
 
 /// A variable that an earlier patch brought.
@@ -42,6 +42,11 @@ impl Job<'_> {
                 notes.push(anew(item, before));
             }
         }
+        let known =
+            |path: &str| others.iter().rev().flat_map(|record| &record.once).find(|known| known.path == path);
+        let computing = self.patch.meta.once.iter();
+        let computing = computing.filter(|own| known(&own.path).is_some_and(|known| known.body != own.body));
+        notes.extend(computing.map(computed));
         let constants = self.constants_of_earlier(state).into_iter();
         let other = constants.filter(|(own, known)| self.patch.code_digest(*own) != Some(known.value));
         notes.extend(other.map(|(_, known)| another_value(demangled(&known.name))));
@@ -83,6 +88,23 @@ fn kept(item: &NewItem) -> Note {
             "variables keep their values when a patch is applied, also those that an earlier patch brought"
                 .into(),
         help: "set the variable from patched code if the running program needs the new value".into(),
+        functions: Vec::new(),
+    }
+}
+
+fn computed(own: &Once) -> Note {
+    let keeper = own.keeper.as_ref().map(|keeper| format!(" in `{keeper}`")).unwrap_or_default();
+    Note {
+        code: "LP0111".into(),
+        title: format!("what `{}` computed already is kept{keeper}", own.path),
+        item: own.path.clone(),
+        place: None,
+        reason: "it is run once for each value, when that is first asked for; values that are there stay when a patch is applied, also those \
+                 that an earlier patch had computed"
+            .into(),
+        help: "where the running program needs the new value, give the variable that keeps it another name, store the value from patched \
+               code, or restart"
+            .into(),
         functions: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use super::continued::Becomes;
 use crate::registry::{KeptRecord, State, TakenRecord};
 use livepatch_patch::{Identity, NewItem, Patch, Place, RunAddr, SectionKind, SymbolId, Tag, plain};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The functions of the patch that is applied.
 pub(super) struct Own<'p> {
@@ -18,10 +18,12 @@ pub(super) struct Own<'p> {
     items: HashMap<SymbolId, &'p NewItem>,
     /// New ones by what is known of which they are.
     known: HashMap<Tag, Vec<SymbolId>>,
+    /// Functions of earlier patches by the same, each with its symbol.
+    kept: HashMap<Tag, Vec<(&'p KeptRecord, &'p str)>>,
 }
 
 impl<'p> Own<'p> {
-    pub(super) fn of(patch: &'p Patch, state: &State) -> Self {
+    pub(super) fn of(patch: &'p Patch, state: &'p State) -> Self {
         let is_code = |place: &Place| match place {
             Place::Section { section, .. } => patch.sections[section.0 as usize].kind == SectionKind::Text,
             _ => false,
@@ -41,7 +43,16 @@ impl<'p> Own<'p> {
                 known.entry(identity.function).or_default().push(item.symbol);
             }
         }
-        Self { patch, code, also, redirects, items, known }
+        let mut kept: HashMap<Tag, Vec<_>> = HashMap::new();
+        for record in &state.patches {
+            let symbols: HashMap<_, _> = record.code().iter().map(|code| (code.start, code.symbol)).collect();
+            for of in record.kept.iter().filter(|of| of.sole) {
+                if let (Some(identity), Some(symbol)) = (&of.identity, symbols.get(&of.start)) {
+                    kept.entry(identity.function).or_default().push((of, *symbol));
+                }
+            }
+        }
+        Self { patch, code, also, redirects, items, known, kept }
     }
 
     /// Whether a function of this patch replaces one of the image.
@@ -68,6 +79,30 @@ impl<'p> Own<'p> {
             let newer = self.redirects.get(&old);
             return Some(newer.map_or(Becomes::Back, |newer| Becomes::Continued(*newer)));
         }
+        match self.directly(kept, symbol) {
+            Some(Becomes::Other) => {
+                Some(self.through(kept, &mut HashSet::new()).map_or(Becomes::Other, Becomes::Continued))
+            }
+            other => other,
+        }
+    }
+
+    /// What continues a function by way of those which continued it in other patches.
+    fn through(&self, start: &KeptRecord, seen: &mut HashSet<RunAddr>) -> Option<SymbolId> {
+        let identity = start.identity.as_ref().filter(|_| start.sole && seen.insert(start.start))?;
+        let versions = self.kept.get(&identity.function)?.iter();
+        let others = versions.filter(|(of, _)| of.identity.as_ref().is_some_and(|of| of.continues(identity)));
+        others.filter(|(of, _)| of.start != start.start).find_map(|(of, symbol)| {
+            match self.directly(of, symbol)? {
+                Becomes::Continued(newer) => Some(newer),
+                Becomes::Other => self.through(of, seen),
+                _ => None,
+            }
+        })
+    }
+
+    /// What continues a function of an earlier patch, by what is known of that one alone.
+    fn directly(&self, kept: &KeptRecord, symbol: &str) -> Option<Becomes> {
         let of_path = || self.known.get(&kept.identity.as_ref()?.function)?.first().copied();
         let own = self.named(symbol).or_else(of_path);
         let others = || kept.also.iter().map(|other| plain(other));
