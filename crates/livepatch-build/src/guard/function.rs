@@ -209,10 +209,13 @@ fn taken(types: &Types<'_, '_>, id: DieId) -> gimli::Result<Taken> {
                 continue;
             }
             let Some(of) = debug.type_of(child)? else { return Ok(Taken { pointers: true, memory: true }) };
-            let is_plain = matches!(debug.entry(of)?.tag(), c::DW_TAG_base_type | c::DW_TAG_enumeration_type);
+            let tag = debug.entry(of)?.tag();
+            let is_plain = matches!(tag, c::DW_TAG_base_type | c::DW_TAG_enumeration_type);
             let size = size(debug, of)?;
             taken.pointers |= !is_plain && size != Some(0);
-            taken.memory |= size.is_none_or(|size| size > IN_REGISTERS);
+            // rustc gives references and other thin pointers no size.
+            let is_pointer = tag == c::DW_TAG_pointer_type;
+            taken.memory |= !is_pointer && size.is_none_or(|size| size > IN_REGISTERS);
         }
     }
     Ok(taken)
