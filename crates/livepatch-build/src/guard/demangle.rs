@@ -8,7 +8,8 @@ use rustc_demangle::try_demangle;
 pub fn demangle(symbol: &str) -> String {
     let symbol = strip_suffix(symbol);
     match try_demangle(symbol) {
-        Ok(name) => format!("{name:#}"),
+        // Legacy mangling has a dot for every hyphen, also for the one of `fn() -> T`.
+        Ok(name) => format!("{name:#}").replace(".>", "->"),
         Err(_) => symbol.to_owned(),
     }
 }
@@ -71,6 +72,10 @@ mod tests {
         assert_eq!(
             demangle("_ZN34_$LT$a..Sq$u20$as$u20$a..Shape$GT$4area17h06fc3cf0f7dd8079E"),
             "<a::Sq as a::Shape>::area"
+        );
+        assert_eq!(
+            demangle("_ZN49_$LT$fn$LP$u8$RP$$u20$.$GT$$u20$u8$u20$as$u20$a..Tr$GT$1m17h06fc3cf0f7dd8079E"),
+            "<fn(u8) -> u8 as a::Tr>::m"
         );
         assert_eq!(demangle("memcpy"), "memcpy");
     }
