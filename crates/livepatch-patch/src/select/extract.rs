@@ -63,8 +63,11 @@ pub(super) fn extract(patch: &Patch, kept: &Kept) -> Result<Patch, &'static str>
         *functions = functions.iter().filter_map(|at| positions.get(at).copied()).collect();
         !functions.is_empty()
     };
-    // What is not chosen may be there for the chosen ones alone.
+    // What is not chosen may be there for the chosen ones alone. Else it is as it was: what earlier patches took of it leads there.
     let left = patch.meta.redirects.iter().enumerate().filter(|(at, _)| !kept.contains(at));
+    let is_there =
+        |symbol| matches!(place(symbol), Place::Section { section, .. } if needed.contains(&section));
+    let left = left.filter(|(_, redirect)| is_there(redirect.symbol));
     meta.altered
         .extend(left.map(|(_, redirect)| Tag::of_symbol(&patch.symbols[redirect.symbol.0 as usize].name)));
     meta.redirects = redirects.into_iter().cloned().collect();
