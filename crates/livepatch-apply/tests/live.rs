@@ -322,7 +322,8 @@ fn calls_that_never_end_can_be_left_running() {
     tied = tied.redirect(server(), "value", &returns(2), vec![]);
     for (at, redirect) in tied.patch.meta.redirects.iter_mut().enumerate() {
         let item = ItemName::new(&redirect.path, Default::default());
-        redirect.origin = Some(Origin { holds: vec![item.clone()], item, tied: vec![1 - at as u32] });
+        redirect.origin =
+            Some(Origin { holds: vec![item.clone()], item, tied: vec![1 - at as u32], merged: vec![] });
     }
     let tied = tied.finish();
     let refused = apply(target.pid(), &tied, &hold);

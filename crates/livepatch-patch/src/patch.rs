@@ -224,6 +224,9 @@ pub struct Origin {
     pub holds: Vec<ItemName>,
     /// Other functions ([`Meta::redirects`]) without which its code, old or new, is not proven right.
     pub tied: Vec<u32>,
+    /// Those of `holds` that the optimiser gave the code of this function, because theirs is equal: whoever calls one of these comes here, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merged: Vec<ItemName>,
 }
 
 /// A function of the image that the rebuilt one lacks and that nothing calls once the functions that jump to it are replaced.

@@ -6,7 +6,7 @@
 
 use super::describe::Builds;
 use super::origin::name;
-use crate::diff::program::Program;
+use crate::diff::program::{At, Program};
 use crate::diff::traces::{Traces, family, last_name};
 use crate::diff::{Diff, Meaning};
 use crate::emit::Replaced;
@@ -115,6 +115,12 @@ impl<'s> Source<'s> {
         });
         let held = std::iter::once(own).chain(inlined).filter(|(.., place)| existing(*place));
         held.map(|(symbol, path, receiver, place)| self.named(symbol, Some(path), receiver, place)).collect()
+    }
+
+    /// Changed functions that have the code of this old function because the optimiser made one of all with equal code.
+    pub(super) fn merged(&self, diff: &Diff<'_>, old: At) -> Vec<ItemName> {
+        let symbols = self.names.map(|names| names.merged_into(&diff.old, old)).unwrap_or_default();
+        symbols.into_iter().map(|symbol| self.described(symbol)).collect()
     }
 
     /// Names, as raw code has them, of changed functions that were computed away in this one and what is inlined into it; `None`

@@ -49,7 +49,7 @@ pub(super) fn origins(
             let info = info_of(diff, replaced, judged);
             let receiver = info.and_then(|info| info.receiver.as_deref());
             let item = name(name_of(&diff.new, replaced.new), info.map(|info| info.path.as_str()), receiver);
-            Origin { holds: vec![item.clone()], item, tied: Vec::new() }
+            Origin { holds: vec![item.clone()], item, tied: Vec::new(), merged: Vec::new() }
         };
         return functions.iter().map(alone).collect();
     };
@@ -91,12 +91,14 @@ pub(super) fn origins(
             let info = judged.functions.iter().find(|info| info.symbol == symbol);
             holds.extend(info.into_iter().flat_map(|info| source.carried(info)));
         }
+        let merged = source.merged(diff, replaced.old);
+        holds.extend(merged.iter().cloned());
         holds.sort_by_key(ItemName::key);
         holds.dedup_by_key(|item| item.key());
         if !certain || (holds.is_empty() && ties.0[at].is_empty()) {
             ties.with_all(at);
         }
-        out.push(Origin { item, holds, tied: Vec::new() });
+        out.push(Origin { item, holds, tied: Vec::new(), merged });
     }
     for (origin, tied) in out.iter_mut().zip(ties.0) {
         origin.tied = tied.into_iter().collect();

@@ -72,6 +72,28 @@ impl Graph {
         })
     }
 
+    /// Whether the machine code of this one may refer to that one: its raw code does, or that of something which has no code of its own in the
+    /// program. What there is no raw code of may refer to anything.
+    pub(super) fn may_hold(&self, from: &str, to: &str, own_code: &HashSet<&str>) -> bool {
+        if !self.nodes.contains_key(from) {
+            return true;
+        }
+        let (mut seen, mut work) = (HashSet::new(), vec![from]);
+        while let Some(name) = work.pop() {
+            let Some(node) = self.nodes.get(name).filter(|_| seen.insert(name)) else { continue };
+            let next = node.calls.iter().chain(&node.others).map(|(name, _)| name.as_str());
+            for name in next {
+                if name == to {
+                    return true;
+                }
+                if !own_code.contains(name) {
+                    work.push(name);
+                }
+            }
+        }
+        false
+    }
+
     /// Finds the names from which one of these can be reached.
     pub(super) fn lead_to(&mut self, changed: &HashSet<String>) {
         let mut users: HashMap<&str, Vec<&str>> = HashMap::new();

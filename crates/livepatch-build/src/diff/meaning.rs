@@ -18,6 +18,7 @@ use super::closures;
 use super::compare::{Comparer, Verdict};
 use super::complete::{is_compiled_together, is_complete};
 use super::graph::Graph;
+use super::lost::users;
 use super::names::{is_mangled, normalise};
 use super::pair::{ByName, by_name, pair};
 use super::program::{At, Program};
@@ -238,6 +239,37 @@ impl Meaning {
             .iter()
             .filter(|name| self.new.nodes.get(*name).is_some_and(|node| node.kind == Some(Kind::Text)));
         functions.map(|name| self.new_name(name))
+    }
+
+    /// Symbols in the new build of changed functions that LLVM gave the body of this function of the old one (pass `MergeFunctions`): they are
+    /// other names of it, or have no code there, although theirs is the same, and what refers to it means them.
+    pub(crate) fn merged_into(&self, old: &Program<'_>, at: At) -> Vec<&str> {
+        let own = self.key(name_of(old, at));
+        let unit = old.unit(at);
+        let names: HashSet<&str> =
+            old.section(at).symbols.iter().map(|ix| self.key(unit.symbol(*ix).name)).collect();
+        let changed = || {
+            let node =
+                |name: &&String| self.old.nodes.get(*name).filter(|node| node.kind == Some(Kind::Text));
+            self.changed.iter().filter(|name| *name != own).filter_map(move |name| Some((name, node(&name)?)))
+        };
+        let mut found: Vec<&str> =
+            changed().map(|(name, _)| name.as_str()).filter(|name| names.contains(name)).collect();
+        let shape = self.old.nodes.get(own).map(|node| node.shape);
+        let alike: Vec<&str> = changed()
+            .filter(|(name, node)| Some(node.shape) == shape && !names.contains(name.as_str()))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if !alike.is_empty() {
+            let own_code: HashSet<&str> =
+                old.image.all_symbols().map(|(symbol, _)| self.key(symbol)).collect();
+            let users = users(old, &HashSet::from([at]));
+            let users =
+                || users.get(&at).into_iter().flatten().map(|(user, _)| self.key(name_of(old, *user)));
+            let is_meant = |name: &str| users().any(|user| self.old.may_hold(user, name, &own_code));
+            found.extend(alike.into_iter().filter(|name| !own_code.contains(name) && is_meant(name)));
+        }
+        found.into_iter().map(|name| self.new_name(name)).collect()
     }
 
     /// Symbols of the variables that only the new build has.

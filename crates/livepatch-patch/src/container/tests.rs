@@ -50,6 +50,7 @@ pub(crate) fn sample() -> Patch {
                     item: ItemName::new("webapp::total", Hints::default()),
                     holds: vec![ItemName::new("webapp::vat", Hints::default())],
                     tied: vec![0],
+                    merged: vec![],
                 }),
                 initialises: false,
             }],

@@ -7,7 +7,7 @@
 //! 1. A function of a selected name goes in, and so does every function that holds a selected item. So does one that
 //!    holds no changed item at all but was compiled with the knowledge of one that goes in.
 //! 2. What goes in holds selected items only, or items that are nowhere else: nothing changes that was not selected, and
-//!    no item is new in one place and old in another.
+//!    no item is new in one place and old in another. Items of equal code that the optimiser made one function of are new together.
 //! 3. What goes in refers, directly or through what the patch brings in, to no replaced function that is left out, and reads
 //!    no changed constant that something left out reads, too.
 //! 4. Functions that the compiler may have made for each other stay together.
@@ -170,8 +170,11 @@ impl Choice<'_> {
         }
         let mut found = Vec::new();
         for &at in kept {
-            for item in self.origins[at].holds.iter().map(ItemName::key) {
-                if !self.items.contains(&item) && !holders[&item].is_subset(&self.direct) {
+            let origin = self.origins[at];
+            for held in &origin.holds {
+                let item = held.key();
+                let is_elsewhere = origin.merged.contains(held) || !holders[&item].is_subset(&self.direct);
+                if !self.items.contains(&item) && is_elsewhere {
                     found.push((at, item));
                 }
             }

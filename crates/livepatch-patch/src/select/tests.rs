@@ -35,7 +35,7 @@ impl Maker {
                 old_digest: Digest::of(&[at as u8]),
                 reason: Reason::Changed,
                 place: None,
-                origin: Some(Origin { holds: vec![item.clone()], item, tied: vec![] }),
+                origin: Some(Origin { holds: vec![item.clone()], item, tied: vec![], merged: vec![] }),
                 initialises: false,
             });
         }
@@ -423,4 +423,25 @@ fn what_cannot_be_divided_is_not() {
         maker.select(Selection::new().module("bench::t2")),
         Err(SelectError::Indivisible { .. })
     ));
+}
+
+#[test]
+fn what_is_left_out_is_as_it_was() {
+    let maker = all_kinds();
+    let selected = maker.select(Selection::new().function("bench::t::run")).unwrap();
+    // Whoever has the address of one of the others comes to what the part has for it: the function of the image.
+    assert_eq!(selected.patch.meta.altered, maker.patch.meta.altered);
+}
+
+#[test]
+fn functions_of_one_body_are_new_together() {
+    let mut maker = Maker::new(vec![item("a::x::f", "a::x::f", None), item("a::g", "a::g", None)]);
+    let other = item("a::y::f", "a::y::f", None);
+    let origin = maker.origin(0);
+    origin.holds.push(other.clone());
+    origin.merged.push(other);
+    assert_eq!(maker.missing(Selection::new().module("a::x")), [("a::x::f".into(), "a::y::f".into())]);
+    assert_eq!(maker.missing(Selection::new().function("a::y::f")), [("a::x::f".into(), "a::x::f".into())]);
+    assert_eq!(maker.kept(Selection::new().module("a::x").module("a::y")), ["a::x::f"]);
+    assert_eq!(maker.kept(Selection::new().function("a::g")), ["a::g"]);
 }
