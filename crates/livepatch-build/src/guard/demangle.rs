@@ -74,7 +74,7 @@ mod tests {
             "<a::Sq as a::Shape>::area"
         );
         assert_eq!(
-            demangle("_ZN49_$LT$fn$LP$u8$RP$$u20$.$GT$$u20$u8$u20$as$u20$a..Tr$GT$1m17h06fc3cf0f7dd8079E"),
+            demangle("_ZN55_$LT$fn$LP$u8$RP$$u20$.$GT$$u20$u8$u20$as$u20$a..Tr$GT$1m17h06fc3cf0f7dd8079E"),
             "<fn(u8) -> u8 as a::Tr>::m"
         );
         assert_eq!(demangle("memcpy"), "memcpy");
