@@ -158,6 +158,19 @@ pub(crate) fn is_kernel_thread(pid: Pid) -> bool {
     parse_stat_flags(&stat).is_some_and(|flags| flags & KERNEL_THREAD != 0)
 }
 
+/// Whether a thread of this name may work for the kernel: for io_uring, for vhost. To be asked first, as the name is cheap to read.
+pub(crate) fn is_worker_name(name: &[u8]) -> bool {
+    [&b"iou-"[..], b"vhost-"].iter().any(|start| name.starts_with(start))
+}
+
+/// Whether it is a thread that the kernel keeps in the process to work for it. It never runs code of the program, and a request to
+/// stop would end the read or write that it carries out with `EINTR`.
+pub(crate) fn parse_stat_is_worker(stat: &[u8]) -> bool {
+    /// `PF_IO_WORKER` and `PF_USER_WORKER` (since Linux 6.4) of the kernel's `include/linux/sched.h`.
+    const WORKER: u32 = 0x10 | 0x4000;
+    parse_stat_flags(stat).is_some_and(|flags| flags & WORKER != 0)
+}
+
 /// Those of the signals 1 to 31 that the thread blocks.
 pub(crate) fn parse_stat_blocked(stat: &[u8]) -> Option<u64> {
     stat_number(stat, 32)
@@ -269,6 +282,10 @@ mod tests {
         let kernel = parse_stat_flags(b"2 (k t) S 0 0 0 0 -1 2129984 0").unwrap();
         assert_eq!(kernel & 0x0020_0000, 0x0020_0000);
         assert_eq!(parse_stat_flags(b"2 (k) S 0"), None);
+        assert!(
+            parse_stat_is_worker(b"9 (iou-wrk-7) S 1 7 7 0 -1 4210768 0") && is_worker_name(b"iou-wrk-7\n")
+        );
+        assert!(!parse_stat_is_worker(b"9 (iou-wrk-7) S 1 7 7 0 -1 4194368 0") && !is_worker_name(b"w0\n"));
     }
 
     #[test]

@@ -53,6 +53,12 @@ impl Tasks {
         procfs::parse_stat_blocked(&self.read(tid, "stat").ok()?)
     }
 
+    /// Whether the kernel keeps the thread in the process to work for it.
+    pub fn is_worker(&self, tid: Tid) -> bool {
+        let named = self.read(tid, "comm").is_ok_and(|name| procfs::is_worker_name(&name));
+        named && self.read(tid, "stat").is_ok_and(|stat| procfs::parse_stat_is_worker(&stat))
+    }
+
     pub fn status(&self, tid: Tid) -> io::Result<Status> {
         procfs::parse_status(&self.read(tid, "status")?).ok_or_else(procfs::unexpected_status)
     }

@@ -139,7 +139,8 @@ impl Tracees {
         loop {
             let before = found.len();
             for tid in self.process.threads()? {
-                if !self.threads.contains_key(&tid) && self.seize_thread(tid)? {
+                let new = !self.threads.contains_key(&tid) && !self.process.inner.tasks.is_worker(tid);
+                if new && self.seize_thread(tid)? {
                     found.push(tid);
                 }
             }
