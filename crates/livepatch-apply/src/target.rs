@@ -58,7 +58,11 @@ impl Modules {
                 continue;
             }
             // A mapped file may be shorter than its mapping, or be gone by now: then it is no loaded module.
-            let Ok(Some(image)) = Image::read(process, mapping.range.start) else { continue };
+            let image = match Image::read(process, mapping.range.start) {
+                Ok(Some(image)) => image,
+                Err(error) if error.is_lost() => return Err(error),
+                Ok(None) | Err(_) => continue,
+            };
             if !vdso && !is_loaded(&image, mapping, &maps) {
                 continue;
             }

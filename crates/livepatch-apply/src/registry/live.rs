@@ -61,7 +61,11 @@ pub fn find_all(process: &Process, maps: &[Mapping]) -> Result<Vec<Found>, Apply
     let mut found = Vec::new();
     for mapping in maps.iter().filter(|mapping| may_be_registry(mapping)) {
         let at = mapping.range.start;
-        let Ok(bytes) = process.read_array::<HEADER_SIZE>(at) else { continue };
+        let bytes = match process.read_array::<HEADER_SIZE>(at) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_lost() => return Err(error.into()),
+            Err(_) => continue,
+        };
         if !format::looks_like_registry(&bytes) {
             continue;
         }
