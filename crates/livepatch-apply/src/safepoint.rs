@@ -238,7 +238,7 @@ pub fn on_any_thread<T>(
     loop {
         let mut refused = Vec::new();
         for tid in Quietest::of(seized) {
-            match seized.interrupt_one(tid, Instant::now() + patience) {
+            match seized.interrupt_one(tid, until(patience, deadline)) {
                 Ok(mut thread) => match thread.check_fit() {
                     Ok(()) => {
                         thread.note_as_worker();
@@ -271,26 +271,30 @@ pub fn check_filters(seized: &mut Seized, deadline: Instant) -> Result<(), Apply
     on_any_thread(seized, deadline, |thread| Ok(thread.check_memory_calls()?))
 }
 
-/// Waits until no thread is in remote work that a killed run left: they get out of it by themselves.
+/// Waits until no thread is in remote work that a killed run left: they get out of it by themselves. Which was seen outside once
+/// stays outside, so that beside many threads that want to run, not all of them have to be seen in the same round.
 ///
 /// # Errors
 /// [`ApplyError::Busy`] if one still is at the deadline.
 pub fn await_remote_work(seized: &mut Seized, site: &CallSite, deadline: Instant) -> Result<(), ApplyError> {
     let started = Instant::now();
+    let mut outside = HashSet::new();
+    let mut patience = ONE_STOP;
     loop {
         let (mut inside, mut running) = (Vec::new(), Vec::new());
         let begun = || "it is in a call that a run of livepatch began".to_owned();
-        for tid in seized.threads() {
+        for tid in seized.threads().into_iter().filter(|tid| !outside.contains(tid)).collect::<Vec<_>>() {
             match seized.process().sleeps_in_remote_work(tid, site) {
                 Some(true) => inside.push((tid, begun())),
-                Some(false) => {}
+                Some(false) => _ = outside.insert(tid),
                 None => running.push(tid),
             }
         }
         for tid in running {
-            match seized.interrupt_one(tid, Instant::now() + ONE_STOP) {
+            match seized.interrupt_one(tid, until(patience, deadline)) {
                 Ok(thread) if thread.in_remote_work(site)? => inside.push((tid, begun())),
-                Ok(_) | Err(InterruptError::NoThread { .. }) => {}
+                Ok(_) => _ = outside.insert(tid),
+                Err(InterruptError::NoThread { .. }) => {}
                 Err(error @ InterruptError::Stuck { .. }) => inside.push((tid, error.to_string())),
                 Err(error) => return Err(error.into()),
             }
@@ -301,6 +305,7 @@ pub fn await_remote_work(seized: &mut Seized, site: &CallSite, deadline: Instant
         if Instant::now() >= deadline {
             return Err(busy(seized.process(), started, inside));
         }
+        patience = longer(patience);
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
 }
@@ -312,6 +317,13 @@ const LONGEST_STOP: Duration = Duration::from_secs(1);
 
 fn longer(patience: Duration) -> Duration {
     (patience * 2).min(LONGEST_STOP)
+}
+
+/// Until when one thread may take to stop. Past the deadline, those of the round that were not asked yet get a short chance each:
+/// a thousand threads that cannot stop (a frozen control group) must not take a thousand times the patience.
+fn until(patience: Duration, deadline: Instant) -> Instant {
+    let now = Instant::now();
+    (now + patience).min(deadline.max(now + ROUND_PAUSE))
 }
 
 fn on_thread<T>(
@@ -327,7 +339,7 @@ fn on_thread<T>(
         let mut refused = Vec::new();
         for tid in Quietest::of(seized) {
             let process = seized.process().clone();
-            let mut thread = match seized.interrupt_one(tid, Instant::now() + patience) {
+            let mut thread = match seized.interrupt_one(tid, until(patience, deadline)) {
                 Ok(thread) => thread,
                 Err(InterruptError::NoThread { .. }) => continue,
                 Err(error @ InterruptError::Stuck { .. }) => {
