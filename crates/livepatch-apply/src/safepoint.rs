@@ -18,12 +18,13 @@ use crate::error::{ApplyError, ThreadInside};
 use crate::quietest::Quietest;
 use crate::stacks::{self, ThreadStack};
 use crate::target::Modules;
+use crate::transition::net;
 use crate::unwind::{Frame, Tables};
 use livepatch_patch::RunAddr;
 use livepatch_process::{
     CallSite, InterruptError, Process, ProcessError, RemoteError, Seized, StoppedThread, Tid,
 };
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 /// Calls that wait, or return at once, without holding a lock of the C library.
@@ -271,41 +272,41 @@ pub fn check_filters(seized: &mut Seized, deadline: Instant) -> Result<(), Apply
     on_any_thread(seized, deadline, |thread| Ok(thread.check_memory_calls()?))
 }
 
-/// Waits until no thread is in remote work that a killed run left: they get out of it by themselves. Which was seen outside once
-/// stays outside, so that beside many threads that want to run, not all of them have to be seen in the same round.
+/// Waits until no thread is in remote work that a killed run left: they get out of it by themselves. Who was seen outside once
+/// stays outside. Several are asked to stop at a time: beside many threads that want to run, each has to wait for its turn.
 ///
 /// # Errors
 /// [`ApplyError::Busy`] if one still is at the deadline.
 pub fn await_remote_work(seized: &mut Seized, site: &CallSite, deadline: Instant) -> Result<(), ApplyError> {
     let started = Instant::now();
-    let mut outside = HashSet::new();
-    let mut patience = ONE_STOP;
+    let mut left: BTreeSet<Tid> = seized.threads().into_iter().collect();
     loop {
-        let (mut inside, mut running) = (Vec::new(), Vec::new());
-        let begun = || "it is in a call that a run of livepatch began".to_owned();
-        for tid in seized.threads().into_iter().filter(|tid| !outside.contains(tid)).collect::<Vec<_>>() {
-            match seized.process().sleeps_in_remote_work(tid, site) {
-                Some(true) => inside.push((tid, begun())),
-                Some(false) => _ = outside.insert(tid),
-                None => running.push(tid),
+        let process = seized.process().clone();
+        let asleep = |tid: &Tid| process.sleeps_in_remote_work(*tid, site);
+        left.retain(|tid| seized.traces(*tid) && asleep(tid) != Some(false));
+        let running: BTreeSet<Tid> = left.iter().filter(|tid| asleep(tid).is_none()).copied().collect();
+        let mut outside = |thread: &StoppedThread<'_>| {
+            let is_outside = matches!(thread.in_remote_work(site), Ok(false));
+            if is_outside {
+                left.remove(&thread.tid());
             }
-        }
-        for tid in running {
-            match seized.interrupt_one(tid, until(patience, deadline)) {
-                Ok(thread) if thread.in_remote_work(site)? => inside.push((tid, begun())),
-                Ok(_) => _ = outside.insert(tid),
-                Err(InterruptError::NoThread { .. }) => {}
-                Err(error @ InterruptError::Stuck { .. }) => inside.push((tid, error.to_string())),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if inside.is_empty() {
+            is_outside
+        };
+        // There are no breakpoints while a patch is loaded, so no event is lost.
+        let visited = net::visit(seized, running, deadline, &mut Vec::new(), &mut outside);
+        left.retain(|tid| seized.traces(*tid));
+        if left.is_empty() {
             return Ok(());
         }
         if Instant::now() >= deadline {
+            let why = |tid: &Tid| match asleep(tid) {
+                Some(true) => "it is in a call that a run of livepatch began",
+                _ => "it did not stop, or is in a call that a run of livepatch began",
+            };
+            let inside = left.iter().map(|tid| (*tid, why(tid).to_owned())).collect();
             return Err(busy(seized.process(), started, inside));
         }
-        patience = longer(patience);
+        visited?;
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
 }

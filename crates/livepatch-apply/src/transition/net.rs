@@ -194,7 +194,7 @@ fn calm(
 
 /// Stops threads, a few at a time, until each was found `done`; one that comes from a breakpoint is sent on. Events of another
 /// kind are left to the caller.
-fn visit(
+pub(crate) fn visit(
     seized: &mut Seized,
     mut tids: BTreeSet<Tid>,
     deadline: Instant,
