@@ -22,7 +22,7 @@ use crate::transition::net;
 use crate::unwind::{Frame, Tables};
 use livepatch_patch::RunAddr;
 use livepatch_process::{
-    CallSite, InterruptError, Process, ProcessError, RemoteError, Seized, StoppedThread, Tid,
+    CallSite, InterruptError, Loan, Process, ProcessError, RemoteError, Seized, StoppedThread, Tid,
 };
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
@@ -239,15 +239,21 @@ pub fn on_any_thread<T>(
     loop {
         let mut refused = Vec::new();
         for tid in Quietest::of(seized) {
+            let loan = Loan::to(tid);
             match seized.interrupt_one(tid, until(patience, deadline)) {
-                Ok(mut thread) => match thread.check_fit() {
-                    Ok(()) => {
-                        thread.note_as_worker();
-                        return work(&mut thread);
+                Ok(mut thread) => {
+                    let done = thread.check_fit().map(|()| work(&mut thread));
+                    // Before it goes on with what is its own.
+                    drop(loan);
+                    match done {
+                        Ok(done) => {
+                            thread.note_as_worker();
+                            return done;
+                        }
+                        Err(RemoteError::Unfit { reason, .. }) => refused.push((tid, reason)),
+                        Err(error) => return Err(error.into()),
                     }
-                    Err(RemoteError::Unfit { reason, .. }) => refused.push((tid, reason)),
-                    Err(error) => return Err(error.into()),
-                },
+                }
                 Err(InterruptError::NoThread { .. }) => {}
                 Err(error @ InterruptError::Stuck { .. }) => refused.push((tid, error.to_string())),
                 Err(error) => return Err(error.into()),
@@ -340,6 +346,7 @@ fn on_thread<T>(
         let mut refused = Vec::new();
         for tid in Quietest::of(seized) {
             let process = seized.process().clone();
+            let loan = Loan::to(tid);
             let mut thread = match seized.interrupt_one(tid, until(patience, deadline)) {
                 Ok(thread) => thread,
                 Err(InterruptError::NoThread { .. }) => continue,
@@ -350,15 +357,14 @@ fn on_thread<T>(
                 Err(error) => return Err(error.into()),
             };
             let stack = stacks::of_one(&process, tid, thread.regs()?, tables);
-            match objection(&stack) {
-                Some(reason) => refused.push((tid, reason)),
-                None => match work(&mut thread) {
-                    Err(RemoteError::Unfit { reason, .. }) => refused.push((tid, reason)),
-                    other => {
-                        thread.note_as_worker();
-                        return other.map_err(ApplyError::from);
-                    }
-                },
+            let done = objection(&stack).map_or_else(|| Ok(work(&mut thread)), Err);
+            drop(loan);
+            match done {
+                Err(reason) | Ok(Err(RemoteError::Unfit { reason, .. })) => refused.push((tid, reason)),
+                Ok(other) => {
+                    thread.note_as_worker();
+                    return other.map_err(ApplyError::from);
+                }
             }
         }
         if Instant::now() >= deadline {

@@ -48,6 +48,7 @@ pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, P
     let (outcome, tid) = std::thread::scope(|scope| -> io::Result<_> {
         let work = || {
             sys::prefer_this_thread();
+            sys::run_at_once();
             (work(), Tid(nix::unistd::gettid().as_raw()))
         };
         let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, work)?;

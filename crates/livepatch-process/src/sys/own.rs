@@ -1,8 +1,11 @@
 //! What is about the calling process itself: its priority, its processors, its limits.
 
 use crate::{log, numbered};
+use nix::errno::Errno;
 use nix::libc::{self, c_int, c_long, c_void};
 use std::ptr;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 /// The user that this process acts as.
 pub(crate) fn own_euid() -> u32 {
@@ -67,7 +70,32 @@ pub(crate) fn run_at_once() {
     let policy = libc::SCHED_FIFO as u32;
     let set =
         schedule(Scheduling { policy, priority: LOWEST, ..Scheduling::default() }) || take_short_turns();
-    log::trace(format_args!("a visiting thread runs at once: {set}"));
+    log::trace(format_args!("a thread runs at once: {set}"));
+}
+
+/// Whether the calling thread has real-time priority.
+pub(crate) fn has_real_time() -> bool {
+    const THIS_THREAD: c_long = 0;
+    // SAFETY: takes a number; 0 stands for the calling thread.
+    unsafe { libc::syscall(libc::SYS_sched_getscheduler, THIS_THREAD) == c_long::from(libc::SCHED_FIFO) }
+}
+
+/// Waits for the thread whose id is in the word to let go of it, which it never does, as it knows nothing of it. Until the time has passed,
+/// the kernel runs that thread with this one's priority. False if there is no such wait.
+pub(crate) fn wait_for_holder(word: &AtomicU32, time: Duration) -> bool {
+    /// Of `<linux/futex.h>`, since Linux 5.14: with a limit by the monotonic clock.
+    const FUTEX_LOCK_PI2: c_long = 13;
+    const NOT_USED: c_long = 0;
+    let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec.
+    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut until) };
+    let nanoseconds = i128::from(until.tv_nsec) + time.as_nanos().cast_signed();
+    until.tv_sec += (nanoseconds / 1_000_000_000) as i64;
+    until.tv_nsec = (nanoseconds % 1_000_000_000) as i64;
+    let (word, until) = (word.as_ptr(), &raw const until);
+    // SAFETY: the kernel reads and writes the word, which is atomic, and reads one timespec.
+    let waited = unsafe { libc::syscall(libc::SYS_futex, word, FUTEX_LOCK_PI2, NOT_USED, until) };
+    waited != 0 && Errno::last() == Errno::ETIMEDOUT
 }
 
 /// Whether this process is the first one of its session.

@@ -12,9 +12,15 @@ use crate::transition::PROCESS_MAKERS;
 use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Standing};
 use crate::unwind::Tables;
-use livepatch_process::{Asleep, Event, Pause, ProcessError, StoppedThread, Tid, log};
-use std::collections::BTreeSet;
+use livepatch_process::{Asleep, Event, Pause, ProcessError, StoppedThread, Tid, log, numbered};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
+
+/// How long a thread may be held beyond its look for each that waits for its processor, so that these come to their stops. Who goes on at
+/// once computes until its time slice ends, and each of the others waits for that: of 64 such threads on two processors the last one
+/// for a fifth of a second. Where so many want to run, each of them waits much longer than this for its turn anyway.
+const LINGER: Duration = Duration::from_micros(50);
+const LONGEST_LINGER: Duration = Duration::from_millis(1);
 
 /// How long threads that want to run may take to stop, all together, so that their signal mask can be set.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -53,42 +59,80 @@ impl Drain<'_> {
             || standing::takes_traps(process, tid)
     }
 
-    /// Waits for those that were asked to stop, and lets each go on at once.
+    /// Waits for those that were asked to stop, and lets each go on at once, or, if more of them want to run than can, in a moment.
     fn settle_stopped(&mut self) -> Result<bool, ApplyError> {
-        while !self.asked.is_empty() {
-            let polled = Instant::now();
-            let awaited: Vec<Tid> = self.asked.keys().copied().collect();
-            let events = self.seized.poll(awaited)?;
-            if polled >= self.job.deadline {
-                for tid in std::mem::take(&mut self.asked).into_keys() {
-                    self.roster.stands(tid, Standing::Unknown);
-                }
-                return Ok(false);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let queued = self.asked.len().saturating_sub(processors) / processors;
+        let linger = LONGEST_LINGER.min(LINGER * queued as u32);
+        let mut lingering = VecDeque::new();
+        let settled = loop {
+            let released = self.go_on(&mut lingering, |since| since.elapsed() < linger);
+            if let Err(error) = released {
+                break Err(error);
             }
-            match events.is_empty() {
-                true => self.pause.take(polled + NAP),
-                false => self.pause = Pause::default(),
+            if self.asked.is_empty() {
+                break Ok(true);
             }
-            for event in events {
-                match event {
-                    Event::Stopped { tid } => self.settle(tid)?,
-                    Event::Exited { tid } => drop(self.asked.remove(&tid)),
-                    other => self.on_event_at_rest(other)?,
-                }
+            match self.settle_some(&mut lingering) {
+                Ok(true) => {}
+                end => break end,
             }
-            self.still_on_the_way(polled);
+        };
+        self.go_on(&mut lingering, |_| false)?;
+        settled
+    }
+
+    /// Lets threads go on, the longest held first, until one is to `stay`.
+    fn go_on(
+        &mut self,
+        lingering: &mut VecDeque<(Tid, Instant)>,
+        stay: impl Fn(Instant) -> bool,
+    ) -> Result<(), ApplyError> {
+        while let Some((tid, since)) = lingering.front().copied().filter(|(_, since)| !stay(*since)) {
+            lingering.pop_front();
+            if let Some(thread) = self.seized.held(tid) {
+                thread.resume()?;
+                self.progress.held(since.elapsed());
+            }
         }
+        Ok(())
+    }
+
+    /// Settles those that have stopped; false at the deadline.
+    fn settle_some(&mut self, lingering: &mut VecDeque<(Tid, Instant)>) -> Result<bool, ApplyError> {
+        let polled = Instant::now();
+        let awaited: Vec<Tid> = self.asked.keys().copied().collect();
+        let events = self.seized.poll(awaited)?;
+        if polled >= self.job.deadline {
+            for tid in std::mem::take(&mut self.asked).into_keys() {
+                self.roster.stands(tid, Standing::Unknown);
+            }
+            return Ok(false);
+        }
+        match events.is_empty() {
+            // This thread has a processor, too, that those which are asked may wait for.
+            true if !lingering.is_empty() => numbered::sleep(LINGER / 2),
+            true => self.pause.take(polled + NAP),
+            false => self.pause = Pause::default(),
+        }
+        for event in events {
+            match event {
+                Event::Stopped { tid } => lingering.push_back((tid, self.settle(tid)?)),
+                Event::Exited { tid } => drop(self.asked.remove(&tid)),
+                other => self.on_event_at_rest(other)?,
+            }
+        }
+        self.still_on_the_way(polled);
         Ok(true)
     }
 
-    fn settle(&mut self, tid: Tid) -> Result<(), ApplyError> {
+    /// Returns since when the thread may have been held.
+    fn settle(&mut self, tid: Tid) -> Result<Instant, ApplyError> {
         let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
         if let Some(mut thread) = self.seized.held(tid) {
             self.unblocked.extend(unblock(&mut thread, self.job.tables)?.map(|mask| (tid, mask)));
-            thread.resume()?;
-            self.progress.held(since.elapsed());
         }
-        Ok(())
+        Ok(since)
     }
 
     /// A thread with another mask than it was left with has set one since, and what it wants is in that one: C libraries block all
