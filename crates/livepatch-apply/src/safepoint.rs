@@ -266,6 +266,8 @@ pub fn on_any_thread<T>(
             return Err(busy(seized.process(), started, refused));
         }
         patience = longer(patience);
+        // No thread of another program is ever fit.
+        seized.process().check_program()?;
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
 }
@@ -371,6 +373,8 @@ fn on_thread<T>(
             return Err(busy(seized.process(), started, refused));
         }
         patience = longer(patience);
+        // No thread of another program is ever fit.
+        seized.process().check_program()?;
         seized.pump(Instant::now() + ROUND_PAUSE)?;
     }
 }

@@ -8,10 +8,11 @@
 //! of the one that waits (*priority inheritance*, `FUTEX_LOCK_PI2` of futex(2); the word of a lock that is not private may name any
 //! thread). Nothing is written to the target, and when the wait ends, for whatever reason, so does the loan.
 
+use crate::tracer::start_small;
 use crate::{Tid, sys};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::thread::{Builder, JoinHandle, available_parallelism};
+use std::thread::{JoinHandle, available_parallelism};
 use std::time::Duration;
 
 /// Longest that a loan lasts beyond its end.
@@ -31,15 +32,11 @@ impl Loan {
         let ended = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&ended);
         let lend = move || {
+            sys::run_at_once();
             let word = AtomicU32::new(tid);
             while sys::has_real_time() && !until.load(SeqCst) && sys::wait_for_holder(&word, TERM) {}
         };
-        let builder = Builder::new().name("livepatch-lend".into()).stack_size(64 << 10);
-        let lender = builder.spawn(move || {
-            sys::run_at_once();
-            lend();
-        });
-        Some(Self { ended, lender: Some(lender.ok()?) })
+        Some(Self { ended, lender: Some(start_small("livepatch-lend", Box::new(lend)).ok()?) })
     }
 }
 

@@ -25,6 +25,14 @@ pub fn prefer_this_thread() {
     }
 }
 
+/// Starts a thread that needs little stack. All of them by one function: a program that patches itself has it, too.
+pub(crate) fn start_small(
+    name: &str,
+    work: Box<dyn FnOnce() + Send>,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(64 << 10).spawn(work)
+}
+
 /// Name of the threads that trace, by which other runs know them. The kernel keeps 15 bytes of a name.
 const NAME: &str = "livepatch-trace";
 

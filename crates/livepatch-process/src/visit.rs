@@ -13,9 +13,10 @@
 //! meanwhile fails the round, and the caller has to do otherwise.
 
 use crate::sys;
+use crate::tracer::start_small;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::thread::{Builder, Thread, current, park, park_timeout};
+use std::thread::{Thread, current, park, park_timeout};
 use std::time::{Duration, Instant};
 
 /// For more processors than this, starting a thread for each takes longer than the work.
@@ -63,8 +64,7 @@ impl Visitors {
             });
             let (own, starter) = (Arc::clone(&place), current());
             let visit = move || own.wait_for_orders(&starter);
-            let builder = Builder::new().name("livepatch-visit".into()).stack_size(64 << 10);
-            let thread = builder.spawn(visit).ok()?.thread().clone();
+            let thread = start_small("livepatch-visit", Box::new(visit)).ok()?.thread().clone();
             visitors.posts.push(Post { thread, place });
         }
         Some(visitors)
