@@ -109,8 +109,8 @@ pub fn unwinder(
     }
     if mentioned {
         return Err(ApplyError::refused(
-            "panics unwind in this process, but its unwinder offers no way to announce new code (it is statically linked, or the \
-             program has only just been started and is not loaded yet: then try again)",
+            "panics may unwind in this process, and no unwinder in it offers a way to announce new code (it is statically linked, whatever \
+             it does on a panic, or the program has only just been started and is not loaded yet: then try again)",
         ));
     }
     Ok(Unwinder::None)

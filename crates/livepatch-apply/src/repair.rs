@@ -37,9 +37,9 @@ pub(crate) fn repair(
         Journal::Loading { .. } => {
             let given_back = unload(view, &mut seized, found, &mut state, deadline)?;
             let text = match given_back {
-                true => "the memory of a patch that a killed run was loading was given back",
+                true => "the memory of a patch that a run which did not end was loading was given back",
                 false => {
-                    "a patch that a killed run was loading stays mapped (its unwind tables may be in use)"
+                    "a patch that a run which did not end was loading stays mapped (its unwind tables may be in use)"
                 }
             };
             Ok((seized, text.into()))

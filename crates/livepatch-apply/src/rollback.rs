@@ -86,7 +86,17 @@ pub fn rollback(
         if *selector == Selector::All {
             return Ok(None);
         }
-        finish(&View::open_to_read(pid)?, &mut report, selector, started).map(Some)
+        let told = View::open_to_read(pid).and_then(|view| finish(&view, &mut report, selector, started));
+        match told {
+            Err(error) if !matches!(error, ApplyError::Lost(_)) => {
+                log::warn(format_args!(
+                    "it is rolled back, but what the process has now could not be read: {error}"
+                ));
+                report.total_ms = millis(started);
+                Ok(Some(()))
+            }
+            other => other.map(Some),
+        }
     })
     .map_err(|error| error.within(started, options.deadline))?;
     Ok(report)

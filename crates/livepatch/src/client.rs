@@ -171,9 +171,11 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
+        let until = Instant::now() + END_LIMIT;
+        self.process.wait_until(until);
         if !self.ended {
             kill(&self.process.pidfd);
-            self.end(Instant::now() + END_LIMIT);
+            self.end(until);
         }
         forbid();
         // A child of ours only if orphans come to this program; then it may also have been collected already.

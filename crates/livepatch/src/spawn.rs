@@ -60,7 +60,14 @@ pub(crate) struct Spawned {
     pub pid: i32,
     pub pidfd: OwnedFd,
     /// The helper traces this thread too, while both live.
-    _worker: Worker,
+    worker: Worker,
+}
+
+impl Spawned {
+    /// When to give up waiting for the end of what was started.
+    pub(crate) fn wait_until(&mut self, until: Instant) {
+        self.worker.until = until;
+    }
 }
 
 /// How long killed clones may take to end before they are left to end by themselves.
@@ -116,25 +123,25 @@ pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instan
         futex_wake(&shared.go);
     }
     let in_time = pid != 0 && await_change(&shared.done, deadline) == DONE;
+    worker.until = Instant::now() + END_LIMIT;
     if !in_time {
         shared.abandon();
-        if await_change(&shared.done, Instant::now() + END_LIMIT) != DONE {
-            worker.patience = Duration::ZERO;
-        }
+        await_change(&shared.done, worker.until);
     }
     let pidfd = shared.helper.take_pidfd();
     let started = in_time && pid > 0 && shared.exec_error.load(Ordering::Acquire) == 0;
     match pidfd {
-        Some(pidfd) if started => return Ok(Spawned { pid, pidfd, _worker: worker }),
-        Some(pidfd) => collect(&pidfd),
+        Some(pidfd) if started => return Ok(Spawned { pid, pidfd, worker }),
+        Some(pidfd) => collect(&pidfd, worker.until),
         None => {}
     }
     Err(if in_time { shared.why_not(pid) } else { io::ErrorKind::TimedOut.into() })
 }
 
 /// Waits for the end of a helper that did not come to be, and collects it where orphans come to this program.
-fn collect(pidfd: &OwnedFd) {
-    let limit = PollTimeout::try_from(END_LIMIT).unwrap_or(PollTimeout::MAX);
+fn collect(pidfd: &OwnedFd, until: Instant) {
+    let left = until.saturating_duration_since(Instant::now());
+    let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
     // Whatever goes wrong here, nothing can be done about it.
     let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], limit);
     let (no_info, no_usage) = (ptr::null_mut::<libc::siginfo_t>(), ptr::null_mut::<libc::rusage>());
