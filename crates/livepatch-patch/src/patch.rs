@@ -332,6 +332,8 @@ pub struct Number {
     pub own: u32,
     /// Of all that are counted with it what stands in front of the body, and the whole text.
     pub all: Vec<(Tag, Tag)>,
+    /// Of the text of macro calls among them, which may have others in their arguments.
+    pub around: Tag,
 }
 
 impl Identity {
@@ -359,7 +361,8 @@ impl Number {
         self.own == earlier.own
             && match own == was {
                 true => in_step || is_sole(&self.all) && is_sole(&earlier.all),
-                false => in_step && others().count() == 1,
+                // Nor can it have come out of a macro's arguments.
+                false => in_step && self.around == earlier.around && others().count() == 1,
             }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Case;
 use livepatch_tests::Failed;
+use livepatch_tests::tools::{self, exit};
 use std::path::PathBuf;
 
 /// A patch that fills a table with closures, starts a task, and computes values once.
@@ -124,6 +125,57 @@ fn closures_that_may_have_changed_places_are_a_reason_to_refuse() -> Result<(), 
     let conditional = "#[cfg(not(test))] move |n| n + k + 101";
     case.is_refused(&case.rules(&[conditional, "move |n| n * k + 200"])?, other)?;
     case.prints("[108, 207] none ")?;
+    case.program.finish()
+}
+
+#[test]
+fn a_closure_that_may_have_come_out_of_a_macro_is_a_reason_to_refuse() -> Result<(), Failed> {
+    let mut case = Case::of(FILLED)?;
+    case.prints("[] none ")?;
+    // What a macro holds is counted behind the others.
+    let fill = |held: &str, plain: &str| {
+        format!(
+            "macro_rules! put {{ ($to:ident, $rule:expr) => {{ $to.push(Box::new($rule)) }} }} let mut rules = RULES.lock().unwrap(); \
+             if rules.is_empty() {{ put!(rules, move |n| {held}); rules.push(Box::new(move |n| {plain})); }}"
+        )
+    };
+    case.apply(&case.filled(&fill("n + k + 100", "n * k + 200"), "", "")?)?;
+    case.prints("[108, 207] none ")?;
+    case.apply(&case.filled(&fill("n + k + 100", "n * k + 300"), "", "")?)?;
+    case.prints("[108, 307] none ")?;
+    let swapped = case.filled(&fill("n * k + 300", "n + k + 100"), "", "")?;
+    case.is_refused(&swapped, "other code under that name")?;
+    let edited = case.filled(&fill("n + k + 101", "n * k + 300"), "", "")?;
+    case.is_refused(&edited, "other code under that name")?;
+    case.prints("[108, 307] none ")?;
+    case.program.finish()
+}
+
+#[test]
+fn methods_of_one_name_have_closures_of_their_own() -> Result<(), Failed> {
+    let mut case = Case::of(FILLED)?;
+    case.prints("[] none ")?;
+    let rules = |one: &str, other: &str| {
+        let statics = format!(
+            "struct One(u64); struct Other(u64); type Rule = Box<dyn Fn(u64) -> u64 + Send>; \
+             impl One {{ fn rule(self) -> Rule {{ Box::new(move |n| n + self.0 + {one}) }} }} \
+             impl Other {{ fn rule(&self) -> Rule {{ let k = self.0; Box::new(move |n| n + k + {other}) }} }}"
+        );
+        let fill = "let mut rules = RULES.lock().unwrap(); \
+            if rules.is_empty() { rules.push(One(k).rule()); rules.push(Other(k).rule()); }";
+        case.filled(fill, &statics, "")
+    };
+    let (first, second) = (rules("100", "200")?, rules("100", "2000")?);
+    case.apply(&first)?;
+    case.prints("[108, 208] none ")?;
+    // Where it is not clear which of the two a shim belongs to, the patch is refused; never is one taken for the other.
+    let pid = case.program.pid().to_string();
+    let ran = tools::livepatch(&["apply".as_ref(), pid.as_ref(), second.as_os_str()])?;
+    match ran.code {
+        exit::DONE => case.prints("[108, 2008] none ")?,
+        exit::REFUSED => case.prints("[108, 208] none ")?,
+        other => return Err(format!("exit code {other}: {}", ran.text).into()),
+    }
     case.program.finish()
 }
 

@@ -155,13 +155,14 @@ impl<'k> Known<'k> {
     fn number(&self, path: &str) -> Option<Number> {
         let mark = MARKS.iter().filter_map(|mark| path.find(mark)).min()?;
         let (function, labels) = (path[..mark].trim_end_matches("::"), &path[mark..]);
-        let mut level = self.body(function, path)?.anonymous.as_deref()?;
+        let mut level = self.body(function, path)?.anonymous.as_ref()?;
         let mut number = None;
         for label in labels.split("::") {
             let own: u32 = label.rsplit_once('#')?.1.strip_suffix('}')?.parse().ok()?;
             let tags = |one: &Anonymous| (Tag::of(&one.header), Tag::of(&one.text));
-            number = Some(Number { own, all: level.iter().map(tags).collect() });
-            level = &level.get(own as usize)?.inner;
+            let (all, around) = (level.all.iter().map(tags).collect(), Tag::of(&level.macros));
+            number = Some(Number { own, all, around });
+            level = &level.all.get(own as usize)?.inner;
         }
         number
     }
@@ -171,7 +172,9 @@ impl<'k> Known<'k> {
         let own = self.judged.functions.iter().map(|info| (&info.path, &info.place));
         let inlined = self.judged.functions.iter().flat_map(|info| &info.inlined);
         let mut all = own.chain(inlined.map(|function| (&function.path, &function.place)));
-        let place = all.find_map(|(path, place)| place.as_ref().filter(|_| path == within));
+        // Of a closure's type the name says that it is its environment.
+        let within = within.replace("_env#", "#");
+        let place = all.find_map(|(path, place)| place.as_ref().filter(|_| *path == within));
         let holds = |body: &&Body| {
             let lines = body.span.first_line..=body.span.last_line;
             place.is_none_or(|place| same_file(&body.span.file, &place.file) && lines.contains(&place.line))

@@ -8,6 +8,15 @@ use super::tokens::{Context, Token, flatten};
 use quote::ToTokens;
 use syn::visit::{self, Visit};
 
+/// What is counted in one body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Those of the text itself, in the order of their numbers.
+    pub all: Vec<Anonymous>,
+    /// Macro calls that may have further ones in their arguments.
+    pub macros: String,
+}
+
 /// A closure or async block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Anonymous {
@@ -16,13 +25,7 @@ pub struct Anonymous {
     /// All of it.
     pub text: String,
     /// Those that stand in it.
-    pub inner: Vec<Anonymous>,
-}
-
-/// Collects those of one body.
-#[derive(Default)]
-pub(super) struct Counted {
-    pub found: Vec<Anonymous>,
+    pub inner: Counted,
 }
 
 impl Counted {
@@ -31,11 +34,10 @@ impl Counted {
         self.enter("async fn".into(), spelled(block), |inner| visit::visit_block(inner, block));
     }
 
-    fn enter(&mut self, header: String, text: String, walk: impl FnOnce(&mut Self)) {
-        let outside = std::mem::take(&mut self.found);
-        walk(self);
-        let inner = std::mem::replace(&mut self.found, outside);
-        self.found.push(Anonymous { header, text, inner });
+    fn enter(&mut self, header: String, text: String, walk: impl FnOnce(&mut Counted)) {
+        let mut inner = Self::default();
+        walk(&mut inner);
+        self.all.push(Anonymous { header, text, inner });
     }
 }
 
@@ -63,6 +65,13 @@ impl<'ast> Visit<'ast> for Counted {
         self.enter(spelled(&head), spelled(block), |inner| visit::visit_block(inner, &block.block));
     }
 
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        let tokens = flatten(call.to_token_stream());
+        if tokens.iter().any(|token| token.is_punct("|") || token.name() == "async") {
+            self.macros.push_str(&spelled(call));
+        }
+    }
+
     // What is in these has a number among what is in these.
     fn visit_item(&mut self, _: &'ast syn::Item) {}
     fn visit_expr_const(&mut self, _: &'ast syn::ExprConst) {}
@@ -84,14 +93,14 @@ fn spelled(node: &impl ToTokens) -> String {
 mod tests {
     use super::*;
 
-    fn counted(text: &str) -> Vec<Anonymous> {
+    fn counted(text: &str) -> Counted {
         let mut counted = Counted::default();
         counted.visit_block(&syn::parse_str(text).expect("a block"));
-        counted.found
+        counted
     }
 
-    fn outline(all: &[Anonymous]) -> String {
-        let each = all.iter().map(|one| format!("{} [{}]", one.header, outline(&one.inner)));
+    fn outline(counted: &Counted) -> String {
+        let each = counted.all.iter().map(|one| format!("{} [{}]", one.header, outline(&one.inner)));
         each.collect::<Vec<_>>().join(", ")
     }
 
@@ -100,6 +109,7 @@ mod tests {
         // Numbers that rustc 1.95 gives (v0 names of such a function): what macros hold comes behind all others.
         let text = "{ let a = own!(|x| x); let b = f(|x| { g(move |y: u64| y); x }); let c = [0; 3].map(|z| z); async move { h(|| 1) } }";
         assert_eq!(outline(&counted(text)), "| x | [move | y : u64 | []], | z | [], async move { } [| | []]");
+        assert_eq!(counted(text).macros, "own ! ( | x | x )");
         let text = "{ let f = async |x: u64| { g(|y| y) }; fn inner() { h(|z| z) } }";
         assert_eq!(outline(&counted(text)), "async | x : u64 | [async [| y | []]]");
     }

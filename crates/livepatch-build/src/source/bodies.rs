@@ -6,7 +6,7 @@
 use super::items::{Entity, parse};
 use super::pieces::text;
 use super::tokens::{Token, TokenKind};
-use super::{Anonymous, ItemKind, SourceSet, Span, awaits};
+use super::{Counted, ItemKind, SourceSet, Span, awaits};
 use std::collections::HashMap;
 
 /// A function, constant or static of the new source, in a file that changed.
@@ -25,7 +25,7 @@ pub struct Body {
     /// The expressions that it awaits, in order, with what they stand under.
     pub awaits: Vec<String>,
     /// The closures and async blocks in it, as the compiler counts them, if that is known.
-    pub anonymous: Option<Vec<Anonymous>>,
+    pub anonymous: Option<Counted>,
     /// What its header says of how it is called.
     pub calling: String,
     /// What the old one's said, if there is an old one.

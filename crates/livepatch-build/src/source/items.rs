@@ -1,7 +1,7 @@
 //! A source file taken apart: its frame, and the bodies and values that hang in it.
 
 use super::additions::{Candidate, Form};
-use super::anonymous::{Anonymous, is_conditional};
+use super::anonymous::{Counted, is_conditional};
 use super::closures::Extent;
 use super::mentions::{Mentions, defined_names};
 use super::parts::{Nested, Parts, plain};
@@ -55,7 +55,7 @@ pub(super) struct Entity {
     /// Closures in the body, each before those in it.
     pub closures: Vec<Extent>,
     /// What the compiler counts in it; `None` if something may generate code around it.
-    pub anonymous: Option<Vec<Anonymous>>,
+    pub anonymous: Option<Counted>,
     pub span: Span,
     pub owner: Owner,
     /// Whether it stands in another function's body.

@@ -52,7 +52,7 @@ use hiding::Hiding;
 pub(crate) use hiding::Suspect;
 pub use layouts::ChangedType;
 
-pub use anonymous::Anonymous;
+pub use anonymous::{Anonymous, Counted};
 pub use bodies::Body;
 pub use lookup::Tainted;
 pub(crate) use lookup::{is_foreign, same_file};

@@ -1,7 +1,7 @@
 //! An item that has a body or a value, taken apart.
 
 use super::ItemKind;
-use super::anonymous::{Anonymous, Counted};
+use super::anonymous::Counted;
 use super::closures::Extent;
 use super::tokens::{Token, flatten};
 use proc_macro2::TokenStream;
@@ -66,14 +66,14 @@ impl PartsOf<'_> {
     }
 
     /// Closures and async blocks, as the compiler counts them.
-    pub(super) fn counted(&self) -> Vec<Anonymous> {
+    pub(super) fn counted(&self) -> Counted {
         let mut counted = Counted::default();
         match self.inner {
             Inner::Block(block) if self.is_async => counted.body(block),
             Inner::Block(block) => visit::visit_block(&mut counted, block),
             Inner::Value(value) => counted.visit_expr(value),
         }
-        counted.found
+        counted
     }
 }
 
