@@ -122,6 +122,24 @@ impl Patch {
         Some(Digest::of(text.as_bytes()))
     }
 
+    /// Whether a constant of the patch leads to a variable of the patch, directly or through other constants.
+    pub fn leads_to_variable(&self, constant: SymbolId) -> bool {
+        let (mut seen, mut work) = (BTreeSet::new(), vec![constant]);
+        while let Some((section, of)) = work.pop().and_then(|id| self.section_of(id)) {
+            match of.kind {
+                SectionKind::ReadOnly if seen.insert(section) => {
+                    let targets = of.relocs.iter().map(|reloc| reloc.symbol);
+                    work.extend(targets.filter(|id| self.section_of(*id).is_some()));
+                }
+                SectionKind::ReadOnly | SectionKind::Text | SectionKind::EhFrame => {}
+                SectionKind::Data | SectionKind::Bss | SectionKind::TlsData | SectionKind::TlsBss => {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     fn symbol(&self, id: SymbolId) -> Option<&Symbol> {
         self.symbols.get(id.0 as usize)
     }

@@ -16,7 +16,9 @@ impl Job<'_> {
     /// Binds what this patch has of its own and the process knows by another address.
     pub(in super::super) fn keep_addresses(&self, state: &State, bindings: &mut [Binding]) {
         for (symbol, constant) in self.constants_of_earlier(state) {
-            if self.patch.code_digest(symbol) == Some(constant.value) {
+            // Which variable the earlier one leads to may be another matter than what it is called.
+            let is_same = self.patch.code_digest(symbol) == Some(constant.value);
+            if is_same && !self.patch.leads_to_variable(symbol) {
                 bindings[symbol.0 as usize] = Binding::At(constant.address);
             }
         }
