@@ -51,7 +51,7 @@ impl Drop for Loan {
 }
 
 /// Whether threads wait for a processor. The system's count has this thread, too.
-fn is_crowded() -> bool {
+pub(crate) fn is_crowded() -> bool {
     let running = std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| running(&text));
     running.is_some_and(|running| running > available_parallelism().map_or(1, usize::from))
 }

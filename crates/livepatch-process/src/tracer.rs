@@ -7,6 +7,7 @@
 //! permits that (`nice` −20; root, or CAP_SYS_NICE).
 
 use crate::error::{ProcessError, Tracer};
+use crate::loan::is_crowded;
 use crate::{Tid, numbered, procfs, sys};
 use std::io;
 use std::panic::resume_unwind;
@@ -56,7 +57,10 @@ pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, P
     let (outcome, tid) = std::thread::scope(|scope| -> io::Result<_> {
         let work = || {
             sys::prefer_this_thread();
-            sys::run_at_once();
+            // With a processor to spare, a real-time thread would take one from the program all the same.
+            if is_crowded() {
+                sys::run_at_once();
+            }
             (work(), Tid(nix::unistd::gettid().as_raw()))
         };
         let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, work)?;

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 /// How long a thread may be held beyond its look for each that waits for its processor, so that these come to their stops. Who goes on at
 /// once computes until its time slice ends, and each of the others waits for that: of 64 such threads on two processors the last one
 /// for a fifth of a second. Where so many want to run, each of them waits much longer than this for its turn anyway.
-const LINGER: Duration = Duration::from_micros(50);
-const LONGEST_LINGER: Duration = Duration::from_millis(1);
+const LINGER: Duration = Duration::from_micros(100);
+const LONGEST_LINGER: Duration = Duration::from_millis(3);
 
 /// How long threads that want to run may take to stop, all together, so that their signal mask can be set.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -111,7 +111,7 @@ impl Drain<'_> {
         }
         match events.is_empty() {
             // This thread has a processor, too, that those which are asked may wait for.
-            true if !lingering.is_empty() => numbered::sleep(LINGER / 2),
+            true if !lingering.is_empty() => numbered::sleep(LINGER / 4),
             true => self.pause.take(polled + NAP),
             false => self.pause = Pause::default(),
         }
