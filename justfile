@@ -32,6 +32,10 @@ ci:
 bench-transition:
     cargo bench --package livepatch-tests --bench transition
 
+# How long a transition takes beside 64 threads that never leave the changed function; into docs/bench and docs/performance.md.
+bench-converge:
+    cargo bench --package livepatch-tests --bench converge
+
 # What a patched function costs against a native one; into docs/bench and docs/performance.md.
 bench-calls:
     cargo bench --package livepatch-tests --bench calls

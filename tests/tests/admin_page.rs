@@ -19,8 +19,8 @@ const ORDER: &str = r#"{"customer":"Ada","items":[{"name":"pen","cents":150,"qua
 const OLD: &str = r#"{"customer":"Ada","net":450,"discount":0,"vat":85,"total":535}"#;
 const NEW: &str = r#"{"customer":"Ada","net":450,"discount":0,"vat":86,"total":536}"#;
 
-/// What a call is told that waited for others until its deadline.
-const IN_PROGRESS: &str = "another operation of this program was under way";
+/// What a call is told that waited for others until its deadline, and one whose helper was not done by then.
+const TIMED_OUT: [&str; 2] = ["another operation of this program was under way", "when the deadline passed"];
 
 struct Server {
     child: Child,
@@ -164,8 +164,12 @@ enum Outcome {
     Done,
     /// The process is already as it was to become.
     NothingToDo,
-    /// Others were at it for the whole time that this request had.
-    InProgress,
+    /// The time that this request had was over: others were at it, or its helper had no processor. It may have been done all the same.
+    TimedOut,
+}
+
+fn timed_out(text: &str) -> bool {
+    TIMED_OUT.iter().any(|told| text.contains(told))
 }
 
 /// Has the service apply or roll back. Only documented answers pass.
@@ -174,32 +178,54 @@ fn change(client: &mut Client, what: &str) -> Result<Outcome, Failed> {
     match client.request(&format!("POST /admin/{what}"), "x-livepatch: 1", "")? {
         (200, _) => Ok(Outcome::Done),
         (409, text) if text.contains(nothing) => Ok(Outcome::NothingToDo),
-        (409, text) if text.contains(IN_PROGRESS) => Ok(Outcome::InProgress),
+        (409, text) if timed_out(&text) => Ok(Outcome::TimedOut),
         (status, text) => fail(format!("{what}: {status}: {text}")),
     }
 }
 
-/// One of many clients that all ask for the same at the same time. Returns how often its own request was the one that did it.
-fn ask_together(address: &str, rounds: usize, all: &Barrier) -> Result<usize, String> {
+/// How often requests were the one that did it, and how often they had too little time.
+#[derive(Default)]
+struct Count {
+    done: usize,
+    timed_out: usize,
+}
+
+/// Asks until the process is as it was asked for. No request takes longer than its deadline, so this does not wait for ever.
+fn insist(client: &mut Client, what: &str, count: &mut Count) -> Result<(), Failed> {
+    for _ in 0..20 {
+        match change(client, what)? {
+            Outcome::Done => {
+                count.done += 1;
+                return Ok(());
+            }
+            Outcome::NothingToDo => return Ok(()),
+            Outcome::TimedOut => count.timed_out += 1,
+        }
+    }
+    fail(format!("{what}: no time in twenty attempts"))
+}
+
+/// One of many clients that all ask for the same at the same time.
+fn ask_together(address: &str, rounds: usize, all: &Barrier) -> Result<Count, String> {
     let mut client = Client::open(address).map_err(|error| error.to_string())?;
-    let mut done = 0;
+    let mut count = Count::default();
     let mut failed = None;
     // Whoever fails goes on to the others' meeting points, or they would wait for ever.
     for round in 0..2 * rounds {
         let (what, expected) = [("apply/fix.lpatch", NEW), ("rollback", OLD)][round % 2];
         all.wait();
-        let outcome = change(&mut client, what);
+        let asked = insist(&mut client, what, &mut count);
         all.wait();
         // Everybody has an answer, so everybody meets the same code.
-        match (outcome, order(&mut client)) {
-            (Ok(outcome), Ok(body)) if body == expected => done += usize::from(outcome == Outcome::Done),
-            (outcome, body) => {
-                failed.get_or_insert(format!("round {round}, {what}: {outcome:?}, then {body:?}"));
+        match (asked, order(&mut client)) {
+            (Ok(()), Ok(body)) if body == expected => {}
+            (asked, body) => {
+                failed.get_or_insert(format!("round {round}, {what}: {asked:?}, then {body:?}"));
             }
         }
         all.wait();
     }
-    failed.map_or(Ok(done), Err)
+    failed.map_or(Ok(count), Err)
 }
 
 /// Asks what is in the process, again and again.
@@ -208,7 +234,7 @@ fn watch(address: &str, stop: &AtomicBool) -> Result<(), String> {
     while !stop.load(Ordering::Relaxed) {
         match client.request("GET /admin/status", "", "") {
             Ok((200, body)) if body.matches("\"id\"").count() <= 1 => {}
-            Ok((409, text)) if text.contains(IN_PROGRESS) => {}
+            Ok((409, text)) if timed_out(&text) => {}
             answer => return Err(format!("{answer:?}")),
         }
     }
@@ -228,14 +254,17 @@ fn many_tasks_call_at_the_same_time() -> Result<(), Failed> {
             let callers: Vec<_> =
                 (0..CALLERS).map(|_| scope.spawn(|| ask_together(address, ROUNDS, &all))).collect();
             let stopping = Stop(&stop);
-            let mut done = 0;
+            let mut all = Count::default();
             for caller in callers {
-                done += caller.join().map_err(|_| "a caller panicked")??;
+                let count = caller.join().map_err(|_| "a caller panicked")??;
+                all.done += count.done;
+                all.timed_out += count.timed_out;
             }
             drop(stopping);
             watching.join().map_err(|_| "the watch panicked")??;
-            // Of all that asked for the same, one did it; the others waited and found it done.
-            assert_eq!(done, 2 * ROUNDS);
+            // Of all that asked for the same, one did it; the others waited and found it done. What had too little time may have done it, too.
+            assert!(all.done <= 2 * ROUNDS, "{} of {}", all.done, 2 * ROUNDS);
+            assert!(all.done + all.timed_out >= 2 * ROUNDS, "{} and {}", all.done, all.timed_out);
             Ok(())
         })
     })

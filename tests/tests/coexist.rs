@@ -487,3 +487,63 @@ fn a_program_that_is_replaced_meanwhile() -> Result<(), Failed> {
     }
     if seen.contains(&exit::LOST) { Ok(()) } else { fail(format!("never replaced on the way: {seen:?}")) }
 }
+
+/// A process in which the kernel keeps a thread for it (`SETUP` makes an io_uring with one that polls). A round tells the version, and what
+/// the kernel said.
+const KEPT_BY_THE_KERNEL: &str = r#"
+mod host;
+
+use std::ffi::{c_int, c_long};
+use std::hint::black_box;
+use std::sync::OnceLock;
+
+unsafe extern "C" {
+    fn syscall(number: c_long, ...) -> c_long;
+}
+
+static RING: OnceLock<c_int> = OnceLock::new();
+
+/// `io_uring_setup` with `IORING_SETUP_SQPOLL`; `struct io_uring_params` has 120 bytes.
+fn ring() -> c_int {
+    let mut params = [0u32; 30];
+    params[2] = 2;
+    unsafe { syscall(425, 1, params.as_mut_ptr()) as c_int }
+}
+
+#[inline(never)]
+fn version() -> u64 {
+    black_box(1) //-
+    black_box(2) //+
+}
+
+fn has_kept_thread() -> bool {
+    let names = std::fs::read_dir("/proc/self/task").unwrap();
+    let mut names = names.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+    names.any(|name| name.starts_with("iou-"))
+}
+
+fn step() {
+    let ring = *RING.get_or_init(ring) >= 0;
+    // It has its name a moment after it is there.
+    while ring && !has_kept_thread() {
+        std::thread::yield_now();
+    }
+    println!("{}", version());
+    eprintln!("a thread that the kernel keeps: {ring}");
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+/// Where io_uring is forbidden (some containers), the program says so, and what is left of the test is an ordinary transition.
+#[test]
+fn threads_that_the_kernel_keeps_in_the_process() -> Result<(), Failed> {
+    let mut case = Case::start("threads_that_the_kernel_keeps_in_the_process", KEPT_BY_THE_KERNEL)?;
+    case.says("1")?;
+    for _ in 0..5 {
+        case.there_and_back("2", "1")?;
+    }
+    case.program.finish()
+}
