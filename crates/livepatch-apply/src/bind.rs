@@ -10,11 +10,12 @@
 
 use crate::elf::{Image, Peek, TlsHeader, quad};
 use crate::error::{ApplyError, Mismatch};
+use crate::names::demangled;
 use crate::registry::{Record, State};
 use crate::scope::{Resolved, Scope};
 use crate::target::Module;
 use livepatch_patch::link::{Binding, TlsPlace};
-use livepatch_patch::{Digest, ImageKind, NewItem, NewItemKind, Patch, Place, RunAddr, Symbol, plain};
+use livepatch_patch::{Digest, ImageKind, NewItem, NewItemKind, Patch, Place, RunAddr, Symbol};
 use livepatch_process::Process;
 use object::elf;
 use std::cmp::Reverse;
@@ -329,11 +330,6 @@ pub(crate) fn instances<'s>(kind: NewItemKind, symbol: &str, records: &[&'s Reco
         NewItemKind::Static => records.iter().flat_map(statics).collect(),
         NewItemKind::ThreadLocal => records.iter().flat_map(thread_locals).collect(),
     }
-}
-
-/// The path that a symbol has, without what the optimiser appended to make it visible to other code units.
-pub(crate) fn demangled(symbol: &str) -> String {
-    format!("{:#}", rustc_demangle::demangle(plain(symbol)))
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use crate::elf::Image;
 use crate::error::{ApplyError, ThreadInside};
 use crate::quietest::Quietest;
 use crate::stacks::{self, ThreadStack};
+use crate::stops;
 use crate::target::Modules;
-use crate::transition::net;
 use crate::unwind::{Frame, Tables};
 use livepatch_patch::RunAddr;
 use livepatch_process::{
@@ -221,8 +221,18 @@ pub fn on_safe_thread<T>(
     deadline: Instant,
     mut work: impl FnMut(&mut StoppedThread<'_>) -> Result<T, RemoteError>,
 ) -> Result<T, ApplyError> {
-    let objection = |stack: &ThreadStack| rules.objection(stack);
-    on_thread(seized, tables, deadline, &objection, &mut work)
+    let process = seized.process().clone();
+    on_one_thread(seized, deadline, &mut |thread| {
+        let stack = stacks::of_one(&process, thread.tid(), thread.regs()?, tables);
+        if let Some(reason) = rules.objection(&stack) {
+            return Ok(Err(reason));
+        }
+        let done = work(thread);
+        if !matches!(done, Err(RemoteError::Unfit { .. })) {
+            thread.note_as_worker();
+        }
+        or_refused(done)
+    })
 }
 
 /// Does something on any thread that executes system calls; no function may be called.
@@ -234,42 +244,13 @@ pub fn on_any_thread<T>(
     deadline: Instant,
     mut work: impl FnMut(&mut StoppedThread<'_>) -> Result<T, ApplyError>,
 ) -> Result<T, ApplyError> {
-    let started = Instant::now();
-    let mut patience = ONE_STOP;
-    loop {
-        let mut refused = Vec::new();
-        for tid in Quietest::of(seized) {
-            let loan = Loan::to(tid);
-            match seized.interrupt_one(tid, until(patience, deadline)) {
-                Ok(mut thread) => {
-                    let done = thread.check_fit().map(|()| work(&mut thread));
-                    // Before it goes on with what is its own.
-                    drop(loan);
-                    match done {
-                        Ok(done) => {
-                            thread.note_as_worker();
-                            return done;
-                        }
-                        Err(RemoteError::Unfit { reason, .. }) => refused.push((tid, reason)),
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                Err(InterruptError::NoThread { .. }) => {}
-                Err(error @ InterruptError::Stuck { .. }) => refused.push((tid, error.to_string())),
-                Err(error) => return Err(error.into()),
-            }
+    on_one_thread(seized, deadline, &mut |thread| match or_refused(thread.check_fit())? {
+        Ok(()) => {
+            thread.note_as_worker();
+            work(thread).map(Ok)
         }
-        if seized.threads().is_empty() {
-            return Err(ApplyError::Lost("the process has no threads left".into()));
-        }
-        if Instant::now() >= deadline {
-            return Err(busy(seized.process(), started, refused));
-        }
-        patience = longer(patience);
-        // No thread of another program is ever fit.
-        seized.process().check_program()?;
-        seized.pump(Instant::now() + ROUND_PAUSE)?;
-    }
+        Err(reason) => Ok(Err(reason)),
+    })
 }
 
 /// Makes sure that the system calls of the work to come are open to the process, so that none of it ends halfway.
@@ -301,7 +282,7 @@ pub fn await_remote_work(seized: &mut Seized, site: &CallSite, deadline: Instant
             is_outside
         };
         // There are no breakpoints while a patch is loaded, so no event is lost.
-        let visited = net::visit(seized, running, deadline, &mut Vec::new(), &mut outside);
+        let visited = stops::visit(seized, running, deadline, &mut Vec::new(), &mut outside);
         left.retain(|tid| seized.traces(*tid));
         if left.is_empty() {
             return Ok(());
@@ -335,39 +316,47 @@ fn until(patience: Duration, deadline: Instant) -> Instant {
     (now + patience).min(deadline.max(now + ROUND_PAUSE))
 }
 
-fn on_thread<T>(
+/// What a thread did, or why it is not the one for it.
+type Attempt<T> = Result<T, String>;
+
+/// A thread that is unfit refuses; other errors are errors.
+fn or_refused<T>(done: Result<T, RemoteError>) -> Result<Attempt<T>, ApplyError> {
+    match done {
+        Err(RemoteError::Unfit { reason, .. }) => Ok(Err(reason)),
+        other => Ok(Ok(other?)),
+    }
+}
+
+/// Does something on the first thread that does not refuse it, with a reason. Each is stopped for the attempt, and has this tool's place in
+/// the queue meanwhile.
+fn on_one_thread<T>(
     seized: &mut Seized,
-    tables: &Tables,
     deadline: Instant,
-    objection: &dyn Fn(&ThreadStack) -> Option<String>,
-    work: &mut dyn FnMut(&mut StoppedThread<'_>) -> Result<T, RemoteError>,
+    attempt: &mut dyn FnMut(&mut StoppedThread<'_>) -> Result<Attempt<T>, ApplyError>,
 ) -> Result<T, ApplyError> {
     let started = Instant::now();
     let mut patience = ONE_STOP;
     loop {
         let mut refused = Vec::new();
         for tid in Quietest::of(seized) {
-            let process = seized.process().clone();
             let loan = Loan::to(tid);
-            let mut thread = match seized.interrupt_one(tid, until(patience, deadline)) {
-                Ok(thread) => thread,
-                Err(InterruptError::NoThread { .. }) => continue,
-                Err(error @ InterruptError::Stuck { .. }) => {
-                    refused.push((tid, error.to_string()));
-                    continue;
+            match seized.interrupt_one(tid, until(patience, deadline)) {
+                Ok(mut thread) => {
+                    let done = attempt(&mut thread);
+                    // Before it goes on with what is its own.
+                    drop(loan);
+                    match done? {
+                        Ok(done) => return Ok(done),
+                        Err(reason) => refused.push((tid, reason)),
+                    }
                 }
+                Err(InterruptError::NoThread { .. }) => {}
+                Err(error @ InterruptError::Stuck { .. }) => refused.push((tid, error.to_string())),
                 Err(error) => return Err(error.into()),
-            };
-            let stack = stacks::of_one(&process, tid, thread.regs()?, tables);
-            let done = objection(&stack).map_or_else(|| Ok(work(&mut thread)), Err);
-            drop(loan);
-            match done {
-                Err(reason) | Ok(Err(RemoteError::Unfit { reason, .. })) => refused.push((tid, reason)),
-                Ok(other) => {
-                    thread.note_as_worker();
-                    return other.map_err(ApplyError::from);
-                }
             }
+        }
+        if seized.threads().is_empty() {
+            return Err(ApplyError::Lost("the process has no threads left".into()));
         }
         if Instant::now() >= deadline {
             return Err(busy(seized.process(), started, refused));

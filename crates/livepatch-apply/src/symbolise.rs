@@ -1,5 +1,6 @@
 //! Names for addresses, for messages only: no decision rests on them.
 
+use crate::names::demangled;
 use crate::registry::Record;
 use crate::target::{Module, Modules};
 use livepatch_patch::{Redirect, RunAddr};
@@ -96,7 +97,7 @@ impl<'a> Symboliser<'a> {
             .chain(object.dynamic_symbols())
             .filter(|symbol| symbol.kind() == object::SymbolKind::Text && symbol.is_definition())
             .filter_map(|symbol| {
-                let name = format!("{:#}", rustc_demangle::demangle(symbol.name().ok()?));
+                let name = demangled(symbol.name().ok()?);
                 Some(FileSymbol { start: symbol.address(), size: symbol.size(), name })
             })
             .collect();

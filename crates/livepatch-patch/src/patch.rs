@@ -114,7 +114,7 @@ pub struct Once {
     /// What keeps the value, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeper: Option<String>,
-    /// What it is: its text or its code.
+    /// Its text.
     pub body: Tag,
 }
 

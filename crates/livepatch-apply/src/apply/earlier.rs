@@ -14,11 +14,11 @@ mod own;
 
 use super::record::saved;
 use super::{Job, Prepared};
-use crate::bind::demangled;
 use crate::branches::branches_into_entry;
 use crate::error::ApplyError;
 use crate::guard::Guard;
 use crate::jump::{self, JUMP_SIZE};
+use crate::names::demangled;
 use crate::registry::{FunctionRecord, Record, State};
 use crate::report::Policy;
 use continued::{Becomes, Earlier, Walk};

@@ -1,6 +1,7 @@
 //! What the registry says: everything that a later run of the tool must know about the process.
 
 use crate::landing::Pad;
+use crate::names::demangled;
 use livepatch_patch::{Bias, BuildId, Digest, Identity, NewType, Once, RunAddr, Selection, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -334,7 +335,7 @@ impl Function<'_> {
     pub fn path(&self) -> String {
         match self.path {
             Some(path) => path.to_owned(),
-            None => format!("{:#}", rustc_demangle::demangle(self.symbol)),
+            None => demangled(self.symbol),
         }
     }
 }

@@ -8,12 +8,13 @@ use crate::diff::rename::without_numbers;
 use crate::diff::traces::last_name;
 use crate::diff::{Diff, Meaning};
 use crate::emit::{Brought, Emitted, name_of};
+use crate::findings::Place;
 use crate::guard::{self, Callers, FunctionInfo, GuardReport};
 use crate::source::{Anonymous, Body, SourceDiff, same_file};
 use livepatch_patch::{
     Digest, Identity, NewItem, NewItemKind, NewType, Number, Once, Stands, SymbolId, Tag, plain,
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// New functions, statics and thread-locals.
 pub(super) fn new_items(
@@ -112,12 +113,23 @@ pub(super) struct Known<'k> {
     pub unchanged: &'k BTreeSet<String>,
     pub source: &'k SourceDiff,
     pub judged: &'k GuardReport,
+    /// Where functions are declared, by path.
+    places: HashMap<&'k str, &'k Place>,
     pub meaning: Option<&'k Meaning>,
 }
 
 impl<'k> Known<'k> {
     pub(super) fn new(builds: &'k Builds<'k>, judged: &'k GuardReport, meaning: Option<&'k Meaning>) -> Self {
-        Self { unchanged: builds.unchanged, source: builds.source, judged, meaning }
+        let own = judged.functions.iter().map(|info| (info.path.as_str(), &info.place));
+        let inlined = judged.functions.iter().flat_map(|info| &info.inlined);
+        let inlined = inlined.map(|function| (function.path.as_str(), &function.place));
+        let mut places = HashMap::new();
+        for (path, place) in own.chain(inlined) {
+            if let Some(place) = place {
+                places.entry(path).or_insert(place);
+            }
+        }
+        Self { unchanged: builds.unchanged, source: builds.source, judged, places, meaning }
     }
 
     /// New functions that compute what is kept once it is there, as far as the source tells what they are: in macros it does not.
@@ -169,12 +181,8 @@ impl<'k> Known<'k> {
 
     /// The body of a function or value: the one that the place of what is in it tells, or, where none is known, the only one of its name.
     fn body(&self, path: &str, within: &str) -> Option<&Body> {
-        let own = self.judged.functions.iter().map(|info| (&info.path, &info.place));
-        let inlined = self.judged.functions.iter().flat_map(|info| &info.inlined);
-        let mut all = own.chain(inlined.map(|function| (&function.path, &function.place)));
         // Of a closure's type the name says that it is its environment.
-        let within = within.replace("_env#", "#");
-        let place = all.find_map(|(path, place)| place.as_ref().filter(|_| *path == within));
+        let place = self.places.get(within.replace("_env#", "#").as_str());
         let holds = |body: &&Body| {
             let lines = body.span.first_line..=body.span.last_line;
             place.is_none_or(|place| same_file(&body.span.file, &place.file) && lines.contains(&place.line))

@@ -78,10 +78,11 @@ fn computed_once(
     let manifest = &builds.new.manifest;
     let units = manifest.units.iter().filter(|unit| is_in_program(unit) && unit.local);
     let local: HashSet<String> = units.map(|unit| unit.crate_name.clone()).collect();
-    let found = meaning.initialisers(&lazies, &local);
+    let once = meaning.computed_once(&lazies, &local);
+    let found = meaning.initialisers(&once);
     tracing::debug!(?found, "compute values that are kept");
     let telling = brought::Known::new(builds, judged, Some(meaning));
-    meta.once = telling.once(&meaning.new_initialisers(&lazies, &local));
+    meta.once = telling.once(&meaning.new_initialisers(&once));
     let symbol = |redirect: &Redirect| emitted.symbols[redirect.symbol.0 as usize].name.as_str();
     let held: Vec<Held<'_>> = meta.redirects.iter().map(|r| Held::of(symbol(r), meaning, judged)).collect();
     // Else the patch may do more than is known.

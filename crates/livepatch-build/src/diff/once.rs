@@ -34,6 +34,16 @@ pub(crate) enum When {
     AtStart,
 }
 
+/// A function or constant that an initialiser is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ComputedOnce<'m> {
+    name: &'m str,
+    /// The variable that keeps the value, where that is known.
+    keeper: Option<&'m str>,
+    /// It is called for nothing else.
+    only: bool,
+}
+
 impl Meaning {
     /// Variables of which an initialiser may lead to the change, by their symbols.
     pub(crate) fn holders(&self) -> BTreeSet<&str> {
@@ -48,16 +58,12 @@ impl Meaning {
 
     /// The changed functions and constants that initialisers alone are made of, by name; functions that are initialisers as they
     /// are; and functions that only run while the program starts.
-    pub(crate) fn initialisers(
-        &self,
-        lazies: &Lazies,
-        local: &HashSet<String>,
-    ) -> BTreeMap<String, Initialiser> {
+    pub(crate) fn initialisers(&self, once: &[ComputedOnce<'_>]) -> BTreeMap<String, Initialiser> {
         let at_start = self.at_start.iter().filter(|name| self.changed.contains(*name));
         let at_start = at_start.filter(|name| self.old.nodes.contains_key(*name));
         let mut found: BTreeMap<String, Initialiser> =
             at_start.map(|name| (name.clone(), Initialiser { when: When::AtStart, only: true })).collect();
-        for (name, keeper, only) in self.computing_once(lazies, local) {
+        for &ComputedOnce { name, keeper, only } in once {
             if self.changed.contains(name) && self.old.nodes.contains_key(name) {
                 let when = When::Asked(keeper.map(|keeper| self.new_name(keeper).to_owned()));
                 found.insert(name.to_owned(), Initialiser { when, only });
@@ -70,21 +76,18 @@ impl Meaning {
     /// of both.
     pub(crate) fn new_initialisers<'w>(
         &'w self,
-        lazies: &'w Lazies,
-        local: &'w HashSet<String>,
+        once: &[ComputedOnce<'w>],
     ) -> BTreeMap<&'w str, Option<&'w str>> {
-        let all = self.computing_once(lazies, local).into_iter();
-        let new = all.filter(|(name, _, only)| *only && !self.old.nodes.contains_key(*name));
-        new.map(|(name, keeper, _)| (self.new_name(name), keeper.map(|keeper| self.new_name(keeper))))
-            .collect()
+        let new = once.iter().filter(|one| one.only && !self.old.nodes.contains_key(one.name));
+        new.map(|one| (self.new_name(one.name), one.keeper.map(|keeper| self.new_name(keeper)))).collect()
     }
 
-    /// What initialisers are made of, with the variable that keeps the value and whether they are called for nothing else.
-    fn computing_once<'w>(
+    /// What initialisers are made of.
+    pub(crate) fn computed_once<'w>(
         &'w self,
         lazies: &'w Lazies,
         local: &'w HashSet<String>,
-    ) -> Vec<(&'w str, Option<&'w str>, bool)> {
+    ) -> Vec<ComputedOnce<'w>> {
         let walk = Walk { meaning: self, graph: &self.new, lazies, local };
         let ordinary = walk.ordinary();
         let mut found = Vec::new();
@@ -97,7 +100,7 @@ impl Meaning {
             if !seen.insert(name) || !(only || held.contains(name)) {
                 continue;
             }
-            found.push((name, keeper, only));
+            found.push(ComputedOnce { name, keeper, only });
             if let Some(node) = self.new.nodes.get(name).filter(|_| only) {
                 work.extend(walk.callees(node).map(|callee| (callee, keeper)));
             }

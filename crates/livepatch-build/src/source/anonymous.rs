@@ -4,6 +4,7 @@
 //! text itself, in its order, then what macros expand to, of which nothing is told here. An attribute that generates code may put
 //! anything in front, and conditional compilation may take anything away; then nothing is told of the whole function.
 
+use super::pieces::text;
 use super::tokens::{Context, Token, flatten};
 use quote::ToTokens;
 use syn::visit::{self, Visit};
@@ -68,7 +69,7 @@ impl<'ast> Visit<'ast> for Counted {
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
         let tokens = flatten(call.to_token_stream());
         if tokens.iter().any(|token| token.is_punct("|") || token.name() == "async") {
-            self.macros.push_str(&spelled(call));
+            self.macros.push_str(&text(&tokens));
         }
     }
 
@@ -86,7 +87,7 @@ pub(super) fn is_conditional(body: &[Token]) -> bool {
 
 /// The text, in which words stay apart.
 fn spelled(node: &impl ToTokens) -> String {
-    flatten(node.to_token_stream()).iter().map(|token| &*token.text).collect::<Vec<_>>().join(" ")
+    text(&flatten(node.to_token_stream()))
 }
 
 #[cfg(test)]

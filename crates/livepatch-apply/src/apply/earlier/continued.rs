@@ -7,7 +7,7 @@
 
 use super::named;
 use super::own::Own;
-use crate::bind::demangled;
+use crate::names::demangled;
 use crate::registry::{Function, FunctionRecord, KeptRecord, Record, State};
 use livepatch_patch::{RunAddr, SymbolId};
 use std::collections::{HashMap, HashSet};

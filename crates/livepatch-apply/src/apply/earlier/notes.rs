@@ -2,7 +2,8 @@
 //! it has not seen the earlier patches.
 
 use super::super::Job;
-use crate::bind::{demangled, instances};
+use crate::bind::instances;
+use crate::names::demangled;
 use crate::registry::{Record, State};
 use livepatch_patch::{NewItem, NewItemKind, Note, Once, Place};
 use std::collections::BTreeSet;
@@ -49,7 +50,7 @@ impl Job<'_> {
         notes.extend(computing.map(computed));
         let constants = self.constants_of_earlier(state).into_iter();
         let other = constants.filter(|(own, known)| self.patch.code_digest(*own) != Some(known.value));
-        notes.extend(other.map(|(_, known)| another_value(demangled(&known.name))));
+        notes.extend(other.map(|(_, known)| another_value(&demangled(&known.name))));
         notes
     }
 
@@ -79,59 +80,55 @@ fn is_alike(known: &Known, path: &str, size: u64) -> bool {
 }
 
 fn kept(item: &NewItem) -> Note {
-    Note {
-        code: "LP0101".into(),
-        title: format!("initial value of `{}` changed; the running value is kept", item.path),
-        item: item.path.clone(),
-        place: None,
-        reason:
-            "variables keep their values when a patch is applied, also those that an earlier patch brought"
-                .into(),
-        help: "set the variable from patched code if the running program needs the new value".into(),
-        functions: Vec::new(),
-    }
+    note(
+        "LP0101",
+        &item.path,
+        format!("initial value of `{}` changed; the running value is kept", item.path),
+        "variables keep their values when a patch is applied, also those that an earlier patch brought",
+        "set the variable from patched code if the running program needs the new value",
+    )
 }
 
 fn computed(own: &Once) -> Note {
     let keeper = own.keeper.as_ref().map(|keeper| format!(" in `{keeper}`")).unwrap_or_default();
-    Note {
-        code: "LP0111".into(),
-        title: format!("what `{}` computed already is kept{keeper}", own.path),
-        item: own.path.clone(),
-        place: None,
-        reason: "it is run once for each value, when that is first asked for; values that are there stay when a patch is applied, also those \
-                 that an earlier patch had computed"
-            .into(),
-        help: "where the running program needs the new value, give the variable that keeps it another name, store the value from patched \
-               code, or restart"
-            .into(),
-        functions: Vec::new(),
-    }
+    note(
+        "LP0111",
+        &own.path,
+        format!("what `{}` computed already is kept{keeper}", own.path),
+        "it is run once for each value, when that is first asked for; values that are there stay when a patch is applied, also those \
+         that an earlier patch had computed",
+        "where the running program needs the new value, give the variable that keeps it another name, store the value from patched \
+         code, or restart",
+    )
 }
 
-fn another_value(path: String) -> Note {
-    Note {
-        code: "LP0113".into(),
-        title: format!("`{path}` has a new value; references that the program keeps lead to the old one"),
-        item: path,
-        place: None,
-        reason: "an earlier patch brought the constant with another value, and that one stays where it is".into(),
-        help: "if such references are kept and compared, store what has to change in a variable, or let the fix look the value up anew".into(),
-        functions: Vec::new(),
-    }
+fn another_value(path: &str) -> Note {
+    note(
+        "LP0113",
+        path,
+        format!("`{path}` has a new value; references that the program keeps lead to the old one"),
+        "an earlier patch brought the constant with another value, and that one stays where it is",
+        "if such references are kept and compared, store what has to change in a variable, or let the fix look the value up anew",
+    )
 }
 
 fn anew(item: &NewItem, before: &Known) -> Note {
-    Note {
-        code: "LP0112".into(),
-        title: format!("`{}` is a new variable and begins at its initial value", item.path),
-        item: item.path.clone(),
-        place: None,
-        reason: format!(
-            "nothing reads what `{}` holds, which an earlier patch brought and this one does not have; a variable is known by its path",
-            before.path
-        ),
-        help: "leave the variable where it is, under its name, if the fix needs the running value".into(),
-        functions: Vec::new(),
-    }
+    let reason = format!(
+        "nothing reads what `{}` holds, which an earlier patch brought and this one does not have; a variable is known by its path",
+        before.path
+    );
+    note(
+        "LP0112",
+        &item.path,
+        format!("`{}` is a new variable and begins at its initial value", item.path),
+        &reason,
+        "leave the variable where it is, under its name, if the fix needs the running value",
+    )
+}
+
+/// About all of the patch: which of its functions a note is about is known to `create` alone.
+fn note(code: &str, item: &str, title: String, reason: &str, help: &str) -> Note {
+    let (code, item) = (code.to_owned(), item.to_owned());
+    let (reason, help) = (reason.to_owned(), help.to_owned());
+    Note { code, title, item, place: None, reason, help, functions: Vec::new() }
 }
