@@ -75,7 +75,7 @@ pub use event::Event;
 pub use fork::ForkedMemory;
 pub use gap::{mmap_min_addr, near_gap};
 pub use ids::{Pid, Tid};
-pub use loan::Loan;
+pub use loan::{Loan, processors};
 pub use maps::{Backing, Mapping, Perms};
 pub use memory::{PAGE_SIZE, PageCache};
 pub use passing::Breakpoints;

@@ -3,7 +3,7 @@
 //! A program that patches itself holds this code, and its loader looks up each function that it imports from the C library at every
 //! start, by name, in all its objects. Few programs use these.
 
-use crate::Pid;
+use crate::{Pid, Tid};
 use nix::errno::Errno;
 use nix::libc::{self, c_long};
 use std::ffi::OsString;
@@ -22,6 +22,12 @@ const NAME_AT: usize = 19;
 pub fn own_pid() -> Pid {
     // SAFETY: no arguments.
     Pid(unsafe { libc::syscall(libc::SYS_getpid) } as i32)
+}
+
+/// The calling thread.
+pub(crate) fn own_tid() -> Tid {
+    // SAFETY: no arguments.
+    Tid(unsafe { libc::syscall(libc::SYS_gettid) } as i32)
 }
 
 /// Offers the processor to another thread.

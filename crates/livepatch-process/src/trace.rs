@@ -180,7 +180,7 @@ impl Tracees {
             }
             match status.tracer {
                 // Attached on creation: its first stop is still to be collected.
-                Some(tracer) if tracer.0 == nix::unistd::gettid().as_raw() => {
+                Some(tracer) if tracer == numbered::own_tid() => {
                     self.add(tid);
                     return Ok(false);
                 }

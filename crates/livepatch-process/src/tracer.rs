@@ -61,7 +61,7 @@ pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, P
             if is_crowded() {
                 sys::run_at_once();
             }
-            (work(), Tid(nix::unistd::gettid().as_raw()))
+            (work(), numbered::own_tid())
         };
         let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, work)?;
         Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))

@@ -1,10 +1,12 @@
 //! What is about the calling process itself: its priority, its processors, its limits.
 
-use crate::{log, numbered};
+use crate::{Tid, log, numbered};
 use nix::errno::Errno;
 use nix::libc::{self, c_int, c_long, c_void};
+use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::AtomicU32;
+use std::sync::Once;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 /// The user that this process acts as.
@@ -80,22 +82,61 @@ pub(crate) fn has_real_time() -> bool {
     unsafe { libc::syscall(libc::SYS_sched_getscheduler, THIS_THREAD) == c_long::from(libc::SCHED_FIFO) }
 }
 
-/// Waits for the thread whose id is in the word to let go of it, which it never does, as it knows nothing of it. Until the time has passed,
+/// A moment by the monotonic clock, up to which a thread waits and which others may change: a `struct timespec`.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct Moment {
+    seconds: AtomicI64,
+    nanoseconds: AtomicI64,
+}
+
+impl Moment {
+    /// So long from now on.
+    pub(crate) fn set_after(&self, time: Duration) {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes one timespec.
+        unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut now) };
+        let nanoseconds = now.tv_nsec + time.as_nanos() as i64;
+        self.seconds.store(now.tv_sec + nanoseconds / 1_000_000_000, SeqCst);
+        self.nanoseconds.store(nanoseconds % 1_000_000_000, SeqCst);
+    }
+
+    /// One that has passed.
+    pub(crate) fn set_passed(&self) {
+        self.seconds.store(0, SeqCst);
+        self.nanoseconds.store(0, SeqCst);
+    }
+}
+
+/// Waits for the thread whose id is in the word to let go of it, which it never does, as it knows nothing of it. Until the moment has come,
 /// the kernel runs that thread with this one's priority. False if there is no such wait.
-pub(crate) fn wait_for_holder(word: &AtomicU32, time: Duration) -> bool {
+///
+/// After a signal the kernel begins the wait anew, and reads the moment again.
+pub(crate) fn wait_for_holder(word: &AtomicU32, until: &Moment) -> bool {
     /// Of `<linux/futex.h>`, since Linux 5.14: with a limit by the monotonic clock.
     const FUTEX_LOCK_PI2: c_long = 13;
     const NOT_USED: c_long = 0;
-    let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes one timespec.
-    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut until) };
-    let nanoseconds = i128::from(until.tv_nsec) + time.as_nanos().cast_signed();
-    until.tv_sec += (nanoseconds / 1_000_000_000) as i64;
-    until.tv_nsec = (nanoseconds % 1_000_000_000) as i64;
-    let (word, until) = (word.as_ptr(), &raw const until);
-    // SAFETY: the kernel reads and writes the word, which is atomic, and reads one timespec.
+    let (word, until) = (word.as_ptr(), ptr::from_ref(until));
+    // SAFETY: the kernel reads and writes the word, which is atomic, and reads one timespec, which `Moment` is.
     let waited = unsafe { libc::syscall(libc::SYS_futex, word, FUTEX_LOCK_PI2, NOT_USED, until) };
     waited != 0 && Errno::last() == Errno::ETIMEDOUT
+}
+
+/// Has a thread of this process begin its system call anew. One that blocks SIGURG takes no notice.
+pub(crate) fn nudge(thread: Tid) {
+    static READY: Once = Once::new();
+    extern "C" fn nothing(_: c_int) {}
+    READY.call_once(|| {
+        let (handler, none) = (nothing as extern "C" fn(c_int), ptr::null_mut::<libc::sigaction>());
+        // SAFETY: all zero is a value of the struct; the handler has the signature that goes with no flags, and touches nothing.
+        unsafe {
+            let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
+            action.sa_sigaction = handler as usize;
+            libc::sigaction(libc::SIGURG, &raw const action, none);
+        }
+    });
+    // SAFETY: takes numbers only.
+    unsafe { libc::syscall(libc::SYS_tgkill, numbered::own_pid().0, thread.0, libc::SIGURG) };
 }
 
 /// Whether this process is the first one of its session.

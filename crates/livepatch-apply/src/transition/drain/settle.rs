@@ -12,7 +12,7 @@ use crate::transition::PROCESS_MAKERS;
 use crate::transition::net::SIGTRAP_BIT;
 use crate::transition::standing::{self, Standing};
 use crate::unwind::Tables;
-use livepatch_process::{Asleep, Event, Pause, ProcessError, StoppedThread, Tid, log, numbered};
+use livepatch_process::{Asleep, Event, Pause, ProcessError, StoppedThread, Tid, log, numbered, processors};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ impl Drain<'_> {
 
     /// Waits for those that were asked to stop, and lets each go on at once, or, if more of them want to run than can, in a moment.
     fn settle_stopped(&mut self) -> Result<bool, ApplyError> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let processors = processors();
         let queued = self.asked.len().saturating_sub(processors) / processors;
         let linger = LONGEST_LINGER.min(LINGER * queued as u32);
         let mut lingering = VecDeque::new();
