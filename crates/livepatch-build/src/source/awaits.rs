@@ -5,8 +5,11 @@
 //! at one of them would go on behind the other. Where the same expression is awaited in several places, the conditions and patterns
 //! that it stands under tell one from another.
 
+mod handed;
+
 use super::tokens::{Token, TokenKind};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// An expression that is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,10 @@ struct Await {
 
 /// What is awaited at another place in the order than before, or may be, if something is.
 pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
+    moved_itself(old, new).or_else(|| handed::moved(old, new))
+}
+
+fn moved_itself(old: &[Token], new: &[Token]) -> Option<String> {
     let (old, new) = (awaits(old), awaits(new));
     let (before, after) = (places(&old), places(&new));
     let is_moved = |text: &str, was: &[usize]| {
@@ -33,19 +40,23 @@ pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
     moved.min_by_key(|(_, at)| at[0]).map(|(text, _)| (*text).to_owned())
 }
 
-/// The expressions that are awaited, in order, each with what it stands under.
+/// The expressions that are awaited, in order, each with what it stands under, and those that macros may await.
 pub(super) fn awaited(tokens: &[Token]) -> Vec<String> {
-    awaits(tokens).into_iter().map(|Await { text, under }| format!("{text}{under}")).collect()
+    let own = awaits(tokens).into_iter().map(|Await { text, under }| format!("{text}{under}"));
+    own.chain(handed::to_macros(tokens)).collect()
 }
 
 fn awaits(tokens: &[Token]) -> Vec<Await> {
+    let whole =
+        places_of(tokens).map(|at| Await { text: text(&tokens[at.clone()]), under: under(tokens, at.start) });
+    whole.collect()
+}
+
+/// Where the expressions are that are awaited.
+fn places_of(tokens: &[Token]) -> impl Iterator<Item = Range<usize>> {
     let ends =
         tokens.windows(2).enumerate().filter(|(_, pair)| pair[0].is_punct(".") && pair[1].name() == "await");
-    ends.map(|(end, _)| {
-        let start = start(tokens, end);
-        Await { text: text(&tokens[start..end]), under: under(tokens, start) }
-    })
-    .collect()
+    ends.map(|(end, _)| start(tokens, end)..end)
 }
 
 /// The conditions, patterns and loops around a place, from the inside out.

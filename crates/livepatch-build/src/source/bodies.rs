@@ -49,7 +49,9 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
                 name: new.name.clone(),
                 path: new.path.clone(),
                 span: new.span.clone(),
-                moved_await: old.and_then(|old| awaits::moved(&old.body, &new.body)),
+                moved_await: old
+                    .filter(|_| is_async(new))
+                    .and_then(|old| awaits::moved(&old.body, &new.body)),
                 text: text(&new.body),
                 awaits: awaits::awaited(&new.body),
                 anonymous: new.anonymous.clone(),
@@ -80,6 +82,12 @@ fn by_place(functions: &[Entity]) -> HashMap<Place<'_>, Vec<&Entity>> {
         places.entry((&*entity.container, &*entity.name, entity.nested)).or_default().push(entity);
     }
     places
+}
+
+/// Whether a function awaits, or has blocks that do.
+fn is_async(function: &Entity) -> bool {
+    let mut tokens = function.header.iter().chain(&function.body);
+    tokens.any(|token| matches!(token.name(), "async" | "await"))
 }
 
 /// The calling convention that a function's header names, and whether it takes the place of its caller as a further argument.
@@ -122,6 +130,11 @@ mod tests {
         let found = bodies(
             "async fn f() { a().await; b().await }",
             "struct S; async fn f() { b().await; a().await }",
+        );
+        assert_eq!(found[0].moved_await.as_deref(), Some("a()"));
+        let found = bodies(
+            "async fn f() { a().await; b().await }",
+            "macro_rules! m { () => {} } async fn f() { b().await; a().await }",
         );
         assert_eq!(found[0].moved_await.as_deref(), Some("a()"));
     }

@@ -199,13 +199,14 @@ fn same_frame<'a>(old: &File, new: &'a File) -> Sure<Vec<&'a Candidate>> {
         .map_err(|line| Doubt(format!("{}:{line}: more than bodies of functions changed", new.path)))
 }
 
-type PlaceKey<'a> = (&'a str, &'a str, bool);
+type PlaceKey<'a> = (&'a str, usize, &'a str, bool);
 
 fn by_place<'a>(file: &'a File, without: &[&Candidate]) -> BTreeMap<PlaceKey<'a>, Vec<&'a Entity>> {
     let mut places: BTreeMap<_, Vec<&Entity>> = BTreeMap::new();
     let held = |at: usize| without.iter().any(|candidate| candidate.entities.contains(&at));
     for (_, entity) in file.entities.iter().enumerate().filter(|(at, _)| !held(*at)) {
-        places.entry((&*entity.container, &*entity.name, entity.nested)).or_default().push(entity);
+        let place = (&*entity.container, entity.behind, &*entity.name, entity.nested);
+        places.entry(place).or_default().push(entity);
     }
     places
 }

@@ -63,8 +63,9 @@ impl Suspect {
     }
 }
 
-/// One function, and what it is in both sets: not more than one each.
-type Place<'f> = (&'f str, &'f str, &'f str);
+/// One function, and what it is in both sets: not more than one each. File, what it is in, how many definitions of macros before it
+/// count, and name.
+type Place<'f> = (&'f str, &'f str, usize, &'f str);
 
 /// Whether the difference between two sets of sources may be such a change.
 pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Hiding {
@@ -168,7 +169,9 @@ fn functions(files: &[File]) -> BTreeMap<Place<'_>, &Entity> {
     let mut all: BTreeMap<Place<'_>, Vec<&Entity>> = BTreeMap::new();
     for (file, entity) in files.iter().flat_map(|file| file.entities.iter().map(move |entity| (file, entity)))
     {
-        all.entry((&file.path, &entity.container, &entity.name)).or_default().push(entity);
+        // Another meaning of a macro is another meaning of what uses it.
+        let behind = if defines_telling(file) { entity.behind } else { 0 };
+        all.entry((&*file.path, &*entity.container, behind, &*entity.name)).or_default().push(entity);
     }
     let alone = all.into_iter().filter_map(|(place, list)| match *list {
         [one] => Some((place, one)),
@@ -176,6 +179,12 @@ fn functions(files: &[File]) -> BTreeMap<Place<'_>, &Entity> {
     });
     let is_plain = |entity: &Entity| entity.kind == ItemKind::Fn && entity.local_items.is_empty();
     alone.filter(|(_, entity): &(_, &Entity)| is_plain(entity)).collect()
+}
+
+/// Whether a macro of this file may hide something.
+fn defines_telling(file: &File) -> bool {
+    let mut definitions = file.macros.iter().filter(|found| found.definition);
+    definitions.any(|found| found.mentions.wild || found.mentions.iter().any(is_telling))
 }
 
 /// What is told outside of the bodies of these functions, and in values of constants and statics in them.
@@ -213,6 +222,9 @@ fn has_macros(bytes: &[u8]) -> bool {
 
 fn telling<'t>(tokens: impl IntoIterator<Item = &'t Token>) -> Vec<String> {
     let names = tokens.into_iter().filter(|token| token.is_ident()).map(Token::name);
-    let telling = names.filter(|name| WORDS.contains(name) || PARTS.iter().any(|part| name.contains(part)));
-    telling.map(str::to_owned).collect()
+    names.filter(|name| is_telling(name)).map(str::to_owned).collect()
+}
+
+fn is_telling(name: &str) -> bool {
+    WORDS.contains(&name) || PARTS.iter().any(|part| name.contains(part))
 }

@@ -49,6 +49,8 @@ pub(super) struct Entity {
     pub kind: ItemKind,
     /// Equal on both sides for an item that is in the same place: module, impl header, enclosing function.
     pub container: String,
+    /// How many `macro_rules!` definitions of the file it is behind: another one in front may be another meaning of a name in it.
+    pub behind: usize,
     /// All of it but the body or value.
     pub header: Vec<Token>,
     pub body: Vec<Token>,
@@ -134,7 +136,7 @@ struct Reader {
     file: File,
     /// Whether the build is one of tests.
     test: bool,
-    /// `macro_rules!` definitions so far: what stands behind one may see another meaning of its name.
+    /// `macro_rules!` definitions so far.
     macros_before: usize,
 }
 
@@ -238,10 +240,9 @@ impl Reader {
     fn item_parts(&mut self, item: &Item, module: &str, harmless: bool) {
         match item {
             Item::Fn(_) | Item::Const(_) | Item::Static(_) => {
-                let container = format!("{module} {}", self.macros_before);
                 let place = Place {
                     module,
-                    container,
+                    container: module.to_owned(),
                     owner: Owner::Name,
                     nested: false,
                     movable: harmless,
@@ -287,7 +288,7 @@ impl Reader {
         let header = tokens_of(&empty);
         self.shape(&header);
         self.file.frame.extend(header.iter().cloned());
-        let container = format!("{module} {} {}", self.macros_before, text(&header));
+        let container = format!("{module} {}", text(&header));
         let plain_block = harmless && block.attrs.iter().all(is_harmless);
         let inherent = plain_block && block.trait_.is_none();
         let owner = match &block.trait_ {
@@ -460,6 +461,7 @@ impl Reader {
         self.file.entities.push(Entity {
             kind: parts.kind,
             container: place.container.clone(),
+            behind: self.macros_before,
             header,
             body,
             closures: nested.closures,

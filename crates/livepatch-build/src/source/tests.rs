@@ -466,6 +466,12 @@ fn what_raw_code_may_hide() {
         ("fn f() { g(|| a.load(Relaxed)) }", "fn f() { g(|| a.load(Acquire)) }", [true, true]),
         ("fn f() { m!(Relaxed) }", "fn f() { m!(Acquire) }", [true, false]),
         ("macro_rules! m { () => { Relaxed } }", "macro_rules! m { () => { Acquire } }", [true, true]),
+        ("fn g() { Relaxed }", "macro_rules! m { () => { 1 } } fn g() { Relaxed }", [false, false]),
+        (
+            "macro_rules! m { () => { Relaxed } } fn f() { m!(); Relaxed } macro_rules! m { () => { Acquire } }",
+            "macro_rules! m { () => { Relaxed } } macro_rules! m { () => { Acquire } } fn f() { m!(); Relaxed }",
+            [true, true],
+        ),
     ];
     for (old, new, expected) in cases {
         let diff = diff(old, new);

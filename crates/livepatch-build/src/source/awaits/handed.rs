@@ -1,0 +1,176 @@
+//! Futures that are handed to a macro or function which awaits them: `join!(a(), b())`, `join(a(), b()).await`.
+//!
+//! In the suspended future each has its place in a list. Where two are of one type, nothing but the source tells that they changed
+//! places: the result of the one would be taken for that of the other.
+
+use super::{depth_of, places_of, text};
+use crate::source::tokens::{Token, TokenKind};
+use std::collections::{BTreeMap, HashMap};
+
+/// Macros of the standard library that await nothing and take no text.
+const AWAIT_NOTHING: [&str; 6] = ["assert", "debug_assert", "dbg", "matches", "thread_local", "vec"];
+
+/// What is handed over in another place than before, if something is that may be a future.
+pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
+    let (before, after) = (lists(old), lists(new));
+    before.iter().find_map(|(to, old)| moved_in_lists(old, after.get(to)?))
+}
+
+/// What macros may await, in order.
+pub(super) fn to_macros(tokens: &[Token]) -> impl Iterator<Item = String> {
+    macros(tokens).flat_map(|(name, held)| held.into_iter().map(move |future| format!("{name}!({future})")))
+}
+
+/// Lists of what may be futures, in order, by the macro that they are handed to; functions go by no name.
+fn lists(tokens: &[Token]) -> BTreeMap<&str, Vec<Vec<String>>> {
+    let mut lists: BTreeMap<&str, Vec<Vec<String>>> = BTreeMap::new();
+    for (name, held) in macros(tokens) {
+        lists.entry(name).or_default().push(held);
+    }
+    let calls = |part: &&[Token]| part.windows(2).any(|pair| pair[0].is_ident() && opens(&pair[1], "("));
+    for awaited in places_of(tokens).map(|at| &tokens[at]) {
+        let arguments = groups(awaited).flat_map(parts).filter(calls).map(text);
+        lists.entry("").or_default().push(arguments.collect());
+    }
+    lists
+}
+
+fn moved_in_lists(old: &[Vec<String>], new: &[Vec<String>]) -> Option<String> {
+    match old.len() == new.len() {
+        true => old.iter().zip(new).find_map(|(old, new)| moved_in(old, new)),
+        false => moved_in(&old.concat(), &new.concat()),
+    }
+}
+
+/// What both have once, in another place, or, where there is more or less of it now, in another order.
+fn moved_in(old: &[String], new: &[String]) -> Option<String> {
+    let (was, is) = (places(old), places(new));
+    let in_both = |text: &&String| {
+        was.get(*text).is_some_and(Option::is_some) && is.get(*text).is_some_and(Option::is_some)
+    };
+    let (mut before, after) = (old.iter().filter(in_both), new.iter().filter(in_both));
+    match old.len() == new.len() {
+        true => before.find(|text| was[*text] != is[*text]),
+        false => before.zip(after).find(|(before, after)| before != after).map(|(before, _)| before),
+    }
+    .cloned()
+}
+
+/// Where each is; nothing for one that is there several times.
+fn places(all: &[String]) -> HashMap<&String, Option<usize>> {
+    let mut places = HashMap::new();
+    for (at, text) in all.iter().enumerate() {
+        places.entry(text).and_modify(|at| *at = None).or_insert(Some(at));
+    }
+    places
+}
+
+/// Calls of macros that may await something: the name, and what they are given.
+fn macros(tokens: &[Token]) -> impl Iterator<Item = (&str, Vec<String>)> {
+    let calls = tokens.windows(3).enumerate();
+    let calls =
+        calls.filter(|(_, of)| of[0].is_ident() && of[1].is_punct("!") && of[2].kind == TokenKind::Open);
+    let calls = calls.map(|(at, of)| (of[0].name(), parts(held(tokens, at + 2))));
+    // What has a text among its arguments makes a longer one of it.
+    let may = |(name, parts): &(&str, Vec<&[Token]>)| {
+        !AWAIT_NOTHING.contains(name) && !parts.iter().any(|part| is_text(part))
+    };
+    calls.filter(may).map(|(name, parts)| (name, parts.into_iter().map(text).collect()))
+}
+
+/// What each bracket holds, also those in others.
+fn groups(tokens: &[Token]) -> impl Iterator<Item = &[Token]> {
+    let opening = tokens.iter().enumerate().filter(|(_, token)| token.kind == TokenKind::Open);
+    opening.map(|(at, _)| held(tokens, at))
+}
+
+/// What is in the bracket that opens at a place.
+fn held(tokens: &[Token], open: usize) -> &[Token] {
+    let mut depth = 0;
+    // `depth_of` counts what is before a token.
+    let close = tokens[open..].iter().position(|token| {
+        depth -= depth_of(token);
+        depth == 0
+    });
+    close.map_or(&[], |close| &tokens[open + 1..open + close])
+}
+
+/// What a bracket holds, taken apart at what divides arguments and branches, without patterns (`pattern = future => {}`) and blocks.
+fn parts(held: &[Token]) -> Vec<&[Token]> {
+    let (mut parts, mut depth, mut begin) = (Vec::new(), 0, 0);
+    let mut end =
+        |begin: usize, end: usize| parts.extend(held.get(begin..end).filter(|part| !part.is_empty()));
+    for (at, token) in held.iter().enumerate() {
+        depth -= depth_of(token);
+        let is_alone = |c: &str| token.is_punct(c) && !(at > 0 && held[at - 1].is_joint());
+        let closes_block = token.kind == TokenKind::Close && &*token.text == "}";
+        if depth != 0 {
+            continue;
+        }
+        let is_arrow = |at: usize| held.get(at).is_some_and(|token| token.is_punct(">"));
+        if is_alone("=") && !is_arrow(at + 1) && !token.is_joint() || closes_block {
+            begin = at + 1;
+        } else if token.is_punct(",") || token.is_punct(";") || is_alone("=") && is_arrow(at + 1) {
+            end(begin, at);
+            begin = at + 1 + usize::from(is_arrow(at + 1));
+        }
+    }
+    end(begin, held.len());
+    parts
+}
+
+fn opens(token: &Token, bracket: &str) -> bool {
+    token.kind == TokenKind::Open && &*token.text == bracket
+}
+
+fn is_text(part: &[Token]) -> bool {
+    matches!(part, [token] if token.kind == TokenKind::Literal && token.text.ends_with(['"', '#']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tokens::flatten;
+
+    fn moved(old: &str, new: &str) -> Option<String> {
+        let tokens = |text: &str| flatten(text.parse().unwrap());
+        super::moved(&tokens(old), &tokens(new))
+    }
+
+    #[test]
+    fn what_macros_are_given_changes_places() {
+        assert_eq!(moved("join!(a(1), b(2))", "join!(b(2), a(1))").as_deref(), Some("a(1)"));
+        assert_eq!(moved("join!(a, b)", "join!(b, a)").as_deref(), Some("a"));
+        assert_eq!(moved("join!(a, b)", "join!(c, a)").as_deref(), Some("a"));
+        assert_eq!(moved("join!(a(1), b(2))", "join!(a(2), b(2))"), None);
+        assert_eq!(moved("join!(a, b)", "join!(x, y); join!(a, b)"), None);
+        assert_eq!(moved("join!(a, b)", "join!(x, y); join!(b, a)").as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn branches_change_places() {
+        let select = |branches: [&str; 2]| format!("select! {{ {} {} }}", branches[0], branches[1]);
+        let (one, other) = ("x = a() => { f(x, y) }", "y = b() => g(y),");
+        assert_eq!(moved(&select([one, other]), &select([other, one])).as_deref(), Some("a()"));
+        assert_eq!(
+            moved(&select([one, other]), &select(["z = a() => { f(y, x) }", "y = b() => h(y),"])),
+            None
+        );
+    }
+
+    #[test]
+    fn what_functions_are_given_changes_places() {
+        assert_eq!(moved("join(a(), b()).await", "join(b(), a()).await").as_deref(), Some("a()"));
+        let all = |[a, b]: [&str; 2]| format!("join_all(vec![fetch({a}), fetch({b})]).await");
+        assert_eq!(moved(&all(["1", "2"]), &all(["2", "1"])).as_deref(), Some("fetch(1)"));
+        assert_eq!(moved("transfer(to, from).await", "transfer(from, to).await"), None);
+    }
+
+    #[test]
+    fn what_makes_texts_awaits_nothing() {
+        for name in ["println", "tracing::info", "anyhow::bail"] {
+            let call = |[a, b]: [&str; 2]| format!("{name}!(\"{{}} {{}}\", {a}(), {b})");
+            assert_eq!(moved(&call(["a", "b"]), &call(["b", "a"])), None);
+        }
+        assert_eq!(moved("let x = vec![a, b];", "let x = vec![b, a];"), None);
+    }
+}
