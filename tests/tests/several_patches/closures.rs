@@ -221,3 +221,27 @@ fn what_an_earlier_patch_computed_once_is_kept_and_apply_says_so() -> Result<(),
     assert_eq!(told(&mut case, "black_box(4), 2", "black_box(5)")?, [once]);
     case.program.finish()
 }
+
+#[test]
+fn what_a_macro_computes_once_is_kept_and_apply_says_so() -> Result<(), Failed> {
+    let mut case = Case::of(FILLED)?;
+    case.prints("[] none ")?;
+    let told = |case: &mut Case, local: &str, more: &str| -> Result<Vec<String>, Failed> {
+        let statics = format!(
+            "macro_rules! text {{ ($text:expr) => {{ std::cell::RefCell::new($text.first().unwrap().to_string()) }} }}
+             thread_local! {{ static LOCAL: std::cell::RefCell<String> = text!({local}); }}"
+        );
+        let once = format!("{more} LOCAL.with_borrow(String::clone)");
+        let report = case.apply(&case.filled("", &statics, &once)?)?;
+        case.prints("[] none one")?;
+        let notes = report["notes"].as_array().ok_or("no notes")?.clone();
+        let own = notes.iter().filter(|note| note["code"] == "LP0111");
+        Ok(own.filter_map(|note| Some(note["title"].as_str()?.to_owned())).collect())
+    };
+    assert!(told(&mut case, "[\"one\", \"1\"]", "")?.is_empty());
+    // The places of what may panic in it have moved.
+    assert!(told(&mut case, "\n\n[\"one\", \"1\"]", "black_box(1);")?.is_empty());
+    let noted = ["what `several::LOCAL` computed already is kept"];
+    assert_eq!(told(&mut case, "[\"two\", \"1\"]", "black_box(1);")?, noted);
+    case.program.finish()
+}

@@ -1,7 +1,7 @@
 //! What a patch brings into the process, as later patches have to know it: what is kept of one patch has to go together with the next.
 
 use super::describe::Builds;
-use super::notes::parts;
+use super::notes::{of_macro, parts};
 use crate::diff::call_sites::{description, is_call_site};
 use crate::diff::callers::callers;
 use crate::diff::rename::without_numbers;
@@ -132,14 +132,17 @@ impl<'k> Known<'k> {
         Self { unchanged: builds.unchanged, source: builds.source, judged, places, meaning }
     }
 
-    /// New functions that compute what is kept once it is there, as far as the source tells what they are: in macros it does not.
+    /// New functions that compute what is kept once it is there. What each does is told by the source or, if a macro made it, by raw code.
     pub(super) fn once(&self, initialisers: &BTreeMap<&str, Option<&str>>) -> Vec<Once> {
         let mut found = BTreeMap::new();
         for (symbol, path, _) in self.judged.functions.iter().flat_map(parts) {
             let Some(keeper) = initialisers.get(plain(symbol)) else { continue };
-            let Some(body) = self.text(path) else { continue };
-            let (path, keeper) =
-                (path.to_owned(), keeper.map(|keeper| guard::as_declared(&guard::demangle(keeper))));
+            let raw = || self.meaning?.code_of(symbol).map(|code| Tag::of(&code));
+            let Some(body) = self.text(path).or_else(raw) else { continue };
+            let (path, keeper) = (
+                of_macro(path).to_owned(),
+                keeper.map(|keeper| guard::as_declared(&guard::demangle(keeper))),
+            );
             found.entry(path.clone()).or_insert(Once { path, keeper, body });
         }
         found.into_values().collect()

@@ -167,7 +167,7 @@ fn findings(
 }
 
 /// A path without the name that a macro (`thread_local!`, `lazy_static!`) gave to a function.
-fn of_macro(path: &str) -> &str {
+pub(super) fn of_macro(path: &str) -> &str {
     path.rsplit_once("::__").filter(|(_, name)| !name.contains("::")).map_or(path, |(item, _)| item)
 }
 

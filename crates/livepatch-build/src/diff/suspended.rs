@@ -36,12 +36,18 @@ impl Meaning {
         let glue = nodes.filter(|(name, _)| {
             dropped(&demangle(name)).is_some_and(|of| last_name(family(&of)) == function)
         });
-        let text = |node: &Node| {
-            let calls: BTreeSet<_> = node.calls.iter().chain(&node.others).collect();
-            format!("{} {calls:?}", node.shape)
-        };
-        glue.map(|(_, node)| text(node)).collect()
+        glue.map(|(_, node)| code(node)).collect()
     }
+
+    /// What the new build's function of a symbol does, by raw code, and with which constants.
+    pub(crate) fn code_of(&self, symbol: &str) -> Option<String> {
+        self.new.nodes.get(self.key(symbol)).map(|node| format!("{} {}", code(node), node.contents))
+    }
+}
+
+fn code(node: &Node) -> String {
+    let calls: BTreeSet<_> = node.calls.iter().chain(&node.others).collect();
+    format!("{} {calls:?}", node.shape)
 }
 
 /// What a piece of drop glue drops, if that is what a closure or an async body makes.

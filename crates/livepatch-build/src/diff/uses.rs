@@ -1,10 +1,11 @@
 //! What a piece of code or data refers to, constants without a name looked through.
 
-use super::compare::{Ref, is_call, is_relative, reference};
+use super::compare::{Ref, constant_bytes, is_call, is_relative, location_file, reference};
 use super::program::{At, Program};
 use crate::objects::{Kind, Section};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, OpKind, Register};
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// References by normalised names, each with how often it occurs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +80,25 @@ impl<'a> Uses<'a> {
         }
         self.indirect = self.indirect.max(other.indirect);
     }
+}
+
+/// A number for what is in the constants without a name that a piece of code leads to, places in the source left out.
+pub(super) fn contents(program: &Program<'_>, at: At) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let (mut seen, mut work) = (HashSet::from([at]), vec![at]);
+    while let Some(at) = work.pop() {
+        for reloc in &program.section(at).relocs {
+            let Ref::Constant { at: constant, offset } = reference(program, at.unit, reloc) else { continue };
+            if location_file(program, constant).is_some() {
+                continue;
+            }
+            constant_bytes(program, constant, offset).hash(&mut hasher);
+            if seen.insert(constant) {
+                work.push(constant);
+            }
+        }
+    }
+    hasher.finish()
 }
 
 /// What data refers to, with the offset of the reference in it.
