@@ -199,7 +199,16 @@ fn advice(what: &str, source: &std::io::Error) -> &'static str {
 fn limit(source: &std::io::Error) -> Option<&'static str> {
     match Errno::from_raw(source.raw_os_error()?) {
         Errno::EMFILE => Some("; raise the limit on open files (RLIMIT_NOFILE), or close some"),
-        Errno::EAGAIN => Some("; raise the limit on processes (RLIMIT_NPROC, or that of the control group)"),
+        // Also said where there is no memory for the stack of a thread.
+        Errno::EAGAIN => Some(
+            "; raise the limit on processes (RLIMIT_NPROC, or that of the control group) or on memory (RLIMIT_AS, RLIMIT_DATA), whichever was \
+             met",
+        ),
+        // Also said where no further process can be.
+        Errno::ENOMEM => Some(
+            "; raise the limit on memory (RLIMIT_AS, RLIMIT_DATA, or that of the control group), or, if the first process of the namespace \
+             for this program's children has ended, name none with `unshare` or `setns`",
+        ),
         _ => None,
     }
 }
