@@ -19,10 +19,18 @@ use std::panic::resume_unwind;
 /// (sched(7), "The autogroup feature"). So a session that this process leads, and that ends with it, is preferred as a whole.
 /// A session of somebody else's, say a shell's, is left alone.
 pub fn prefer_this_thread() {
-    sys::prefer_this_thread();
+    hasten();
     if sys::leads_session() {
         // The kernel may have no such groups, or permit nothing.
         let _ = std::fs::write("/proc/self/autogroup", "-20");
+    }
+}
+
+fn hasten() {
+    sys::prefer_this_thread();
+    // With a processor to spare, a real-time thread would take one from the program all the same.
+    if is_crowded() {
+        sys::run_at_once();
     }
 }
 
@@ -56,11 +64,7 @@ pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, P
     let name = NAME.to_owned();
     let (outcome, tid) = std::thread::scope(|scope| -> io::Result<_> {
         let work = || {
-            sys::prefer_this_thread();
-            // With a processor to spare, a real-time thread would take one from the program all the same.
-            if is_crowded() {
-                sys::run_at_once();
-            }
+            hasten();
             (work(), numbered::own_tid())
         };
         let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, work)?;

@@ -51,7 +51,8 @@ extern "C" fn helper_main(argument: *mut c_void) -> c_int {
     // SAFETY: these calls take numbers, the address of a `struct sigaction` as the kernel has it, and a null pointer where the
     // old one may be asked for. Signal actions and descriptors are this process's own copies (neither CLONE_SIGHAND nor CLONE_FILES).
     unsafe {
-        libc::syscall(libc::SYS_setsid);
+        // No session: where the kernel shares processors among sessions first, a new one may wait for seconds beside a busy program.
+        libc::syscall(libc::SYS_setpgid, 0, 0);
         for signal in 1..=SIGNALS {
             // libc's own function may take a lock, which lies in the program's memory.
             let none = ptr::null_mut::<KernelAction>();
