@@ -46,7 +46,8 @@ pub(in crate::guard) fn statics(old: &Side, new: &Side, shared: &[SharedStatic])
 /// Whether a variable belongs to the standard library or to what rustc adds to every program. Those ship without types
 /// and are the same in both builds.
 fn is_runtime(symbol: &str) -> bool {
-    let plain = ["__rust_", "__rdl_", "__rg_", "DW.ref.rust_", "rust_eh_"];
+    // The last one holds the address of a symbol that the standard library asks the linker for (`#[linkage]`).
+    let plain = ["__rust_", "__rdl_", "__rg_", "DW.ref.rust_", "rust_eh_", "_rust_extern_with_linkage_"];
     crate_of(symbol).is_some_and(|krate| CRATES.contains(&krate.as_str()))
         || plain.iter().any(|prefix| symbol.starts_with(prefix))
 }
