@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+mod awaits;
 mod chain;
 pub mod container;
 pub mod ident;
@@ -17,6 +18,7 @@ pub mod reloc;
 pub mod select;
 
 pub use addr::{Bias, LinkAddr, RunAddr};
+pub use awaits::{Await, in_other_place};
 pub use chain::chain;
 pub use container::ContainerError;
 pub use ident::{Arch, BuildId, Digest};

@@ -5,6 +5,7 @@
 //! symbol) the thing lives. The list of [`Redirect`]s says which functions of the image are to be replaced.
 
 use crate::addr::LinkAddr;
+use crate::awaits::Await;
 use crate::ident::{Arch, BuildId, Digest};
 use crate::item::ItemName;
 use crate::kept::Tag;
@@ -95,6 +96,18 @@ pub struct NewType {
     pub name: String,
     /// Digest of its layout.
     pub digest: Digest,
+    /// Of futures: what each of those in its name awaits, as far as the source tells that of one function.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaits: Vec<Vec<Await>>,
+}
+
+impl NewType {
+    /// Whether values that were made of one may meet code for the other.
+    pub fn goes_on_as(&self, newer: &Self) -> bool {
+        let moved = |(old, new): (&Vec<Await>, &Vec<Await>)| Await::moved(old, new).is_some();
+        let same = self.digest == newer.digest && self.awaits.len() == newer.awaits.len();
+        same && !self.awaits.iter().zip(&newer.awaits).any(moved)
+    }
 }
 
 /// A function of the image that had the same code as new ones, so that its address may stand for theirs.

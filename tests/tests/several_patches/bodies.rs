@@ -134,12 +134,32 @@ fn a_future_that_a_patch_brought_goes_on_in_the_next_one() -> Result<(), Failed>
     case.apply(&with(&case, "", "", "", "+ 100")?)?;
     case.prints("done 120")?;
     case.prints("waits")?;
-    // One more await, other values to wait for: nothing tells that it is the same point.
     let reason = "several::work::{async_fn_env#0}";
     case.is_refused(&with(&case, "", "", "step_of(1).await;", "+ 100")?, reason)?;
-    case.is_refused(&with(&case, "+ 1", "", "", "+ 100")?, reason)?;
+    // The one under way has what it waits for already.
+    case.apply(&with(&case, "+ 1", "", "", "+ 100")?)?;
+    for answer in ["waits", "done 120", "waits", "waits", "done 122"] {
+        case.prints(answer)?;
+    }
+    case.program.finish()
+}
+
+#[test]
+fn a_future_whose_awaits_change_places_in_the_next_patch_is_a_reason_to_refuse() -> Result<(), Failed> {
+    let mut case = Case::of(FUTURES)?;
+    case.prints("done 0")?;
+    let with = |case: &Case, extra: &str| {
+        case.with(&[("_FIRST_", ""), ("_SECOND_", ""), ("_EXTRA_", extra), ("_END_", "+ 10 * a + b")])
+    };
+    let (a, b) = ("let a = step_of(1).await;", "let b = step_of(2).await;");
+    case.apply(&with(&case, &format!("{a} {b}"))?)?;
+    for answer in ["waits", "waits", "waits"] {
+        case.prints(answer)?;
+    }
+    let reason = "several::work::{async_fn_env#0}";
+    case.is_refused(&with(&case, &format!("{b} {a}"))?, reason)?;
     case.prints("waits")?;
-    case.prints("done 120")?;
+    case.prints("done 32")?;
     case.program.finish()
 }
 

@@ -22,7 +22,7 @@ use crate::names::demangled;
 use crate::registry::{FunctionRecord, Record, State};
 use crate::report::Policy;
 use continued::{Becomes, Earlier, Walk};
-use livepatch_patch::{NewItemKind, Place, RunAddr, SymbolId, Tag};
+use livepatch_patch::{NewItemKind, NewType, Place, RunAddr, SymbolId, Tag};
 use own::Own;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -130,12 +130,10 @@ impl Job<'_> {
 
     /// Values that were made with one layout must not meet code for another one.
     fn same_types(&self, state: &State) -> Result<(), ApplyError> {
-        let own: HashMap<&str, _> =
-            self.patch.meta.types.iter().map(|new| (&*new.name, new.digest)).collect();
+        let own: HashMap<&str, _> = self.patch.meta.types.iter().map(|new| (&*new.name, new)).collect();
         for record in &state.patches {
-            let other = |known: &&livepatch_patch::NewType| {
-                own.get(&*known.name).is_some_and(|digest| *digest != known.digest)
-            };
+            let other =
+                |known: &&NewType| own.get(&*known.name).is_some_and(|newer| !known.goes_on_as(newer));
             if let Some(known) = record.types.iter().find(other) {
                 return Err(ApplyError::refused(another(&known.name, record)));
             }
@@ -227,8 +225,8 @@ fn another(name: &str, record: &Record) -> String {
              another order; leave the trait as it was, or give the new one another name"
         ),
         _ => format!(
-            "the process may keep values of `{name}` as patch {patch} made them, and this patch has another layout for the type; leave it as \
-             it was, or give the new one another name"
+            "the process may keep values of `{name}` as patch {patch} made them, and this patch has another layout for the type, or awaits in \
+             another order; leave it as it was, or give the new one another name"
         ),
     }
 }

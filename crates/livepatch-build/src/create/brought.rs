@@ -161,7 +161,7 @@ impl<'k> Known<'k> {
     fn numbers(&self, text: &str) -> Option<Vec<Number>> {
         let numbered = labels(text).filter(|(parent, label)| {
             !(guard::is_of_others(parent, self.unchanged)
-                || label.starts_with("{async_fn") && self.awaits(parent).is_some())
+                || label.starts_with("{async_fn") && self.bodies(parent).is_some())
         });
         numbered.map(|(parent, label)| self.number(&format!("{parent}::{label}"))).collect()
     }
@@ -210,30 +210,36 @@ impl<'k> Known<'k> {
         Some(self.named(path)?.map(|body| body.calling.as_str()).filter(|text| !text.is_empty()).collect())
     }
 
-    /// What a function awaits, in order, as far as the source tells.
-    fn awaits(&self, parent: &str) -> Option<String> {
-        let mut named = self.named(parent)?.peekable();
-        named.peek()?;
-        Some(named.map(|body| format!("{:?}", body.awaits)).collect())
+    /// The functions of a name, if the source has one.
+    fn bodies(&self, parent: &str) -> Option<Vec<&Body>> {
+        Some(self.named(parent)?.collect()).filter(|bodies: &Vec<_>| !bodies.is_empty())
     }
 
     /// New types, futures with what their layouts do not tell: in which order they wait, and whose values their flags are for.
     pub(super) fn types(&self, types: &[NewType]) -> Vec<NewType> {
         let whole = |of: &NewType| {
             let awaiting = labels(&of.name).filter(|(_, label)| label.starts_with("{async"));
-            let further: Vec<_> = awaiting
-                .map(|(parent, _)| {
-                    let end = MARKS.iter().filter_map(|mark| parent.find(mark)).min();
-                    let function = end.map_or(parent, |end| parent[..end].trim_end_matches("::"));
-                    let drops = self.meaning.map(|meaning| meaning.drop_of(last_name(function)));
-                    (self.awaits(function), drops)
-                })
-                .collect();
+            let (mut awaits, mut further) = (Vec::new(), Vec::new());
+            for (parent, _) in awaiting {
+                let end = MARKS.iter().filter_map(|mark| parent.find(mark)).min();
+                let function = end.map_or(parent, |end| parent[..end].trim_end_matches("::"));
+                let bodies = self.bodies(function);
+                match bodies.as_deref() {
+                    Some([body]) => awaits.push(body.awaits.clone()),
+                    // Which one it is of several is not known.
+                    Some(bodies) => further.extend(bodies.iter().map(|body| format!("{:?}", body.awaits))),
+                    None => {}
+                }
+                let to_macros = bodies.into_iter().flatten().flat_map(|body| body.to_macros.clone());
+                further.extend(to_macros);
+                let drops = self.meaning.map(|meaning| meaning.drop_of(last_name(function)));
+                further.push(format!("{drops:?}"));
+            }
             if further.is_empty() {
                 return of.clone();
             }
             let digest = Digest::of(format!("{} {further:?}", of.digest).as_bytes());
-            NewType { name: of.name.clone(), digest }
+            NewType { name: of.name.clone(), digest, awaits }
         };
         types.iter().map(whole).collect()
     }

@@ -7,49 +7,40 @@
 
 mod handed;
 
-use super::tokens::{Token, TokenKind};
-use std::collections::HashMap;
-use std::ops::Range;
+pub(super) use handed::to_macros;
 
-/// An expression that is awaited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Await {
-    text: String,
-    /// What it stands under.
-    under: String,
-}
+use super::tokens::{Token, TokenKind};
+use livepatch_patch::{Await, Tag};
+use std::ops::Range;
 
 /// What is awaited at another place in the order than before, or may be, if something is.
 pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
-    moved_itself(old, new).or_else(|| handed::moved(old, new))
+    let own = Await::moved(&awaits(old), &awaits(new));
+    own.and_then(|at| Some(text(&old[places_of(old).nth(at)?]))).or_else(|| handed::moved(old, new))
 }
 
-fn moved_itself(old: &[Token], new: &[Token]) -> Option<String> {
-    let (old, new) = (awaits(old), awaits(new));
-    let (before, after) = (places(&old), places(&new));
-    let is_moved = |text: &str, was: &[usize]| {
-        let Some(is) = after.get(text) else { return false };
-        let under =
-            |all: &[Await], at: &[usize]| at.iter().map(|at| all[*at].under.clone()).collect::<Vec<_>>();
-        match (was, is.as_slice()) {
-            ([was], [is]) => was != is,
-            _ => under(&old, was) != under(&new, is),
+/// The expressions that are awaited, in order.
+pub(super) fn awaits(tokens: &[Token]) -> Vec<Await> {
+    let one = |at: Range<usize>| {
+        let (whole, tag) = (&tokens[at.clone()], |tokens: &[Token]| Tag::of(&text(tokens)));
+        Await {
+            what: tag(whole),
+            callee: tag(&without_arguments(whole)),
+            under: Tag::of(&under(tokens, at.start)),
+            handed: handed::calls(whole).into_iter().map(tag).collect(),
         }
     };
-    let moved = before.iter().filter(|(text, at)| is_moved(text, at));
-    moved.min_by_key(|(_, at)| at[0]).map(|(text, _)| (*text).to_owned())
+    places_of(tokens).map(one).collect()
 }
 
-/// The expressions that are awaited, in order, each with what it stands under, and those that macros may await.
-pub(super) fn awaited(tokens: &[Token]) -> Vec<String> {
-    let own = awaits(tokens).into_iter().map(|Await { text, under }| format!("{text}{under}"));
-    own.chain(handed::to_macros(tokens)).collect()
-}
-
-fn awaits(tokens: &[Token]) -> Vec<Await> {
-    let whole =
-        places_of(tokens).map(|at| Await { text: text(&tokens[at.clone()]), under: under(tokens, at.start) });
-    whole.collect()
+/// An expression without what is in its brackets.
+fn without_arguments(tokens: &[Token]) -> Vec<Token> {
+    let mut depth = 0;
+    let outside = tokens.iter().filter(|token| {
+        depth -= depth_of(token);
+        depth == 0 || depth == 1 && token.kind == TokenKind::Open
+    });
+    outside.cloned().collect()
 }
 
 /// Where the expressions are that are awaited.
@@ -165,22 +156,14 @@ fn text(tokens: &[Token]) -> String {
     tokens.iter().map(|token| &*token.text).collect()
 }
 
-/// The places of each expression.
-fn places(all: &[Await]) -> HashMap<&str, Vec<usize>> {
-    let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (at, one) in all.iter().enumerate() {
-        places.entry(&one.text).or_default().push(at);
-    }
-    places
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tokens::flatten;
     use super::*;
 
-    fn awaited(text: &str) -> Vec<String> {
-        awaits(&flatten(text.parse().unwrap())).into_iter().map(|found| found.text).collect()
+    fn awaited(of: &str) -> Vec<String> {
+        let tokens = flatten(of.parse().unwrap());
+        places_of(&tokens).map(|at| text(&tokens[at])).collect()
     }
 
     #[test]
@@ -188,9 +171,9 @@ mod tests {
         let text = "a(); let x = if n > 5 { w().await } else if n == f(2, 3) { w().await } else { match y { Some(1) | None => w().await, _ => { g(w().await) } } };
             for i in 0..3 { w().await; }";
         let tokens = flatten(text.parse().unwrap());
-        let under: Vec<String> = awaits(&tokens).into_iter().map(|found| found.under).collect();
+        let heads: Vec<String> = places_of(&tokens).map(|at| under(&tokens, at.start)).collect();
         assert_eq!(
-            under,
+            heads,
             [
                 " <ifn>5>",
                 " <elseifn==f(2,3)> <ifn>5>",
@@ -217,6 +200,7 @@ mod tests {
         assert_eq!(moved("a().await; b().await;", "b().await; a().await;").as_deref(), Some("a()"));
         assert_eq!(moved("a().await; b().await;", "x(); a().await; y(); b().await;"), None);
         assert_eq!(moved("a(1).await; b().await;", "a(2).await; b().await;"), None);
+        assert_eq!(moved("x.a(1).await; b().await;", "b(0).await; x.a(2).await;").as_deref(), Some("x.a(1)"));
         assert_eq!(moved("a().await; a().await; b().await;", "a().await; a().await; c().await;"), None);
         let branches = |condition: &str, more: &str| {
             format!("if {condition} {{ log(1); w().await; }} else {{ {more} w().await; }}")

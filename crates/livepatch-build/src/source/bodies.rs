@@ -7,6 +7,7 @@ use super::items::{Entity, parse};
 use super::pieces::text;
 use super::tokens::{Token, TokenKind};
 use super::{Counted, ItemKind, SourceSet, Span, awaits};
+use livepatch_patch::Await;
 use std::collections::HashMap;
 
 /// A function, constant or static of the new source, in a file that changed.
@@ -22,8 +23,10 @@ pub struct Body {
     pub moved_await: Option<String>,
     /// All of it.
     pub text: String,
-    /// The expressions that it awaits, in order, with what they stand under.
-    pub awaits: Vec<String>,
+    /// The expressions that it awaits, in order.
+    pub awaits: Vec<Await>,
+    /// What macros are given that may await it, in order.
+    pub to_macros: Vec<String>,
     /// The closures and async blocks in it, as the compiler counts them, if that is known.
     pub anonymous: Option<Counted>,
     /// What its header says of how it is called.
@@ -53,7 +56,8 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
                     .filter(|_| is_async(new))
                     .and_then(|old| awaits::moved(&old.body, &new.body)),
                 text: text(&new.body),
-                awaits: awaits::awaited(&new.body),
+                awaits: awaits::awaits(&new.body),
+                to_macros: awaits::to_macros(&new.body),
                 anonymous: new.anonymous.clone(),
                 calling: calling(&new.header),
                 was_calling: old.map(|old| calling(&old.header)),

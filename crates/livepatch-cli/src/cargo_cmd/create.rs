@@ -118,7 +118,8 @@ fn text(made: &Made) -> String {
     let ignored = left_out(report);
     let Some(file) = &made.file else {
         lines.push(format!("nothing to patch: the rebuild equals the baseline{ignored}"));
-        lines.push("  if an applied patch is to be taken back, `livepatch rollback PID` does that".to_owned());
+        lines
+            .push("  if an applied patch is to be taken back, `livepatch rollback PID` does that".to_owned());
         return lines.join("\n");
     };
     let size = bytes(report.patch_bytes as u64);

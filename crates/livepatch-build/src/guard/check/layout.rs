@@ -61,6 +61,7 @@ pub(in crate::guard) fn layouts(
     let added = added.map(|(name, named)| NewType {
         name: name.to_string(),
         digest: Digest::of(format!("{:?}", named.layouts).as_bytes()),
+        awaits: Vec::new(),
     });
     let mut added: Vec<NewType> = added.collect();
     added.sort_by(|a, b| a.name.cmp(&b.name));

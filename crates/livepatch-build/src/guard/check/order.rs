@@ -49,7 +49,11 @@ pub(in crate::guard) fn order(old: &Vtables, new: &Vtables, patched: &Graph) -> 
 /// What only the fixed build has, as types: tables, because objects expect in their slots what was there when they were made; and
 /// traits, because calls expect a method in its slot. A later patch has to agree.
 pub(in crate::guard) fn added(old: &Vtables, new: &Vtables, patched: &Graph) -> Vec<NewType> {
-    let of_text = |name: String, text: String| NewType { name, digest: Digest::of(text.as_bytes()) };
+    let of_text = |name: String, text: String| NewType {
+        name,
+        digest: Digest::of(text.as_bytes()),
+        awaits: Vec::new(),
+    };
     let mut added = Vec::new();
     for (name, copies) in new.iter().filter(|(name, _)| !old.contains_key(*name) && !is_fixed(name)) {
         let text = |slots: &Vec<Slot>| slots.iter().map(|slot| format!("{slot}\n")).collect::<String>();
