@@ -20,6 +20,25 @@ for line in sys.stdin:
     print(".", flush=True)
 "#;
 
+/// Before each second round it unloads the library and loads it again, as a rule to the same address.
+const RELOADING_HOST: &str = r#"
+import _ctypes, ctypes, sys
+def load():
+    lib = ctypes.CDLL(sys.argv[1])
+    lib.total.restype = ctypes.c_uint64
+    lib.total.argtypes = [ctypes.c_uint64]
+    return lib
+lib = load()
+print("ready", flush=True)
+for number, line in enumerate(sys.stdin):
+    if number and number % 2 == 0:
+        _ctypes.dlclose(lib._handle)
+        assert sys.argv[1] not in open("/proc/self/maps").read()
+        lib = load()
+    print(lib.total(450), lib.calls())
+    print(".", flush=True)
+"#;
+
 const C_HOST: &str = r#"
 #include <dlfcn.h>
 #include <stdint.h>
@@ -92,14 +111,39 @@ fn new_thread_locals_have_functions_of_their_own() -> Result<(), Failed> {
     program.finish()
 }
 
+/// What was done to a library that is gone says nothing of the one that was loaded in its place.
+#[test]
+fn a_library_that_was_loaded_again_is_as_in_its_file() -> Result<(), Failed> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/shared_object");
+    let project = Project::new(&Fixture::read(&folder)?, Profile::Release)?;
+    let mut program = Program::start(python_with(RELOADING_HOST, project.path(), &project.ship()?)?)?;
+    assert_eq!(program.round()?, ["535 1"]);
+    project.write(Side::New)?;
+    let created = project.create("fix")?;
+    created.ran.expect(exit::DONE, "create")?;
+    let pid = program.pid().to_string();
+    let apply = || tools::livepatch(&["apply".as_ref(), pid.as_ref(), created.file.as_os_str()]);
+    apply()?.expect(exit::DONE, "apply")?;
+    assert_eq!(program.round()?, ["536 2"]);
+    assert_eq!(program.round()?, ["535 1"], "the library was loaded again");
+    assert_ne!(tools::livepatch(&["rollback", &pid])?.code, exit::DONE, "there is nothing to roll back");
+    apply()?.expect(exit::DONE, "apply again")?;
+    assert_eq!(program.round()?, ["536 2"]);
+    program.finish()
+}
+
 #[test]
 fn in_a_python_program() -> Result<(), Failed> {
     in_host(python)
 }
 
 fn python(dir: &Path, library: &Path) -> Result<Command, Failed> {
+    python_with(PYTHON_HOST, dir, library)
+}
+
+fn python_with(host: &str, dir: &Path, library: &Path) -> Result<Command, Failed> {
     let script = dir.join("host.py");
-    std::fs::write(&script, PYTHON_HOST)?;
+    std::fs::write(&script, host)?;
     let mut command = Command::new("python3");
     command.arg(script).arg(library);
     Ok(command)

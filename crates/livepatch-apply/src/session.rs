@@ -1,8 +1,8 @@
 //! What the operations have in common: looking at the process, and what they say of its patches.
 
 use crate::error::ApplyError;
-use crate::registry::State;
 use crate::registry::live::{self, Found};
+use crate::registry::{FunctionRecord, State};
 use crate::report::PatchReport;
 use crate::target::{Module, Modules};
 use crate::unwind::{Tables, modules};
@@ -49,7 +49,22 @@ impl View {
 
     /// The registry of a module, if it has one.
     pub(crate) fn registry(&self, module: &Module) -> Option<Found> {
-        live::of_module(&self.registries, module.image.build_id.as_ref()?, module.image.bias)
+        let found = live::of_module(&self.registries, module.image.build_id.as_ref()?, module.image.bias)?;
+        (!self.is_of_another_instance(module, &found)).then_some(found)
+    }
+
+    /// Whether a registry speaks of an instance of the module that was unloaded, after which another was loaded to the same
+    /// address: no entry of the applied patch leads to it, each is as the file has it.
+    fn is_of_another_instance(&self, module: &Module, found: &Found) -> bool {
+        let settled = found.state.as_ref().filter(|state| state.journal.is_none());
+        let Some(applied) = settled.and_then(|state| Some(&state.patches[state.active()?])) else {
+            return false;
+        };
+        let span = module.image.span();
+        let mut entries = applied.functions.iter().filter(|f| span.contains(&f.old)).peekable();
+        let is_untouched =
+            |f: &FunctionRecord| self.process.read_array(f.old).is_ok_and(|code| code == f.saved.0);
+        entries.peek().is_some() && entries.all(is_untouched)
     }
 
     /// Every module with its registry.
