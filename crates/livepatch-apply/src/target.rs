@@ -50,11 +50,16 @@ impl Modules {
     pub fn read(process: &Process) -> Result<Self, ProcessError> {
         let maps = process.maps()?;
         let program_headers = auxv(process, AT_PHDR)?;
-        let mut list = Vec::new();
+        let mut list: Vec<Module> = Vec::new();
         for mapping in &maps {
             let vdso = mapping.is_special("[vdso]");
             let first_page = matches!(mapping.backing, Backing::File(_)) && mapping.file_offset == 0;
             if !mapping.perms.read || !(vdso || first_page) {
+                continue;
+            }
+            // Of a small file a later segment begins in the first page, too: it is mapped twice, and no second module.
+            let is_part_of = |module: &Module| module.image.span().contains(&mapping.range.start);
+            if list.last().is_some_and(|last| is_part_of(last) && mapping.path() == Some(&last.path)) {
                 continue;
             }
             // A mapped file may be shorter than its mapping, or be gone by now: then it is no loaded module.
