@@ -55,16 +55,19 @@ fn places(all: &[Await]) -> HashMap<Tag, Vec<usize>> {
 
 /// What both lists have once, and the new one in another place, or, where it is longer or shorter, in another order.
 pub fn in_other_place<'l, T: Eq + Hash>(old: &'l [T], new: &[T]) -> Option<&'l T> {
+    if old.len() != new.len() {
+        return in_other_order(old, new);
+    }
+    let (was, is) = (single(old), single(new));
+    old.iter().find(|one| was.get(one).zip(is.get(one)).is_some_and(|(was, is)| was != is))
+}
+
+/// What both lists have once, and the new one in another order.
+pub fn in_other_order<'l, T: Eq + Hash>(old: &'l [T], new: &[T]) -> Option<&'l T> {
     let (was, is) = (single(old), single(new));
     let in_both = |one: &&T| was.contains_key(*one) && is.contains_key(*one);
-    let mut before = old.iter().filter(in_both);
-    match old.len() == new.len() {
-        true => before.find(|one| was[one] != is[one]),
-        false => before
-            .zip(new.iter().filter(in_both))
-            .find(|(before, after)| before != after)
-            .map(|(before, _)| before),
-    }
+    let (before, after) = (old.iter().filter(in_both), new.iter().filter(in_both));
+    before.zip(after).find(|(before, after)| before != after).map(|(before, _)| before)
 }
 
 /// Where each is that is there once.

@@ -18,7 +18,7 @@ pub mod reloc;
 pub mod select;
 
 pub use addr::{Bias, LinkAddr, RunAddr};
-pub use awaits::{Await, in_other_place};
+pub use awaits::{Await, in_other_order, in_other_place};
 pub use chain::chain;
 pub use container::ContainerError;
 pub use ident::{Arch, BuildId, Digest};

@@ -230,8 +230,7 @@ impl<'k> Known<'k> {
                     Some(bodies) => further.extend(bodies.iter().map(|body| format!("{:?}", body.awaits))),
                     None => {}
                 }
-                let to_macros = bodies.into_iter().flatten().flat_map(|body| body.to_macros.clone());
-                further.extend(to_macros);
+                further.extend(bodies.into_iter().flatten().flat_map(|body| body.unnamed.clone()));
                 let drops = self.meaning.map(|meaning| meaning.drop_of(last_name(function)));
                 further.push(format!("{drops:?}"));
             }

@@ -5,22 +5,35 @@
 //! at one of them would go on behind the other. Where the same expression is awaited in several places, the conditions and patterns
 //! that it stands under tell one from another.
 
+mod bound;
 mod handed;
-
-pub(super) use handed::to_macros;
+mod operands;
 
 use super::tokens::{Token, TokenKind};
 use livepatch_patch::{Await, Tag};
 use std::ops::Range;
 
-/// What is awaited at another place in the order than before, or may be, if something is.
+/// What is awaited, or kept meanwhile, at another place in the order than before, or may be, if something is.
 pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
-    let own = Await::moved(&awaits(old), &awaits(new));
-    own.and_then(|at| Some(text(&old[places_of(old).nth(at)?]))).or_else(|| handed::moved(old, new))
+    let as_written = moved_itself(old, new).or_else(|| operands::moved(old, new));
+    as_written.or_else(|| moved_itself(&bound::followed(old), &bound::followed(new)))
 }
 
-/// The expressions that are awaited, in order.
-pub(super) fn awaits(tokens: &[Token]) -> Vec<Await> {
+fn moved_itself(old: &[Token], new: &[Token]) -> Option<String> {
+    let own = Await::moved(&awaits(old), &awaits(new));
+    let own = own.and_then(|at| Some(text(&old[places(old).get(at)?.clone()])));
+    own.or_else(|| handed::moved(old, new))
+}
+
+/// The expressions that a body awaits, in order, and what is not known to be at the same place but by its text: what macros may await, and
+/// what is kept meanwhile.
+pub(super) fn awaited(tokens: &[Token]) -> (Vec<Await>, Vec<String>) {
+    let followed = bound::followed(tokens);
+    let further = handed::to_macros(&followed).into_iter().chain(operands::several(tokens));
+    (awaits(&followed), further.collect())
+}
+
+fn awaits(tokens: &[Token]) -> Vec<Await> {
     let one = |at: Range<usize>| {
         let (whole, tag) = (&tokens[at.clone()], |tokens: &[Token]| Tag::of(&text(tokens)));
         Await {
@@ -30,7 +43,7 @@ pub(super) fn awaits(tokens: &[Token]) -> Vec<Await> {
             handed: handed::calls(whole).into_iter().map(tag).collect(),
         }
     };
-    places_of(tokens).map(one).collect()
+    places(tokens).into_iter().map(one).collect()
 }
 
 /// An expression without what is in its brackets.
@@ -43,11 +56,26 @@ fn without_arguments(tokens: &[Token]) -> Vec<Token> {
     outside.cloned().collect()
 }
 
-/// Where the expressions are that are awaited.
-fn places_of(tokens: &[Token]) -> impl Iterator<Item = Range<usize>> {
+/// Where the expressions are that are awaited, or that `yield` hands out, of which macros make awaits.
+fn places(tokens: &[Token]) -> Vec<Range<usize>> {
     let ends =
         tokens.windows(2).enumerate().filter(|(_, pair)| pair[0].is_punct(".") && pair[1].name() == "await");
-    ends.map(|(end, _)| start(tokens, end)..end)
+    let awaited = ends.map(|(end, _)| start(tokens, end)..end);
+    let yields = tokens.iter().enumerate().filter(|(_, token)| token.is_ident() && token.name() == "yield");
+    let yielded = yields.map(|(at, _)| at..at + until_end(&tokens[at..]));
+    let mut places: Vec<_> = awaited.chain(yielded).collect();
+    places.sort_by_key(|at| at.start);
+    places
+}
+
+/// How long the expression is that begins here.
+fn until_end(tokens: &[Token]) -> usize {
+    let mut depth = 0;
+    let end = tokens.iter().position(|token| {
+        depth -= depth_of(token);
+        depth < 0 || depth == 0 && (token.is_punct(";") || token.is_punct(","))
+    });
+    end.unwrap_or(tokens.len())
 }
 
 /// The conditions, patterns and loops around a place, from the inside out.
@@ -163,7 +191,7 @@ mod tests {
 
     fn awaited(of: &str) -> Vec<String> {
         let tokens = flatten(of.parse().unwrap());
-        places_of(&tokens).map(|at| text(&tokens[at])).collect()
+        places(&tokens).into_iter().map(|at| text(&tokens[at])).collect()
     }
 
     #[test]
@@ -171,7 +199,7 @@ mod tests {
         let text = "a(); let x = if n > 5 { w().await } else if n == f(2, 3) { w().await } else { match y { Some(1) | None => w().await, _ => { g(w().await) } } };
             for i in 0..3 { w().await; }";
         let tokens = flatten(text.parse().unwrap());
-        let heads: Vec<String> = places_of(&tokens).map(|at| under(&tokens, at.start)).collect();
+        let heads: Vec<String> = places(&tokens).into_iter().map(|at| under(&tokens, at.start)).collect();
         assert_eq!(
             heads,
             [
@@ -201,6 +229,11 @@ mod tests {
         assert_eq!(moved("a().await; b().await;", "x(); a().await; y(); b().await;"), None);
         assert_eq!(moved("a(1).await; b().await;", "a(2).await; b().await;"), None);
         assert_eq!(moved("x.a(1).await; b().await;", "b(0).await; x.a(2).await;").as_deref(), Some("x.a(1)"));
+        assert_eq!(
+            moved("loop { yield a(); yield b(); }", "loop { yield b(); yield a(); }").as_deref(),
+            Some("yielda()")
+        );
+        assert_eq!(moved("loop { yield a(1); yield b(); }", "loop { yield a(2); yield b(); }"), None);
         assert_eq!(moved("a().await; a().await; b().await;", "a().await; a().await; c().await;"), None);
         let branches = |condition: &str, more: &str| {
             format!("if {condition} {{ log(1); w().await; }} else {{ {more} w().await; }}")

@@ -25,8 +25,8 @@ pub struct Body {
     pub text: String,
     /// The expressions that it awaits, in order.
     pub awaits: Vec<Await>,
-    /// What macros are given that may await it, in order.
-    pub to_macros: Vec<String>,
+    /// What macros are given that may await it, and what is kept at awaits without a name, in order.
+    pub unnamed: Vec<String>,
     /// The closures and async blocks in it, as the compiler counts them, if that is known.
     pub anonymous: Option<Counted>,
     /// What its header says of how it is called.
@@ -48,6 +48,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
         for (at, new) in news.into_iter().enumerate() {
             // Of several in one place conditional compilation chooses one.
             let old = before.get(at).copied().filter(|_| is_aligned);
+            let (awaits, unnamed) = awaits::awaited(&new.body);
             bodies.push(Body {
                 name: new.name.clone(),
                 path: new.path.clone(),
@@ -56,8 +57,8 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
                     .filter(|_| is_async(new))
                     .and_then(|old| awaits::moved(&old.body, &new.body)),
                 text: text(&new.body),
-                awaits: awaits::awaits(&new.body),
-                to_macros: awaits::to_macros(&new.body),
+                awaits,
+                unnamed,
                 anonymous: new.anonymous.clone(),
                 calling: calling(&new.header),
                 was_calling: old.map(|old| calling(&old.header)),
@@ -91,7 +92,7 @@ fn by_place(functions: &[Entity]) -> HashMap<Place<'_>, Vec<&Entity>> {
 /// Whether a function awaits, or has blocks that do.
 fn is_async(function: &Entity) -> bool {
     let mut tokens = function.header.iter().chain(&function.body);
-    tokens.any(|token| matches!(token.name(), "async" | "await"))
+    tokens.any(|token| matches!(token.name(), "async" | "await" | "yield"))
 }
 
 /// The calling convention that a function's header names, and whether it takes the place of its caller as a further argument.

@@ -5,7 +5,7 @@
 
 use super::{depth_of, text};
 use crate::source::tokens::{Token, TokenKind};
-use livepatch_patch::in_other_place;
+use livepatch_patch::{in_other_order, in_other_place};
 use std::collections::BTreeMap;
 
 /// Macros of the standard library that await nothing and take no text.
@@ -40,10 +40,10 @@ fn lists(tokens: &[Token]) -> BTreeMap<&str, Vec<Vec<String>>> {
 }
 
 fn moved_in_lists(old: &[Vec<String>], new: &[Vec<String>]) -> Option<String> {
-    match old.len() == new.len() {
-        true => old.iter().zip(new).find_map(|(old, new)| in_other_place(old, new).cloned()),
-        false => in_other_place(&old.concat(), &new.concat()).cloned(),
-    }
+    let pairs = old.iter().zip(new).filter(|_| old.len() == new.len());
+    let in_one = || pairs.clone().find_map(|(old, new)| in_other_place(old, new).cloned());
+    // What one call of the macro was given another one may be given now.
+    in_other_order(&old.concat(), &new.concat()).cloned().or_else(in_one)
 }
 
 /// Calls of macros that may await something: the name, and what they are given.
@@ -125,6 +125,12 @@ mod tests {
         assert_eq!(moved("join!(a(1), b(2))", "join!(a(2), b(2))"), None);
         assert_eq!(moved("join!(a, b)", "join!(x, y); join!(a, b)"), None);
         assert_eq!(moved("join!(a, b)", "join!(x, y); join!(b, a)").as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn calls_of_a_macro_change_places() {
+        assert_eq!(moved("wait!(a()); wait!(b());", "wait!(b()); wait!(a());").as_deref(), Some("a()"));
+        assert_eq!(moved("wait!(a()); wait!(b());", "wait!(a()); wait!(c());"), None);
     }
 
     #[test]
