@@ -107,7 +107,7 @@ unsafe impl Sync for Shared {}
 /// # Errors
 /// The kernel refuses a thread, a process or the file; [`io::ErrorKind::TimedOut`] if it was not started by the deadline.
 pub(crate) fn spawn(program: Program, permit: impl FnOnce(i32), deadline: Instant) -> io::Result<Spawned> {
-    let shared = Arc::new(Shared::new(program));
+    let shared = Arc::new(Shared::new(program)?);
     let theirs = Arc::clone(&shared);
     let work = move || {
         clone_between(&theirs);
@@ -172,21 +172,21 @@ fn clone_between(shared: &Arc<Shared>) {
 }
 
 impl Shared {
-    fn new(program: Program) -> Self {
+    fn new(program: Program) -> io::Result<Self> {
         let pointers =
             |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect::<Vec<_>>();
-        Self {
+        Ok(Self {
             args: pointers(&program.args),
             env: pointers(&program.env),
             program,
             own_pid: livepatch_process::numbered::own_pid().0,
-            between: Clone::new(),
-            helper: Clone::new(),
+            between: Clone::new()?,
+            helper: Clone::new()?,
             pid: AtomicI32::new(0),
             go: AtomicU32::new(WAIT),
             exec_error: AtomicI32::new(0),
             done: AtomicI32::new(0),
-        }
+        })
     }
 
     /// Waits until neither clone is in this memory. If that cannot be told, the memory is never given back.

@@ -1,7 +1,8 @@
 //! What happens before the helper runs: the program's memory and descriptors are shared then.
 
-use livepatch_tests::Failed;
 use livepatch_tests::self_patching::Case;
+use livepatch_tests::{Failed, fail};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Somebody stops or kills what is to become the helper while it is still in the program's memory.
@@ -75,6 +76,34 @@ fn a_limit_on_open_files() -> Result<(), Failed> {
     let answer = case.ask("apply FIX")?;
     assert!(answer.starts_with("error helper: cannot make") && answer.contains("RLIMIT_NOFILE"), "{answer}");
     case.expect("say", "old")?;
+    case.finish()
+}
+
+/// A program that may have no more memory gets an error and runs on: nothing that a call needs ends it where there is none. After the first
+/// call the C library keeps the stack of the thread, so that the next one comes further.
+#[test]
+fn a_limit_on_memory() -> Result<(), Failed> {
+    let mut case = Case::start()?;
+    case.expect("status", "0 ")?;
+    let pid = case.program.pid().to_string();
+    let now = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
+    let now = 4 * now.split(' ').next().unwrap_or_default().parse::<u64>()?;
+    let limit = |kib: u64| -> Result<(), Failed> {
+        let limit = format!("--as={}:unlimited", kib << 10);
+        let is_set = Command::new("prlimit").args(["--pid", &pid, &limit]).status()?.success();
+        if is_set { Ok(()) } else { fail("prlimit") }
+    };
+    let mut refused = 0;
+    for more in (0..=160).step_by(8) {
+        limit(now + more)?;
+        let answer = case.ask("status")?;
+        let is_refused = answer.contains("RLIMIT_AS");
+        assert!(is_refused || answer.starts_with("0 "), "{answer}");
+        refused += u32::from(is_refused);
+    }
+    assert!(refused > 0);
+    limit(now + (1 << 20))?;
+    case.live()?;
     case.finish()
 }
 

@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int, c_void};
+use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -27,31 +28,37 @@ const GONE: i32 = 0;
 /// No descriptor.
 const NONE: i32 = -1;
 
-/// A stack for a clone, which writes to it while others hold references to what it belongs to.
-struct Stack(*mut [u8]);
+/// A stack for a clone, which writes to it while others hold references to what it belongs to. It is mapped: where the program may
+/// have no more memory an allocation would end it.
+struct Stack(*mut c_void);
 
 impl Stack {
-    fn new() -> Self {
-        Self(Box::into_raw(vec![0_u8; STACK].into_boxed_slice()))
+    fn new() -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let start = unsafe { libc::mmap(ptr::null_mut(), STACK, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(start)) }
     }
 
-    /// Its 16-byte aligned upper end.
+    /// Its upper end, aligned to a page.
     pub fn top(&self) -> *mut c_void {
-        let end = self.0.cast::<u8>().wrapping_add(STACK);
-        end.wrapping_sub(end as usize % 16).cast()
+        self.0.wrapping_byte_add(STACK)
     }
 }
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: `new` made it out of a box, and no clone is there any more: see `Clone::await_end`.
-        drop(unsafe { Box::from_raw(self.0) });
+        // SAFETY: `new` mapped it, and no clone is there any more: see `Clone::await_end`.
+        unsafe { libc::munmap(self.0, STACK) };
     }
 }
 
 impl Clone {
-    pub fn new() -> Self {
-        Self { stack: Stack::new(), pidfd: AtomicI32::new(NONE), here: AtomicI32::new(UNBORN) }
+    /// # Errors
+    /// There is no memory for its stack.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { stack: Stack::new()?, pidfd: AtomicI32::new(NONE), here: AtomicI32::new(UNBORN) })
     }
 
     /// Starts it, once, in this memory, with `argument` for `main`; `flags` besides. Returns its process id when it has left the memory or was killed.
@@ -179,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_clone_that_did_nothing_leaves_its_descriptor() {
-        let clone = Clone::new();
+        let clone = Clone::new().unwrap();
         assert!(clone.take_pidfd().is_none());
         // SAFETY: it does nothing, and has left the memory when this returns.
         let pid = unsafe { clone.start(ends_at_once, 0, ptr::null_mut()) };
