@@ -33,6 +33,18 @@ fn main() {
 }
 "#;
 
+/// The tool in a PID namespace that has no `/proc` of its own: an id stands for one process there, and for another in `/proc`.
+#[test]
+fn ids_of_another_namespace_are_a_reason_to_refuse() -> Result<(), Failed> {
+    let mut command = Command::new("unshare");
+    let script = "sleep 1000 & \"$@\" --json status $!; code=$?; kill $!; exit $code";
+    command.args(["-p", "-f", "sh", "-c", script, "sh"]).arg(tools::folder().join("livepatch"));
+    let ran = Ran::of(&mut command)?;
+    let json = ran.expect(exit::PERMISSION, "status")?.json.to_string();
+    assert!(json.contains("PID namespace"), "{json}");
+    Ok(())
+}
+
 /// A program that traces the process until it is dropped.
 struct Debugger(Child, String);
 

@@ -61,6 +61,12 @@ impl Process {
             Errno::ESRCH | Errno::EINVAL | Errno::ENOENT => ProcessError::NoSuchProcess { pid },
             errno => ProcessError::io(pid, "open a pidfd", errno),
         })?;
+        if !procfs::is_of_own_namespace() {
+            let hint = "/proc is that of another PID namespace, where this id stands for another process; mount one of this namespace \
+                        (`mount -t proc proc /proc`, or `unshare --mount-proc`)"
+                .to_owned();
+            return Err(ProcessError::Permission { pid, hint });
+        }
         let status = open_status(pid)?;
         if pid == crate::numbered::own_pid() {
             let hint = "a process cannot trace itself, start the tool as a process of its own".to_owned();

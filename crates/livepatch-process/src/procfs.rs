@@ -10,6 +10,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+/// Whether the ids in `/proc` are those by which this process knows others.
+pub(crate) fn is_of_own_namespace() -> bool {
+    let own = std::fs::read_link("/proc/self");
+    own.is_ok_and(|own| own.as_os_str() == numbered::own_pid().to_string().as_str())
+}
+
 /// What a thread does, from the third field of `/proc/PID/task/TID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

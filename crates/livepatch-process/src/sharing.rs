@@ -19,7 +19,7 @@ impl Process {
         let own = self.pid();
         let probe = self.live_thread()?;
         let compare = |other: Pid| sys::same_address_space(Pid(probe.0), other);
-        compare(own).map_err(|errno| self.io_error("compare address spaces", errno.into()))?;
+        compare(own).map_err(|errno| self.not_compared(errno))?;
         let pids = procfs::process_ids().map_err(|error| self.io_error("list processes", error))?;
         let mut sharers = Vec::new();
         for pid in pids {
@@ -29,10 +29,18 @@ impl Process {
             match compare(pid) {
                 Ok(true) => sharers.push(pid),
                 Ok(false) | Err(Errno::ESRCH | Errno::EPERM | Errno::EACCES) => {}
-                Err(errno) => return Err(self.io_error("compare address spaces", errno.into())),
+                Err(errno) => return Err(self.not_compared(errno)),
             }
         }
         Ok(sharers)
+    }
+
+    /// Only where a process is gone the errno says something of it, and else of the kernel.
+    fn not_compared(&self, errno: Errno) -> ProcessError {
+        match errno {
+            Errno::ESRCH => self.io_error("compare address spaces", errno.into()),
+            _ => ProcessError::io(self.pid(), "compare address spaces", errno),
+        }
     }
 }
 

@@ -58,7 +58,7 @@ fn create(thread: &mut MaybeUninit<libc::pthread_t>, work: *mut c_void) -> c_int
 
 extern "C" fn main(work: *mut c_void) -> *mut c_void {
     // SAFETY: a string that ends with a zero byte.
-    unsafe { libc::prctl(libc::PR_SET_NAME, c"livepatch".as_ptr()) };
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, c"livepatch".as_ptr()) };
     // SAFETY: `Worker::start` made it out of a box and left it to this thread.
     let work = unsafe { Box::from_raw(work.cast::<Work>()) };
     work();
