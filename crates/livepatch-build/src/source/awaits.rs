@@ -8,6 +8,7 @@
 mod bound;
 mod handed;
 mod operands;
+mod shadowed;
 
 use super::tokens::{Token, TokenKind};
 use livepatch_patch::{Await, Tag};
@@ -15,7 +16,8 @@ use std::ops::Range;
 
 /// What is awaited, or kept meanwhile, at another place in the order than before, or may be, if something is.
 pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
-    let as_written = moved_itself(old, new).or_else(|| operands::moved(old, new));
+    let kept = || operands::moved(old, new).or_else(|| shadowed::moved(old, new));
+    let as_written = moved_itself(old, new).or_else(kept);
     as_written.or_else(|| moved_itself(&bound::followed(old), &bound::followed(new)))
 }
 
@@ -29,8 +31,8 @@ fn moved_itself(old: &[Token], new: &[Token]) -> Option<String> {
 /// what is kept meanwhile.
 pub(super) fn awaited(tokens: &[Token]) -> (Vec<Await>, Vec<String>) {
     let followed = bound::followed(tokens);
-    let further = handed::to_macros(&followed).into_iter().chain(operands::several(tokens));
-    (awaits(&followed), further.collect())
+    let kept = operands::several(tokens).chain(shadowed::several(tokens));
+    (awaits(&followed), handed::to_macros(&followed).into_iter().chain(kept).collect())
 }
 
 fn awaits(tokens: &[Token]) -> Vec<Await> {

@@ -83,7 +83,7 @@ fn stands_alone_as_target(tokens: &[Token], place: usize) -> bool {
 }
 
 /// What stands behind the `=` of a declaration or assignment that ends before a place.
-fn value(tokens: &[Token], name: usize, before: usize) -> Option<Range<usize>> {
+pub(super) fn value(tokens: &[Token], name: usize, before: usize) -> Option<Range<usize>> {
     let mut depth = 0;
     let mut from = None;
     for at in name + 1..before {
