@@ -29,6 +29,8 @@ pub struct Bound {
     pub remote: Vec<Remote>,
     /// Imports that nothing in the process provides. Their bindings lead nowhere.
     pub missing: Vec<String>,
+    /// Imports that nothing in the process provides, and that need not be there. Their bindings are 0.
+    pub absent: Vec<String>,
 }
 
 /// A symbol that the target's own loader is asked for.
@@ -55,20 +57,21 @@ pub fn bind(
 ) -> Result<Bound, ApplyError> {
     let tls = ImageTls::find(process, module, patch)?;
     let bindings = Vec::with_capacity(patch.symbols.len());
-    let mut bound = Bound { bindings, remote: Vec::new(), missing: Vec::new() };
+    let mut bound = Bound { bindings, remote: Vec::new(), missing: Vec::new(), absent: Vec::new() };
     for (index, symbol) in patch.symbols.iter().enumerate() {
         let binding = match symbol.place {
             Place::Section { .. } => Binding::Own,
             Place::Image { addr, .. } => Binding::At(addr.at(module.image.bias)),
             Place::ImageTls { offset } => Binding::Tls(tls.place(&symbol.name, offset)?),
-            Place::Import { got } => match resolve_import(process, module, scope, symbol, got)? {
+            Place::Import { got, weak } => match resolve_import(process, module, scope, symbol, got)? {
                 Some(Resolved::At(address)) => Binding::At(address),
                 Some(Resolved::AskLoader { handle }) => {
                     bound.remote.push(Remote { symbol: index, name: symbol.name.clone(), handle });
                     Binding::At(RunAddr(0))
                 }
                 None => {
-                    bound.missing.push(symbol.name.clone());
+                    let list = if weak { &mut bound.absent } else { &mut bound.missing };
+                    list.push(symbol.name.clone());
                     Binding::At(RunAddr(0))
                 }
             },

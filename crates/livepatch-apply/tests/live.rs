@@ -140,7 +140,7 @@ fn a_newer_patch_replaces_the_older_and_keeps_its_statics() {
 fn imports_are_found_without_a_slot() {
     let mut target = server().run();
     let mut patch = server().patch("import");
-    let getpid = patch.symbol("getpid", Place::Import { got: None });
+    let getpid = patch.symbol("getpid", Place::Import { got: None, weak: false });
     // jmp getpid
     let reloc = Reloc { offset: 1, kind: RelocKind::Plt32, symbol: getpid, addend: -4 };
     let bytes = patch.redirect(server(), "value", &[0xe9, 0, 0, 0, 0], vec![reloc]).finish();
@@ -148,7 +148,7 @@ fn imports_are_found_without_a_slot() {
     assert_eq!(target.ask("value"), target.pid().to_string());
 
     let mut patch = server().patch("ifunc");
-    let strlen = patch.symbol("strlen", Place::Import { got: None });
+    let strlen = patch.symbol("strlen", Place::Import { got: None, weak: false });
     let text = patch.section(".rodata", SectionKind::ReadOnly, b"12345\0", vec![]);
     let text = patch.symbol("text", Place::Section { section: text, offset: 0, size: 6 });
     let relocs = vec![
@@ -162,7 +162,7 @@ fn imports_are_found_without_a_slot() {
     assert_eq!(target.ask("value"), "5");
 
     let mut patch = server().patch("missing");
-    let nothing = patch.symbol("no_such_function_anywhere", Place::Import { got: None });
+    let nothing = patch.symbol("no_such_function_anywhere", Place::Import { got: None, weak: false });
     let reloc = Reloc { offset: 1, kind: RelocKind::Plt32, symbol: nothing, addend: -4 };
     let bytes = patch.redirect(server(), "value", &[0xe9, 0, 0, 0, 0], vec![reloc]).finish();
     let error = apply(target.pid(), &bytes, &options()).unwrap_err();
@@ -171,13 +171,22 @@ fn imports_are_found_without_a_slot() {
         "{error}"
     );
     assert_eq!(target.ask("value"), "5");
+
+    let mut patch = server().patch("perhaps");
+    let nothing = patch.symbol("no_such_function_anywhere", Place::Import { got: None, weak: true });
+    let reloc = Reloc { offset: 3, kind: RelocKind::GotPcRel, symbol: nothing, addend: -4 };
+    // mov rax, [rip+its entry]; ret
+    let code = [0x48, 0x8b, 0x05, 0, 0, 0, 0, 0xc3];
+    let bytes = patch.redirect(server(), "value", &code, vec![reloc]).finish();
+    apply(target.pid(), &bytes, &options()).unwrap();
+    assert_eq!(target.ask("value"), "0");
     target.end();
 }
 
 /// A patch whose `value` returns `ilogb(8.0)`, which is in libm, and says that it needs these libraries.
 fn logarithm(name: &str, libraries: &[&str]) -> Vec<u8> {
     let mut patch = server().patch(name);
-    let ilogb = patch.symbol("ilogb", Place::Import { got: None });
+    let ilogb = patch.symbol("ilogb", Place::Import { got: None, weak: false });
     patch.patch.meta.libraries = libraries.iter().map(|name| (*name).to_owned()).collect();
     // movabs rax, 8.0; movq xmm0, rax; jmp ilogb
     let code = [0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0x20, 0x40, 0x66, 0x48, 0x0f, 0x6e, 0xc0, 0xe9, 0, 0, 0, 0];
@@ -237,7 +246,7 @@ fn own_thread_local(name: &str, is_static: bool) -> Vec<u8> {
         let reloc = Reloc { offset: 3, kind: RelocKind::GotTpOff, symbol, addend: -4 };
         return patch.redirect(server(), "value", &code, vec![reloc]).finish();
     }
-    let resolver = patch.symbol("__tls_get_addr", Place::Import { got: None });
+    let resolver = patch.symbol("__tls_get_addr", Place::Import { got: None, weak: false });
     // push rbx; data16 lea rdi, [rip+tlsgd]; data16 data16 rex.W call __tls_get_addr; add qword [rax], 2; mov rax, [rax]; pop rbx; ret
     let code = [
         0x53, 0x66, 0x48, 0x8d, 0x3d, 0, 0, 0, 0, 0x66, 0x66, 0x48, 0xe8, 0, 0, 0, 0, 0x48, 0x83, 0x00, 2,

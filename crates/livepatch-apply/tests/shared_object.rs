@@ -43,7 +43,7 @@ fn a_plugin_is_patched_in_its_host() {
     patch.patch.meta.target.tls = Some(tls_segment(&plugin));
     let offset = plugin.thread_local("CALLS");
     let calls = patch.symbol("CALLS", Place::ImageTls { offset });
-    let resolver = patch.symbol("__tls_get_addr", Place::Import { got: None });
+    let resolver = patch.symbol("__tls_get_addr", Place::Import { got: None, weak: false });
     // push rbx; lea rdi, [tlsgd]; call __tls_get_addr; mov rax, [rax]; pop rbx; ret
     let code = [
         0x53, 0x66, 0x48, 0x8d, 0x3d, 0, 0, 0, 0, 0x66, 0x66, 0x48, 0xe8, 0, 0, 0, 0, 0x48, 0x8b, 0x00, 0x5b,

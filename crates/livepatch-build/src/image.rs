@@ -52,7 +52,16 @@ pub struct Image {
     pub needed: Vec<String>,
     segments: Vec<Segment>,
     symbols: HashMap<String, Vec<ImageSymbol>>,
-    imports: HashMap<String, Option<LinkAddr>>,
+    imports: HashMap<String, Import>,
+}
+
+/// A name that an image imports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// The GOT slot that the loader fills with its address, if there is one.
+    pub got: Option<LinkAddr>,
+    /// Whether the program starts without it, too.
+    pub weak: bool,
 }
 
 #[derive(Debug)]
@@ -171,7 +180,8 @@ impl Image {
             if let Ok(name) = std::str::from_utf8(symbol.name(LE, table.strings())?)
                 && !name.is_empty()
             {
-                self.imports.entry(name.to_owned()).or_insert(None);
+                let weak = symbol.st_bind() == elf::STB_WEAK;
+                self.imports.entry(name.to_owned()).or_insert(Import { got: None, weak });
             }
         }
         for section in sections.iter() {
@@ -190,9 +200,10 @@ impl Image {
                 let symbol = table.symbol(index)?;
                 if let Ok(name) = std::str::from_utf8(symbol.name(LE, table.strings())?) {
                     let slot = Some(LinkAddr(reloc.r_offset(LE)));
-                    let known = self.imports.entry(name.to_owned()).or_insert(None);
-                    if known.is_none() || kind == elf::R_X86_64_GLOB_DAT {
-                        *known = slot;
+                    let known =
+                        self.imports.entry(name.to_owned()).or_insert(Import { got: None, weak: false });
+                    if known.got.is_none() || kind == elf::R_X86_64_GLOB_DAT {
+                        known.got = slot;
                     }
                 }
             }
@@ -221,8 +232,8 @@ impl Image {
         self.symbols.iter().map(|(name, list)| (name.as_str(), list.as_slice()))
     }
 
-    /// Whether the image imports this name, and the GOT slot that the loader fills with its address.
-    pub fn import(&self, name: &str) -> Option<Option<LinkAddr>> {
+    /// What the image imports by this name.
+    pub fn import(&self, name: &str) -> Option<Import> {
         self.imports.get(name).copied()
     }
 

@@ -213,7 +213,7 @@ fn elf_symbol(patch: &Patch, symbol: &crate::patch::Symbol, sections: &[write::S
             (write::SymbolSection::Absolute, addr.0, size, object::SymbolKind::Data)
         }
         Place::ImageTls { offset } => (write::SymbolSection::Absolute, offset, 0, object::SymbolKind::Tls),
-        Place::Import { got } => {
+        Place::Import { got, .. } => {
             (write::SymbolSection::Undefined, got.map_or(0, |slot| slot.0), 0, object::SymbolKind::Unknown)
         }
     };
@@ -223,16 +223,17 @@ fn elf_symbol(patch: &Patch, symbol: &crate::patch::Symbol, sections: &[write::S
         object::SymbolKind::Data => elf::STT_OBJECT,
         _ => elf::STT_NOTYPE,
     };
+    let is_weak = matches!(symbol.place, Place::Import { weak: true, .. });
     write::Symbol {
         name: symbol.name.clone().into_bytes(),
         value,
         size,
         kind,
         scope: object::SymbolScope::Dynamic,
-        weak: false,
+        weak: is_weak,
         section,
         flags: object::SymbolFlags::Elf {
-            st_info: elf::SymbolInfo::new(elf::STB_GLOBAL, st_type),
+            st_info: elf::SymbolInfo::new(if is_weak { elf::STB_WEAK } else { elf::STB_GLOBAL }, st_type),
             st_other: elf::SymbolOther(0),
         },
     }

@@ -478,5 +478,7 @@ pub enum Place {
     Import {
         /// A GOT slot of the image that the loader fills with exactly this symbol's address, if there is one.
         got: Option<LinkAddr>,
+        /// Whether there need not be such a symbol: its address is 0 then.
+        weak: bool,
     },
 }

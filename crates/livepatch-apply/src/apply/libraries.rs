@@ -17,11 +17,12 @@ impl Job<'_> {
         bound: &Bound,
         past: &Past,
     ) -> Result<&[String], ApplyError> {
-        let Some(missing) = bound.missing.first() else { return Ok(&[]) };
-        if prepared.state().find(&self.id).is_some() {
+        let libraries = self.patch.meta.libraries.as_slice();
+        let Some(missing) = bound.missing.first().or(bound.absent.first()) else { return Ok(&[]) };
+        let needed = !bound.missing.is_empty() || (!libraries.is_empty() && past.libraries.is_none());
+        if !needed || prepared.state().find(&self.id).is_some() {
             return Ok(&[]);
         }
-        let libraries = self.patch.meta.libraries.as_slice();
         if libraries.is_empty() {
             let reason =
                 format!("the patch needs `{missing}`, which no library loaded in this process provides");

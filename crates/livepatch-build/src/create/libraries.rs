@@ -9,7 +9,7 @@ use livepatch_patch::{Place, Symbol};
 pub(super) fn needed(diff: &Diff<'_>, emitted: &Emitted) -> Vec<String> {
     let (old, new) = (diff.old.image, diff.new.image);
     let is_new = |symbol: &Symbol| {
-        matches!(symbol.place, Place::Import { got: None }) && old.import(&symbol.name).is_none()
+        matches!(symbol.place, Place::Import { got: None, .. }) && old.import(&symbol.name).is_none()
     };
     if !emitted.symbols.iter().any(is_new) {
         return Vec::new();

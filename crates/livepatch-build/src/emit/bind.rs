@@ -2,7 +2,7 @@
 
 use crate::diff::Diff;
 use crate::diff::program::At;
-use crate::image::ImageSymbol;
+use crate::image::{ImageSymbol, Import};
 use crate::objects::Kind;
 use livepatch_patch::{LinkAddr, Place};
 use std::collections::HashSet;
@@ -19,7 +19,7 @@ pub(super) enum Bound {
         shared: Option<(At, At)>,
     },
     /// Another module provides it.
-    Import { got: Option<LinkAddr> },
+    Import(Import),
 }
 
 /// Binds a reference by name; `target` is its definition in the new program, if that object is loaded.
@@ -104,9 +104,11 @@ fn external(diff: &mut Diff<'_>, changed: &HashSet<At>, name: &str, call: bool) 
         ));
     }
     match diff.old.image.import(name) {
-        Some(got) => Ok(Bound::Import { got }),
-        None if diff.new.image.import(name).is_some() => Ok(Bound::Import { got: None }),
-        None => Err(format!("it refers to `{name}`, which neither build defines")),
+        Some(import) => Ok(Bound::Import(import)),
+        None => match diff.new.image.import(name) {
+            Some(Import { weak, .. }) => Ok(Bound::Import(Import { got: None, weak })),
+            None => Err(format!("it refers to `{name}`, which neither build defines")),
+        },
     }
 }
 

@@ -19,7 +19,7 @@ use crate::diff::compare::{self, Ends, Ref, entry, is_call, is_relative, locatio
 use crate::diff::names::is_anonymous;
 use crate::diff::program::At;
 use crate::diff::{Diff, DiffError};
-use crate::image::ImageSymbol;
+use crate::image::{ImageSymbol, Import};
 use crate::objects::{Kind, Merge, Reloc as ObjReloc, SymIx};
 use bind::{Bound, binding};
 use livepatch_patch::*;
@@ -306,8 +306,8 @@ impl<'a> Emitter<'_, 'a> {
                         let symbol = Symbol { name: raw.to_owned(), place };
                         Ok((self.number(Key::Outside(raw.to_owned(), place), symbol), delta + base))
                     }
-                    Bound::Import { got } => {
-                        let place = Place::Import { got };
+                    Bound::Import(Import { got, weak }) => {
+                        let place = Place::Import { got, weak };
                         let symbol = Symbol { name: raw.to_owned(), place };
                         Ok((self.number(Key::Outside(raw.to_owned(), place), symbol), delta))
                     }

@@ -128,7 +128,10 @@ fn read_symbols(file: &File<'_>, index_map: &[Option<SectionId>]) -> Result<Vec<
             }
         } else {
             match table.symbol_section(file.endian, symbol, index).map_err(bad)? {
-                None => Place::Import { got: (value != 0).then_some(LinkAddr(value)) },
+                None => Place::Import {
+                    got: (value != 0).then_some(LinkAddr(value)),
+                    weak: symbol.st_bind() == elf::STB_WEAK,
+                },
                 Some(section) => {
                     let section = index_map.get(section.0).copied().flatten();
                     let section =

@@ -111,7 +111,7 @@ pub(crate) fn sample() -> Patch {
         symbols: vec![
             symbol("_total", own(0, 24)),
             symbol("COUNT", Place::Image { addr: LinkAddr(0x5000), size: 8 }),
-            symbol("malloc", Place::Import { got: Some(LinkAddr(0x4008)) }),
+            symbol("malloc", Place::Import { got: Some(LinkAddr(0x4008)), weak: false }),
             symbol("T", Place::ImageTls { offset: 16 }),
             symbol("_konst", own(1, 8)),
             symbol("_new", own(3, 64)),
@@ -122,7 +122,9 @@ pub(crate) fn sample() -> Patch {
 
 #[test]
 fn round_trip() {
-    let patch = sample();
+    let mut patch = sample();
+    let perhaps = Place::Import { got: None, weak: true };
+    patch.symbols.push(Symbol { name: "_perhaps".into(), place: perhaps });
     let bytes = patch.to_bytes().unwrap();
     assert_eq!(Patch::from_bytes(&bytes).unwrap(), patch);
     assert_ne!(Patch::id_of(&bytes).unwrap(), Digest([0; 32]));

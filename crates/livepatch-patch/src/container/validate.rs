@@ -143,7 +143,9 @@ fn check_symbol(patch: &Patch, symbol: &Symbol) -> Result<(), &'static str> {
             let end = offset.checked_add(size).ok_or("lies outside its section")?;
             if end > section.size { Err("lies outside its section") } else { Ok(()) }
         }
-        Place::Import { got: Some(slot) } if slot.0 == 0 || slot.0 % 8 != 0 => Err("GOT slot is not aligned"),
+        Place::Import { got: Some(slot), .. } if slot.0 == 0 || slot.0 % 8 != 0 => {
+            Err("GOT slot is not aligned")
+        }
         _ => Ok(()),
     }
 }
