@@ -136,7 +136,7 @@ impl Choice<'_> {
         for &at in kept {
             for (other, how) in &reach.functions[at] {
                 if !kept.contains(other) {
-                    note(at, self.path(*other), how);
+                    note(at, self.path(*other), &self.as_host(at, how));
                 }
             }
         }
@@ -158,6 +158,16 @@ impl Choice<'_> {
             }
         }
         missing.into_values().collect()
+    }
+
+    /// What a function does that goes in: if it was not selected itself, the reader has to be told why it does.
+    fn as_host(&self, at: usize, does: &str) -> String {
+        let mut held =
+            self.origins[at].holds.iter().map(ItemName::key).filter(|item| self.items.contains(item));
+        match held.next().filter(|_| !self.direct.contains(&at)) {
+            Some(item) => format!("holds the selected `{}`, and {does}", self.label(&item)),
+            None => does.to_owned(),
+        }
     }
 
     /// Items that would change although they were not selected.

@@ -284,6 +284,20 @@ fn what_the_patch_does_not_hold_is_said_with_what_may_be_meant() {
 }
 
 #[test]
+fn of_a_host_that_stands_in_the_way_is_said_why_it_goes_in() {
+    let name = |path: &str| item(path, path, None);
+    let mut maker = Maker::new(["a::host", "b::third"].map(name).to_vec());
+    maker.origin(0).holds = vec![name("a::vat")];
+    maker.refer(maker.function(0), maker.function(1));
+    let refused = maker.select(Selection::new().function("a::vat")).unwrap_err();
+    let SelectError::Incomplete { missing } = refused else { panic!("{refused}") };
+    assert_eq!(missing[0].reason, "holds the selected `a::vat`, and calls");
+    let refused = maker.select(Selection::new().function("a::host")).unwrap_err();
+    let SelectError::Incomplete { missing } = refused else { panic!("{refused}") };
+    assert!(missing.iter().any(|missing| missing.reason == "calls"), "{missing:?}");
+}
+
+#[test]
 fn hosts_come_along_with_what_is_inlined_into_them() {
     let name = |path: &str| item(path, path, None);
     let mut maker = Maker::new(["a::first", "a::second", "a::third"].map(name).to_vec());
