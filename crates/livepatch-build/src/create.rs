@@ -241,7 +241,7 @@ fn bodies(source: &SourceDiff) -> impl Iterator<Item = Finding> {
         let finding = |rule| Finding::new(rule, &body.path).at(Some(place.clone()));
         let moved = body.moved_await.as_ref().map(|what| {
             let what =
-                format!("`{what}` is awaited at another point in the order, or under another condition");
+                format!("`{what}` is awaited, or kept at an await, at another place in the order, or under another condition");
             finding(&rules::coroutine::RULE).change(what, None, None)
         });
         let called = body.was_calling.as_ref().filter(|was| **was != body.calling).map(|was| {

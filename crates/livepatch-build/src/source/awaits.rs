@@ -186,6 +186,13 @@ fn text(tokens: &[Token]) -> String {
     tokens.iter().map(|token| &*token.text).collect()
 }
 
+/// The same of texts.
+#[cfg(test)]
+fn moved_in_text(old: &str, new: &str) -> Option<String> {
+    let tokens = |text: &str| super::tokens::flatten(text.parse().unwrap());
+    moved(&tokens(old), &tokens(new))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tokens::flatten;
@@ -223,10 +230,7 @@ mod tests {
 
     #[test]
     fn what_changed_places() {
-        let moved = |old: &str, new: &str| {
-            let tokens = |text: &str| flatten(text.parse().unwrap());
-            moved(&tokens(old), &tokens(new))
-        };
+        let moved = moved_in_text;
         assert_eq!(moved("a().await; b().await;", "b().await; a().await;").as_deref(), Some("a()"));
         assert_eq!(moved("a().await; b().await;", "x(); a().await; y(); b().await;"), None);
         assert_eq!(moved("a(1).await; b().await;", "a(2).await; b().await;"), None);

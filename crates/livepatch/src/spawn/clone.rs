@@ -36,9 +36,10 @@ impl Stack {
     fn new() -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        let (anywhere, no_file, offset) = (ptr::null_mut::<c_void>(), -1, 0);
         // SAFETY: a new mapping, wherever the kernel likes.
-        let start = unsafe { libc::mmap(ptr::null_mut(), STACK, access, kind, -1, 0) };
-        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(start)) }
+        let start = unsafe { libc::syscall(libc::SYS_mmap, anywhere, STACK, access, kind, no_file, offset) };
+        Ok(Self(Errno::result(start)? as *mut c_void))
     }
 
     /// Its upper end, aligned to a page.
@@ -50,7 +51,7 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         // SAFETY: `new` mapped it, and no clone is there any more: see `Clone::await_end`.
-        unsafe { libc::munmap(self.0, STACK) };
+        unsafe { libc::syscall(libc::SYS_munmap, self.0, STACK) };
     }
 }
 

@@ -21,7 +21,9 @@ no stack shows it: patched `poll` would take up the old state as if it were its 
 Lines may shift freely. What counts is the set of states, and for each state the saved variables with their types and
 offsets, among them the awaited future. Where one expression is awaited in several places, the conditions and patterns around
 each count, too: a future that waits in one branch would go on in the other if these were exchanged. So do the places of futures
-that a macro or function is given to await, as in `join!(a(), b())`: each is kept by its place, and its result would be taken for the other's.
+that a macro or function is given to await, as in `join!(a(), b())`, and of what is computed before an await in one expression, as in
+`Reply { id: next(), total: total(), body: read().await }`: each is kept by its place, and would be taken for the other. Variables of one
+name are kept under that name, so what they are given keeps its order, too.
 
 What to do: change what happens between await points only, or move the change into a function (async or not) that is
 called from the body and whose instances do not outlive the patch.

@@ -107,12 +107,7 @@ pub(super) fn value(tokens: &[Token], name: usize, before: usize) -> Option<Rang
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::tokens::flatten;
-
-    fn moved(old: &str, new: &str) -> Option<String> {
-        let tokens = |text: &str| flatten(text.parse().unwrap());
-        super::super::moved(&tokens(old), &tokens(new))
-    }
+    use super::super::moved_in_text as moved;
 
     #[test]
     fn what_has_a_name_changes_places() {

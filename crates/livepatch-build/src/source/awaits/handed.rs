@@ -110,12 +110,7 @@ fn is_text(part: &[Token]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::tokens::flatten;
-
-    fn moved(old: &str, new: &str) -> Option<String> {
-        let tokens = |text: &str| flatten(text.parse().unwrap());
-        super::super::moved(&tokens(old), &tokens(new))
-    }
+    use super::super::moved_in_text as moved;
 
     #[test]
     fn what_macros_are_given_changes_places() {

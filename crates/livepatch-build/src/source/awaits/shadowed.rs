@@ -36,17 +36,14 @@ fn given(tokens: &[Token]) -> BTreeMap<&str, Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::tokens::flatten;
+    use super::super::moved_in_text;
 
     #[test]
     fn values_of_one_name_change_places() {
         let body = |[one, other]: [&str; 2]| {
             format!("let s = {one}; let r = &s; let mut s: String = {other}; w().await; f(r, s)")
         };
-        let moved = |old: [&str; 2], new: [&str; 2]| {
-            let tokens = |text: &str| flatten(text.parse().unwrap());
-            super::super::moved(&tokens(&body(old)), &tokens(&body(new)))
-        };
+        let moved = |old: [&str; 2], new: [&str; 2]| moved_in_text(&body(old), &body(new));
         assert_eq!(moved(["v(1)", "v(2)"], ["v(2)", "v(1)"]).as_deref(), Some("v(1)"));
         assert_eq!(moved(["v(1)", "v(2)"], ["v(1)", "v(3)"]), None);
         assert_eq!(moved(["v(1)", "v(1)"], ["v(1)", "v(1)"]), None);
