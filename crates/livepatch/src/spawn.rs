@@ -6,7 +6,7 @@
 //! ```text
 //! calling thread ── starts a thread, waits for the helper's id, lets it trace us, says go
 //!        thread  ── clone(VM | VFORK | FILES | PIDFD, no exit signal) ─▶ go-between
-//!    go-between  ── clone(VM | VFORK | PIDFD, SIGCHLD) ─▶ helper: own process group, signals as new, four descriptors,
+//!    go-between  ── clone(VM | VFORK | PIDFD, SIGCHLD) ─▶ helper: signals as new or ignored, four descriptors,
 //!                   then exits                            no new privileges, waits for go, execve
 //! ```
 //!

@@ -12,9 +12,9 @@ fn a_helper_that_never_gets_to_start() -> Result<(), Failed> {
         ("STOP", "error helper-deadline"),
         ("KILL", "error helper: cannot start /proc/self/exe: it was killed"),
     ] {
-        let inject = format!("inject=setpgid:signal={signal}");
+        let inject = format!("inject=close_range:signal={signal}");
         let mut case =
-            Case::by("strace", &["-f", "-qq", "-o", "/dev/null", "-e", "trace=setpgid", "-e", &inject])?;
+            Case::by("strace", &["-f", "-qq", "-o", "/dev/null", "-e", "trace=close_range", "-e", &inject])?;
         case.expect("deadline 3000", "set")?;
         for _ in 0..3 {
             case.expect("status", answer)?;
@@ -28,9 +28,9 @@ fn a_helper_that_never_gets_to_start() -> Result<(), Failed> {
 /// What the program had open, a listening socket for instance, is not kept by what it was about to start.
 #[test]
 fn a_program_that_is_killed_leaves_nothing_open() -> Result<(), Failed> {
-    let stop = "inject=setpgid:signal=STOP";
+    let stop = "inject=close_range:signal=STOP";
     let mut case =
-        Case::by("strace", &["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=setpgid", "-e", stop])?;
+        Case::by("strace", &["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=close_range", "-e", stop])?;
     case.program.send("status")?;
     case.clones(2)?;
     case.program.kill_and_wait_for_its_output()

@@ -24,6 +24,21 @@ const SIGNALS: c_int = 64;
 /// `struct kernel_sigaction` of x86-64: handler, flags, restorer, mask. All zero is `SIG_DFL`.
 type KernelAction = [u64; 4];
 static DEFAULT: KernelAction = [0; 4];
+static IGNORED: KernelAction = [libc::SIG_IGN as u64, 0, 0, 0];
+/// What terminals and supervisors send to a program with all that belongs to it. The helper belongs to it: where the kernel shares
+/// processors among sessions first, a new session may wait for seconds beside a busy program, and a new process group becomes orphaned
+/// when the go-between ends, at which the kernel hangs up on a helper that is stopped at that moment.
+const OF_GROUPS: [c_int; 9] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+];
 
 /// The go-between: starts the helper and ends.
 pub(super) extern "C" fn between_main(argument: *mut c_void) -> c_int {
@@ -51,12 +66,11 @@ extern "C" fn helper_main(argument: *mut c_void) -> c_int {
     // SAFETY: these calls take numbers, the address of a `struct sigaction` as the kernel has it, and a null pointer where the
     // old one may be asked for. Signal actions and descriptors are this process's own copies (neither CLONE_SIGHAND nor CLONE_FILES).
     unsafe {
-        // No session: where the kernel shares processors among sessions first, a new one may wait for seconds beside a busy program.
-        libc::syscall(libc::SYS_setpgid, 0, 0);
         for signal in 1..=SIGNALS {
             // libc's own function may take a lock, which lies in the program's memory.
+            let action = if OF_GROUPS.contains(&signal) { &raw const IGNORED } else { &raw const DEFAULT };
             let none = ptr::null_mut::<KernelAction>();
-            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const DEFAULT, none, size_of::<u64>());
+            libc::syscall(libc::SYS_rt_sigaction, signal, action, none, size_of::<u64>());
         }
         for (wanted, file) in shared.program.files.iter().enumerate() {
             // The sources lie above all targets, so none is overwritten.
