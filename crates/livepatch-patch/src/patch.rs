@@ -127,7 +127,7 @@ pub struct Once {
     /// What keeps the value, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeper: Option<String>,
-    /// Its text.
+    /// What it is: its text, or its raw code where a macro made it.
     pub body: Tag,
 }
 

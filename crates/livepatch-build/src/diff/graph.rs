@@ -2,7 +2,7 @@
 
 use super::pair::ByName;
 use super::program::{At, Program};
-use super::uses::{Uses, contents, held};
+use super::uses::{Uses, held};
 use super::variables::is_accessor;
 use crate::objects::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,8 +31,6 @@ pub(super) struct Node {
     pub fields: Vec<(u64, String)>,
     /// A number for its bytes, in which references are left open; of copies, of one of them.
     pub shape: u64,
-    /// A number for the constants without a name that it leads to; of copies, of one of them.
-    pub contents: u64,
 }
 
 impl Graph {
@@ -57,7 +55,6 @@ impl Graph {
                 kind: kinds.iter().next().copied().filter(|_| kinds.len() == 1),
                 fields: fields.collect(),
                 shape: sections.first().map(|at| shape(program.section(*at).bytes)).unwrap_or_default(),
-                contents: sections.first().map(|at| contents(program, *at)).unwrap_or_default(),
             };
             nodes.insert((*name).to_owned(), node);
         }

@@ -27,7 +27,7 @@ use super::repartition::{Infos, Judge};
 use super::shift::{self, Shift};
 use super::start;
 use super::traces::{family, last_name};
-use super::uses::Uses;
+use super::uses::{Uses, contents};
 use super::{Diff, DiffError};
 use crate::build::Build;
 use crate::emit::name_of;
@@ -94,6 +94,8 @@ pub struct Meaning {
     pub(super) new: Graph,
     /// Functions of the new build that only run while the program starts ([`start`]).
     pub(super) at_start: HashSet<String>,
+    /// A number for the constants without a name that each function leads to which only the new build has; of copies, of one of them.
+    pub(super) contents: HashMap<String, u64>,
     /// Whether crates of others, of which there is no raw code, are compiled together with ours in one of the builds.
     pub(super) is_together: bool,
 }
@@ -136,6 +138,11 @@ impl Meaning {
         let added = added.filter_map(|name| rename::base(name)).collect();
         let is_together = is_compiled_together(old.0) || is_compiled_together(new.0);
         let at_start = start::only_at_start(&is, &new_names, &after);
+        let is_new = |(name, _): &(&&str, &Vec<At>)| !old_names.contains_key(*name);
+        let holds = |(name, sections): (&&str, &Vec<At>)| {
+            Some(((*name).to_owned(), contents(&is, *sections.first()?)))
+        };
+        let contents = new_names.iter().filter(is_new).filter_map(holds).collect();
         let meaning = Self {
             changed,
             shifted,
@@ -146,6 +153,7 @@ impl Meaning {
             old: before,
             new: after,
             at_start,
+            contents,
             is_together,
         };
         Ok(if is_all { Known::All(meaning) } else { Known::Ours(meaning) })

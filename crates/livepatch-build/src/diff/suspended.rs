@@ -39,9 +39,10 @@ impl Meaning {
         glue.map(|(_, node)| code(node)).collect()
     }
 
-    /// What the new build's function of a symbol does, by raw code, and with which constants.
+    /// What a function that only the new build has does, by raw code, and with which constants.
     pub(crate) fn code_of(&self, symbol: &str) -> Option<String> {
-        self.new.nodes.get(self.key(symbol)).map(|node| format!("{} {}", code(node), node.contents))
+        let name = self.key(symbol);
+        Some(format!("{} {}", code(self.new.nodes.get(name)?), self.contents.get(name)?))
     }
 }
 
