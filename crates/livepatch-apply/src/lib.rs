@@ -52,7 +52,7 @@ pub mod target;
 pub mod transition;
 pub mod unwind;
 
-pub use livepatch_process::{log, prefer_this_thread};
+pub use livepatch_process::{be_prompt, log};
 
 pub use apply::{apply, check};
 pub use error::{ApplyError, LeaveRunning, Mismatch, ThreadInside};

@@ -14,7 +14,7 @@ use crate::transition::net;
 use crate::transition::{Failed, NotQuiescent, Switched, snapshot};
 use crate::unwind::Tables;
 use livepatch_patch::{Reason, Redirect, RunAddr};
-use livepatch_process::{Process, Seized, ThreadState, Tid, log};
+use livepatch_process::{Process, Seized, ThreadState, Tid, come_first, log};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -172,6 +172,7 @@ impl Switch<'_> {
         let started = Instant::now();
         let mut ahead = drain::look_ahead(seized, job).map_err(NotDone::before)?;
         let look = started.elapsed();
+        come_first();
         let announced = net::announce(ahead.seized(), entries.landing(), &entries.sites(), self.deadline);
         if let Err(error) = announced.and_then(|()| self.begin(state, true)) {
             return Err(Box::new(NotDone { seized: Some(ahead.into_seized()), why: Why::Error(error) }));
@@ -216,6 +217,7 @@ impl Switch<'_> {
 
     /// All threads stopped at once.
     fn at_once(&self, seized: Seized, state: &mut State) -> Result<Done, Box<NotDone>> {
+        come_first();
         if let Err(error) = self.begin(state, false) {
             return Err(Box::new(NotDone { seized: Some(seized), why: Why::Error(error) }));
         }

@@ -87,6 +87,6 @@ pub use regs::{Regs, XState};
 pub use remote::RemoteCall;
 pub use remote_memory::Protection;
 pub use thread::StoppedThread;
-pub use tracer::{on_tracer_thread, prefer_this_thread};
+pub use tracer::{be_prompt, come_first, on_tracer_thread};
 pub use visit::Visitors;
 pub use world::{Seized, Stopped};

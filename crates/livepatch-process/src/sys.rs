@@ -9,8 +9,8 @@ mod wait;
 
 pub(crate) use memory::{MAX_PIECES, MapQuery, process_vm_readv, query_map, same_address_space};
 pub(crate) use own::{
-    Moment, bind_to_processor, current_processor, has_real_time, leads_session, nudge, own_euid,
-    prefer_this_thread, raise_descriptor_limit, run_at_once, wait_for_holder,
+    Moment, PREFERRED, be_prompt, bind_to_processor, come_first, current_processor, has_real_time,
+    leads_session, nudge, own_euid, raise_descriptor_limit, run_at_once, wait_for_holder,
 };
 pub(crate) use registers::{get_regs, get_xstate, rseq_area, seccomp_filters, set_regs, set_xstate};
 pub(crate) use signals::{

@@ -3,8 +3,8 @@
 //! ptrace binds tracees to the OS thread that attached. When that thread ends, the kernel lets go of all of them at once, and
 //! none is interrupted for it; to detach from a running thread, it would have to be stopped.
 //!
-//! Threads of the target wait for this one while they are held, so it gets a processor before others where the system
-//! permits that (`nice` −20; root, or CAP_SYS_NICE).
+//! Threads of the target wait for this one while they are held, so it gets a processor before others then where the system
+//! permits that (root, or CAP_SYS_NICE), and only then: the target shares the processors with it.
 
 use crate::error::{ProcessError, Tracer};
 use crate::loan::is_crowded;
@@ -12,23 +12,29 @@ use crate::{Tid, numbered, procfs, sys};
 use std::io;
 use std::panic::resume_unwind;
 
-/// Gives the calling thread, and those that it starts, a processor before others where the system permits that. For tools
-/// that do nothing but this work: on a busy machine the way to the first stop is long otherwise.
+/// Lets the calling thread, and those that it starts, run when they are wanted. For tools that do nothing but trace: on a busy machine the
+/// way to the first stop is long otherwise.
 ///
 /// A thread's priority counts among the threads of its session only where the kernel shares processors among sessions first
 /// (sched(7), "The autogroup feature"). So a session that this process leads, and that ends with it, is preferred as a whole.
 /// A session of somebody else's, say a shell's, is left alone.
-pub fn prefer_this_thread() {
-    hasten();
+pub fn be_prompt() {
+    sys::be_prompt();
+    leave_the_crowd();
     if sys::leads_session() {
         // The kernel may have no such groups, or permit nothing.
-        let _ = std::fs::write("/proc/self/autogroup", "-20");
+        let _ = std::fs::write("/proc/self/autogroup", sys::PREFERRED.to_string());
     }
 }
 
-fn hasten() {
-    sys::prefer_this_thread();
-    // With a processor to spare, a real-time thread would take one from the program all the same.
+/// Gives the calling thread a processor before others where the system permits that. For the time in which threads may wait for it.
+pub fn come_first() {
+    sys::come_first();
+    leave_the_crowd();
+}
+
+/// With a processor to spare, a real-time thread would take one from the program all the same.
+fn leave_the_crowd() {
     if is_crowded() {
         sys::run_at_once();
     }
@@ -64,7 +70,7 @@ pub fn on_tracer_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, P
     let name = NAME.to_owned();
     let (outcome, tid) = std::thread::scope(|scope| -> io::Result<_> {
         let work = || {
-            hasten();
+            leave_the_crowd();
             (work(), numbered::own_tid())
         };
         let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, work)?;

@@ -29,7 +29,7 @@ pub(crate) fn run(limit: Duration) -> i32 {
         return finish(&failure(code::ERROR, format!("cannot set the helper's time limit: {error}")));
     }
     no_traces();
-    livepatch_apply::prefer_this_thread();
+    livepatch_apply::be_prompt();
     let Ok(bytes) = read_request() else { return NO_REQUEST };
     let Some((request, patch)) = Request::decode(&bytes) else { return NO_REQUEST };
     collect::start();

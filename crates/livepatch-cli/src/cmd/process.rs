@@ -59,9 +59,9 @@ enum PolicyArg {
 }
 
 impl SwitchArgs {
-    /// Called first by commands that switch: threads of the process wait for them.
+    /// Called first by commands that switch.
     pub(crate) fn hurry(&self) {
-        livepatch_apply::prefer_this_thread();
+        livepatch_apply::be_prompt();
     }
 
     pub(crate) fn apply_options(&self, part: &PartArgs) -> ApplyOptions {

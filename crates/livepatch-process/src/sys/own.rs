@@ -15,22 +15,30 @@ pub(crate) fn own_euid() -> u32 {
     unsafe { libc::syscall(libc::SYS_geteuid) as u32 }
 }
 
-/// Gives the calling thread the highest priority among ordinary ones, if that is permitted, and lets its sleeps end when they should.
-pub(crate) fn prefer_this_thread() {
-    const HIGHEST: c_int = -20;
+/// Lets the calling thread's sleeps end when they should, and gives it short turns. It gets no more of a processor than others.
+pub(crate) fn be_prompt() {
     /// Nanoseconds by which the kernel may prolong a sleep; 50 µs if nothing is said.
     const SLACK: c_long = 1;
     const NONE: c_long = 0;
     // SAFETY: takes numbers only, and is about the calling thread.
     let exact =
         unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_TIMERSLACK, SLACK, NONE, NONE, NONE) } == 0;
-    // SAFETY: takes numbers only; 0 stands for the calling thread, which has a priority of its own on Linux.
-    let set = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, HIGHEST) } == 0;
     let short = take_short_turns();
-    log::trace(format_args!(
-        "priority of the tracing thread set: {set}, its sleeps exact: {exact}, its turns short: {short}"
-    ));
+    log::trace(format_args!("the tracing thread's sleeps are exact: {exact}, its turns short: {short}"));
 }
+
+/// Gives the calling thread a high priority among ordinary ones, if that is permitted.
+pub(crate) fn come_first() {
+    // SAFETY: takes numbers only; 0 stands for the calling thread, which has a priority of its own on Linux.
+    let set = unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, PREFERRED) } == 0;
+    // The value that was set with the turns holds until they are set again.
+    let short = take_short_turns();
+    log::trace(format_args!("priority of the tracing thread set: {set}, its turns short: {short}"));
+}
+
+/// The nice value of threads that others wait for. Only for that time: those that wake up beside them come much later, as the kernel makes up
+/// for a time slice more slowly by the ratio of the weights, which is 87.
+pub(crate) const PREFERRED: c_int = -20;
 
 /// How the kernel is to share processors with the calling thread (`struct sched_attr`, version 0; sched_setattr(2)).
 #[repr(C)]
