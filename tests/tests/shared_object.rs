@@ -6,6 +6,7 @@ use livepatch_tests::profile::Profile;
 use livepatch_tests::project::Project;
 use livepatch_tests::tools::{self, exit};
 use livepatch_tests::{Failed, fail};
+use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
@@ -109,6 +110,32 @@ fn new_thread_locals_have_functions_of_their_own() -> Result<(), Failed> {
     tools::livepatch(&["rollback", &pid])?.expect(exit::DONE, "rollback")?;
     assert_eq!(program.round()?, ["535 4"]);
     program.finish()
+}
+
+/// The table of what a library exports stays as it is: nothing to patch if nothing else changed, and a note if something did.
+#[test]
+fn new_exports_are_told() -> Result<(), Failed> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/shared_object");
+    let project = Project::new(&Fixture::read(&folder)?, Profile::Release)?;
+    project.ship()?;
+    let export = "\n#[unsafe(no_mangle)]\npub extern \"C\" fn added(n: u64) -> u64 {\n    n + 1\n}\n";
+    let add = || -> Result<(), Failed> {
+        let source = project.path().join("src/lib.rs");
+        let text = std::fs::read_to_string(&source)?;
+        Ok(std::fs::write(&source, text + export)?)
+    };
+    let codes = |report: &Value| -> Vec<String> {
+        let findings = report["findings"].as_array().into_iter().flatten();
+        findings.map(|finding| format!("{} {}", finding["code"], finding["item"])).collect()
+    };
+    add()?;
+    let alone = project.create("alone")?.ran.expect(exit::REFUSED, "create")?;
+    assert_eq!(codes(&alone.json), [r#""LP0017" "added""#], "{}", alone.json);
+    project.write(Side::New)?;
+    add()?;
+    let both = project.create("both")?.ran.expect(exit::DONE, "create")?;
+    assert_eq!(codes(&both.json), [r#""LP0116" "added""#], "{}", both.json);
+    Ok(())
 }
 
 /// What was done to a library that is gone says nothing of the one that was loaded in its place.

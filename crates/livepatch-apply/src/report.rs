@@ -188,8 +188,8 @@ pub struct ApplyReport {
     pub libraries: Vec<String>,
     /// What is worth knowing about the patch.
     pub notes: Vec<Note>,
-    /// All that the patch changes only computes values that are kept once they are there, or runs only while the program starts: it has
-    /// no effect where they are.
+    /// All that the patch changes only computes values that are kept once they are there, or runs once: it has no effect
+    /// where they are, or where that code has run.
     pub only_initialises: bool,
     /// Threads that go on in the old code of functions that were left running: what changed there takes effect with the next call.
     pub still_inside: Vec<StillInside>,

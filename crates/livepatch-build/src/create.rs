@@ -222,13 +222,16 @@ fn same_inputs(old: &Build, new: &Build) -> bool {
 
 /// No code differs: nothing to do, unless something else does that a patch cannot bring.
 fn without_code(mut report: CreateReport, diff: &Diff<'_>) -> Outcome {
-    if report.findings.is_empty() && diff.initialisers.is_empty() {
+    let export = notes::new_exports(diff).next();
+    if report.findings.is_empty() && diff.initialisers.is_empty() && export.is_none() {
         return Outcome::Nothing(report);
     }
     if let Some((_, new)) = diff.initialisers.first() {
         let name = guard::demangle(emit::name_of(&diff.new, *new));
         report.findings.push(Finding::new(&rules::only_values::RULE, name));
         report.findings.extend(notes::kept_values(diff));
+    } else if let Some(name) = export {
+        report.findings.push(Finding::new(&rules::only_exports::RULE, name));
     }
     Outcome::Refused(report)
 }

@@ -4,7 +4,7 @@ use livepatch_patch::{BuildId, ImageKind, LinkAddr, TlsSegment};
 use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, Rela, SectionHeader, Sym};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 type Elf = FileHeader64<LE>;
@@ -53,6 +53,7 @@ pub struct Image {
     segments: Vec<Segment>,
     symbols: HashMap<String, Vec<ImageSymbol>>,
     imports: HashMap<String, Import>,
+    exports: BTreeSet<String>,
 }
 
 /// A name that an image imports.
@@ -99,6 +100,7 @@ impl Image {
             segments: Vec::new(),
             symbols: HashMap::new(),
             imports: HashMap::new(),
+            exports: BTreeSet::new(),
         };
         let mut interpreted = image.fixed;
         for segment in header.program_headers(LE, bytes).map_err(text)? {
@@ -129,6 +131,7 @@ impl Image {
             .map_err(text)?;
         image.read_symbols(bytes).map_err(text)?;
         image.read_imports(bytes).map_err(text)?;
+        image.read_exports(bytes).map_err(text)?;
         image.read_needed(bytes).map_err(text)?;
         image.data = data;
         Ok(image)
@@ -211,6 +214,15 @@ impl Image {
         Ok(())
     }
 
+    fn read_exports(&mut self, bytes: &[u8]) -> object::Result<()> {
+        let table = Elf::parse(bytes)?.sections(LE, bytes)?.symbols(LE, bytes, elf::SHT_DYNSYM)?;
+        for symbol in table.iter().filter(|symbol| !symbol.is_undefined(LE) && !symbol.is_local()) {
+            let name = std::str::from_utf8(symbol.name(LE, table.strings())?);
+            self.exports.extend(name.ok().filter(|name| !name.is_empty()).map(str::to_owned));
+        }
+        Ok(())
+    }
+
     fn read_needed(&mut self, bytes: &[u8]) -> object::Result<()> {
         let sections = Elf::parse(bytes)?.sections(LE, bytes)?;
         let Some((entries, strings)) = sections.dynamic(LE, bytes)? else { return Ok(()) };
@@ -230,6 +242,11 @@ impl Image {
     /// Every name with its definitions.
     pub fn all_symbols(&self) -> impl Iterator<Item = (&str, &[ImageSymbol])> {
         self.symbols.iter().map(|(name, list)| (name.as_str(), list.as_slice()))
+    }
+
+    /// What other modules of a process can find in the image by these names.
+    pub fn exports(&self) -> &BTreeSet<String> {
+        &self.exports
     }
 
     /// What the image imports by this name.

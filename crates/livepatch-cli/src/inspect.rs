@@ -48,7 +48,7 @@ pub struct PatchFile {
 
 /// What is said of a patch that changes nothing else than how values are computed that are kept.
 pub(crate) const ONLY_INITIALISES: &str = "attention: all that this patch changes computes values that are kept once they are there, or runs \
-    only while the program starts; it has an effect only where such a value is not there yet";
+    only once; it has an effect only where such a value is not there yet, or the process has not come to that code yet";
 
 /// Notes for people, in the shape of the compiler's own; reason and way out once for those that have them in common.
 pub(crate) fn notes_text(notes: &[Note]) -> Vec<String> {

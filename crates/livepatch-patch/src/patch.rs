@@ -209,14 +209,14 @@ pub struct Redirect {
     /// What a selection has to know about it. A function without it can only be applied with all others.
     #[serde(default)]
     pub origin: Option<Origin>,
-    /// All that changed in it only computes values that are kept once they are there, or runs only while the program starts.
+    /// All that changed in it only computes values that are kept once they are there, or runs once.
     #[serde(default)]
     pub initialises: bool,
 }
 
 impl Meta {
-    /// Whether all that the patch changes only computes values that are kept once they are there, or runs only while the program
-    /// starts: it has no effect where they are.
+    /// Whether all that the patch changes only computes values that are kept once they are there, or runs
+    /// once: it has no effect where they are, or where that code has run.
     pub fn only_initialises(&self) -> bool {
         !self.redirects.is_empty() && self.redirects.iter().all(|redirect| redirect.initialises)
     }

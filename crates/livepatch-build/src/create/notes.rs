@@ -2,6 +2,7 @@
 
 use super::describe::Builds;
 use super::{CreateError, CreateReport, brought};
+use crate::diff::names::is_mangled;
 use crate::diff::once::{Initialiser, When};
 use crate::diff::program::At;
 use crate::diff::{Diff, Known, Meaning};
@@ -30,7 +31,9 @@ pub(super) fn add(
         (Finding::new(&rules::constant_kept::RULE, path), BTreeSet::new())
     });
     let computed = computed_once(builds, &diff.meaning, emitted, judged, meta)?;
-    for (finding, functions) in variables.chain(constants).chain(computed) {
+    let exports =
+        new_exports(diff).map(|name| (Finding::new(&rules::new_export::RULE, name), BTreeSet::new()));
+    for (finding, functions) in variables.chain(constants).chain(computed).chain(exports) {
         meta.notes.push(note(&finding, functions));
         report.findings.push(finding);
     }
@@ -49,6 +52,12 @@ pub(super) fn kept_values(diff: &Diff<'_>) -> Vec<Finding> {
         }
     };
     diff.initialisers.iter().map(finding).collect()
+}
+
+/// What only the new build exports. Names of Rust's have a number of the compiler's in them: nobody asks for those when the program runs.
+pub(super) fn new_exports<'a>(diff: &Diff<'a>) -> impl Iterator<Item = &'a str> {
+    let names = diff.new.image.exports().difference(diff.old.image.exports());
+    names.map(String::as_str).filter(|name| !is_mangled(name))
 }
 
 /// A note that goes into the patch, about these of its functions, or about all of it.
@@ -128,7 +137,7 @@ pub(super) fn parts(info: &FunctionInfo) -> impl Iterator<Item = (&str, &str, Op
     inlined.chain([own])
 }
 
-/// Path of a function, and that of the variable that keeps what it computes; nothing if it runs while the program starts.
+/// Path of a function, and that of the variable that keeps what it computes; nothing if it runs once.
 type Computed = (String, Option<Option<String>>);
 
 /// One finding for each function in the source and each variable that keeps what it computes.
@@ -148,14 +157,14 @@ fn findings(
         let (path, place) = described.unwrap_or_else(|| (guard::demangle(meaning.new_name(name)), None));
         let keeper = match &initialiser.when {
             When::Asked(keeper) => Some(keeper.as_deref().map(guard::demangle)),
-            When::AtStart => None,
+            When::RunsOnce => None,
         };
         let entry = all.entry((of_macro(&path).to_owned(), keeper)).or_insert((place, BTreeSet::new()));
         entry.1.extend(holders().map(|(at, _)| at as u32));
     }
     let finding = |((path, keeper), (place, functions)): (Computed, (Option<Place>, _))| {
         let Some(keeper) = keeper else {
-            return (Finding::new(&rules::at_start::RULE, path).at(place), functions);
+            return (Finding::new(&rules::runs_once::RULE, path).at(place), functions);
         };
         let mut finding = Finding::new(&rules::computed_once::RULE, path).at(place);
         if let Some(keeper) = keeper {

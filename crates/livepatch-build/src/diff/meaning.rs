@@ -24,8 +24,8 @@ use super::pair::{ByName, by_name, pair};
 use super::program::{At, Program};
 use super::rename;
 use super::repartition::{Infos, Judge};
+use super::runs_once;
 use super::shift::{self, Shift};
-use super::start;
 use super::traces::{family, last_name};
 use super::uses::{Uses, contents};
 use super::{Diff, DiffError};
@@ -92,8 +92,8 @@ pub struct Meaning {
     pub(super) renamed: HashMap<String, String>,
     pub(super) old: Graph,
     pub(super) new: Graph,
-    /// Functions of the new build that only run while the program starts ([`start`]).
-    pub(super) at_start: HashSet<String>,
+    /// Functions of the new build that run once ([`runs_once`]).
+    pub(super) runs_once: HashSet<String>,
     /// A number for the constants without a name that each function leads to which only the new build has; of copies, of one of them.
     pub(super) contents: HashMap<String, u64>,
     /// Whether crates of others, of which there is no raw code, are compiled together with ours in one of the builds.
@@ -137,7 +137,7 @@ impl Meaning {
         let added = new_names.keys().filter(|name| !old_names.contains_key(*name));
         let added = added.filter_map(|name| rename::base(name)).collect();
         let is_together = is_compiled_together(old.0) || is_compiled_together(new.0);
-        let at_start = start::only_at_start(&is, &new_names, &after);
+        let runs_once = runs_once::running_once(&is, &new_names, &after);
         let is_new = |(name, _): &(&&str, &Vec<At>)| !old_names.contains_key(*name);
         let holds = |(name, sections): (&&str, &Vec<At>)| {
             Some(((*name).to_owned(), contents(&is, *sections.first()?)))
@@ -152,7 +152,7 @@ impl Meaning {
             renamed,
             old: before,
             new: after,
-            at_start,
+            runs_once,
             contents,
             is_together,
         };

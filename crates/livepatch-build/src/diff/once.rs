@@ -3,7 +3,7 @@
 //! Raw code shows who calls whom. What a once-state (`guard/once.rs`) calls is an *initialiser*, and so is the function that a
 //! variable with a once-state in it holds for its value. A function that is reached by calls from initialisers alone does what
 //! these do. Where the address of a function is taken it can be called at any time, so it is none, whoever takes it: handlers that
-//! an initialiser puts into a table, the loop of a thread that it starts. What only runs while the program starts (`start.rs`) is like
+//! an initialiser puts into a table, the loop of a thread that it starts. What runs once (`runs_once.rs`) is like
 //! an initialiser of the whole program.
 
 use super::Meaning;
@@ -30,8 +30,8 @@ pub(crate) struct Initialiser {
 pub(crate) enum When {
     /// When a value is first asked for, which is kept by this variable, where that is known.
     Asked(Option<String>),
-    /// While the program starts.
-    AtStart,
+    /// Once, as set-up does: see `runs_once.rs`.
+    RunsOnce,
 }
 
 /// A function or constant that an initialiser is made of.
@@ -57,12 +57,12 @@ impl Meaning {
     }
 
     /// The changed functions and constants that initialisers alone are made of, by name; functions that are initialisers as they
-    /// are; and functions that only run while the program starts.
+    /// are; and functions that run once.
     pub(crate) fn initialisers(&self, once: &[ComputedOnce<'_>]) -> BTreeMap<String, Initialiser> {
-        let at_start = self.at_start.iter().filter(|name| self.changed.contains(*name));
-        let at_start = at_start.filter(|name| self.old.nodes.contains_key(*name));
+        let running = self.runs_once.iter().filter(|name| self.changed.contains(*name));
+        let running = running.filter(|name| self.old.nodes.contains_key(*name));
         let mut found: BTreeMap<String, Initialiser> =
-            at_start.map(|name| (name.clone(), Initialiser { when: When::AtStart, only: true })).collect();
+            running.map(|name| (name.clone(), Initialiser { when: When::RunsOnce, only: true })).collect();
         for &ComputedOnce { name, keeper, only } in once {
             if self.changed.contains(name) && self.old.nodes.contains_key(name) {
                 let when = When::Asked(keeper.map(|keeper| self.new_name(keeper).to_owned()));

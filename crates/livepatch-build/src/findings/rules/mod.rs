@@ -3,7 +3,6 @@
 use super::{Code, Severity};
 
 pub mod abi;
-pub mod at_start;
 pub mod begins_anew;
 pub mod built_otherwise;
 pub mod closure;
@@ -17,14 +16,17 @@ pub mod library;
 pub mod library_path;
 pub mod lost;
 pub mod mixed_thread_locals;
+pub mod new_export;
 pub mod no_debug_info;
 pub mod no_room;
 pub mod not_rust;
 pub mod numbered;
+pub mod only_exports;
 pub mod only_values;
 pub mod optimised;
 pub mod removed;
 pub mod renumbered;
+pub mod runs_once;
 pub mod shared_address;
 pub mod shared_section;
 pub mod signature;
@@ -69,6 +71,7 @@ pub static ALL: &[&Rule] = &[
     &initialiser::RULE,
     &distributed_slice::RULE,
     &only_values::RULE,
+    &only_exports::RULE,
     &unsupported::RULE,
     &copies::RULE,
     &built_otherwise::RULE,
@@ -83,7 +86,8 @@ pub static ALL: &[&Rule] = &[
     &begins_anew::RULE,
     &constant_kept::RULE,
     &removed::RULE,
-    &at_start::RULE,
+    &runs_once::RULE,
+    &new_export::RULE,
 ];
 
 /// The rule with this code.

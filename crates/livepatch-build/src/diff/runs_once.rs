@@ -1,6 +1,8 @@
-//! What of a program runs only while it starts.
+//! What of a program runs once, as set-up does.
 //!
-//! `main` runs once. So does a function that such code calls by one call which is in no loop, if nothing else refers to it. Loops are
+//! `main` runs once, and so does what the loader calls (`.init_array`). So does a function that such code calls by one call which is in no
+//! loop, if nothing else refers to it, and what it starts a thread with: the standard library's own code for that refers to it by the
+//! vtable of a `Box<dyn FnOnce()>`, whose function is called once a box, and to the function that its `catch_unwind` is to call. Loops are
 //! those of the raw code's instructions: a call from which control comes back to it. Where control goes through a table, it may go to
 //! whatever no other instruction leads to. The body of `async fn main` is a function that the runtime calls in a loop, but each call
 //! goes on where the last one left off; so its own instructions tell what is in a loop. The same goes for the bodies that it awaits: they
@@ -12,13 +14,14 @@ use super::names::is_mangled;
 use super::pair::ByName;
 use super::program::Program;
 use super::traces::last_name;
+use super::uses::held;
 use crate::guard::demangle;
 use crate::objects::Kind;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// The functions that only run while the program starts, by name, `main` left out: it goes on to be on the stack.
-pub(super) fn only_at_start<'a>(program: &Program<'a>, names: &ByName<'a>, graph: &Graph) -> HashSet<String> {
+/// The functions that run once, by name, `main` left out: it goes on to be on the stack.
+pub(super) fn running_once<'a>(program: &Program<'a>, names: &ByName<'a>, graph: &Graph) -> HashSet<String> {
     let mut references: HashMap<&str, usize> = HashMap::new();
     for node in graph.nodes.values() {
         for (name, count) in node.calls.iter().chain(&node.others) {
@@ -27,9 +30,15 @@ pub(super) fn only_at_start<'a>(program: &Program<'a>, names: &ByName<'a>, graph
     }
     let mut found = HashSet::new();
     let mut work: Vec<&str> = mains(names, graph);
+    for name in constructors(program) {
+        // The loader's sections are not in the graph.
+        if names.contains_key(name) && !references.contains_key(name) && found.insert(name.to_owned()) {
+            work.push(name);
+        }
+    }
     while let Some(name) = work.pop() {
-        let called = called_once(program, names, name).into_iter();
-        for callee in called.filter(|callee| references.get(callee) == Some(&1)) {
+        let used = used_once(program, names, name).into_iter();
+        for callee in used.filter(|callee| references.get(callee) == Some(&1)) {
             if !is_polled(callee) && found.insert(callee.to_owned()) {
                 work.push(callee);
             }
@@ -67,21 +76,49 @@ fn mains<'a>(names: &ByName<'a>, graph: &Graph) -> Vec<&'a str> {
     mains
 }
 
-/// Functions that a piece of code calls, but not in a loop.
-fn called_once<'a>(program: &Program<'a>, names: &ByName<'a>, name: &str) -> BTreeSet<&'a str> {
+/// What the loader calls.
+fn constructors<'a>(program: &Program<'a>) -> BTreeSet<&'a str> {
+    const SECTIONS: [&str; 3] = [".preinit_array", ".init_array", ".ctors"];
+    let is_list = |name: &str| SECTIONS.iter().any(|list| name.starts_with(list));
+    let lists = program.all().filter(|(_, section)| is_list(section.name));
+    lists.flat_map(|(at, _)| held(program, at)).map(|(_, name)| name).collect()
+}
+
+/// Functions that a piece of code calls, or hands to what calls them once, but not in a loop.
+fn used_once<'a>(program: &Program<'a>, names: &ByName<'a>, name: &str) -> BTreeSet<&'a str> {
     let Some([at]) = names.get(name).map(Vec::as_slice) else { return BTreeSet::new() };
     let section = program.section(*at);
     if section.kind != Kind::Text {
         return BTreeSet::new();
     }
     let flow = Flow::of(section.bytes, &section.relocs.iter().map(|reloc| reloc.offset).collect());
-    let calls = section.relocs.iter().filter(|reloc| is_call(section.bytes, reloc));
-    let once = calls.filter(|reloc| !flow.is_in_loop(reloc.offset));
-    let named = once.filter_map(|reloc| match reference(program, at.unit, reloc) {
-        Ref::Named { name, .. } if is_mangled(name) => Some(name),
-        _ => None,
-    });
-    named.collect()
+    let starts_thread = starts_thread(&demangle(name));
+    let taken_once = |name: &&str| is_taken_once(&demangle(name), starts_thread);
+    let mut used = BTreeSet::new();
+    for reloc in section.relocs.iter().filter(|reloc| !flow.is_in_loop(reloc.offset)) {
+        match reference(program, at.unit, reloc) {
+            Ref::Named { name, .. } if is_call(section.bytes, reloc) => {
+                used.extend(Some(name).filter(|name| is_mangled(name)));
+            }
+            Ref::Named { name, .. } => used.extend(Some(name).filter(taken_once)),
+            Ref::Constant { at: constant, .. } => {
+                used.extend(held(program, constant).into_iter().map(|(_, name)| name).filter(taken_once));
+            }
+        }
+    }
+    used
+}
+
+/// Whether a function, by its path, is the standard library's for starting threads.
+fn starts_thread(path: &str) -> bool {
+    path.starts_with("std::thread::") && path.contains("spawn_unchecked")
+}
+
+/// Whether a function, by its path, is called once for each time that its address is taken: by what tries whether it panics, or as the body
+/// of a thread.
+fn is_taken_once(path: &str, by_what_starts_thread: bool) -> bool {
+    let is_tried = path.starts_with("std::panicking::") && path.contains("do_call");
+    is_tried || by_what_starts_thread && path.contains("call_once") && path.contains("shim")
 }
 
 /// Where control goes in a function.
