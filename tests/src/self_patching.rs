@@ -169,15 +169,16 @@ impl Case {
         Ok(())
     }
 
-    /// Waits until so many processes of the program's file run besides the program.
+    /// Waits until the program has made a process of its file, that another one, and so on, so many in all.
     ///
     /// # Errors
     /// If they do not come.
-    pub fn clones(&self, count: usize) -> Result<(), Failed> {
+    pub fn clones(&self, count: usize) -> Result<Vec<i32>, Failed> {
         let limit = Instant::now() + Duration::from_secs(20);
         while Instant::now() < limit {
-            if running(&self.file)? == count + 1 {
-                return Ok(());
+            let found = descendants(self.program.pid() as i32, &self.file)?;
+            if found.len() == count {
+                return Ok(found);
             }
             std::thread::yield_now();
         }
@@ -204,10 +205,25 @@ impl Case {
     }
 }
 
-/// Processes that run this file.
-fn running(file: &Path) -> Result<usize, Failed> {
-    let links = fs::read_dir("/proc")?.flatten().map(|entry| fs::read_link(entry.path().join("exe")));
-    Ok(links.filter(|link| link.as_ref().is_ok_and(|link| link == file)).count())
+/// Processes that run this file and that a process made, each made by the one before.
+fn descendants(of: i32, file: &Path) -> Result<Vec<i32>, Failed> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // It may be gone.
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else { continue };
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse::<i32>().ok());
+        if fs::read_link(entry.path().join("exe")).is_ok_and(|link| link == file) {
+            parents.push((pid, parent));
+        }
+    }
+    let mut chain = Vec::new();
+    let mut last = of;
+    while let Some((pid, _)) = parents.iter().find(|(_, parent)| *parent == Some(last)) {
+        chain.push(*pid);
+        last = *pid;
+    }
+    Ok(chain)
 }
 
 /// Sends a signal.

@@ -357,13 +357,17 @@ fn what_may_not_be_traced() -> Result<(), Failed> {
 fn a_debugger_at_the_program_is_named() -> Result<(), Failed> {
     let mut case = Case::start()?;
     let pid = case.program.pid().to_string();
-    let mut strace = Command::new("strace").args(["-f", "-o", "/dev/null", "-p", &pid]).spawn()?;
-    let attached = wait_for_tracer(&pid, strace.id());
-    let answer = attached.and_then(|()| case.ask("apply FIX"));
-    signal("-INT", strace.id() as i32)?;
-    strace.wait()?;
-    let answer = answer?;
-    assert!(answer.starts_with("error busy") && answer.contains("strace"), "{answer}");
+    let strace = ["strace", "-f", "-o", "/dev/null", "-p", &pid];
+    let gdb = ["gdb", "-nx", "-q", "-batch", "-ex", "continue", "-p", &pid];
+    for debugger in [&strace[..], &gdb[..]] {
+        let mut tracer = Command::new(debugger[0]).args(&debugger[1..]).spawn()?;
+        let attached = wait_for_tracer(&pid, tracer.id());
+        let answer = attached.and_then(|()| case.ask("apply FIX"));
+        signal("-TERM", tracer.id() as i32)?;
+        tracer.wait()?;
+        let answer = answer?;
+        assert!(answer.starts_with("error busy") && answer.contains(debugger[0]), "{answer}");
+    }
     case.live()?;
     case.finish()
 }

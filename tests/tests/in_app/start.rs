@@ -1,6 +1,6 @@
 //! What happens before the helper runs: the program's memory and descriptors are shared then.
 
-use livepatch_tests::self_patching::Case;
+use livepatch_tests::self_patching::{Case, signal};
 use livepatch_tests::{Failed, fail};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,31 +8,35 @@ use std::time::{Duration, Instant};
 /// Somebody stops or kills what is to become the helper while it is still in the program's memory.
 #[test]
 fn a_helper_that_never_gets_to_start() -> Result<(), Failed> {
-    for (signal, answer) in [
-        ("STOP", "error helper-deadline"),
-        ("KILL", "error helper: cannot start /proc/self/exe: it was killed"),
-    ] {
-        let inject = format!("inject=close_range:signal={signal}");
-        let mut case =
-            Case::by("strace", &["-f", "-qq", "-o", "/dev/null", "-e", "trace=close_range", "-e", &inject])?;
-        case.expect("deadline 3000", "set")?;
-        for _ in 0..3 {
-            case.expect("status", answer)?;
-            case.expect("say", "old")?;
-        }
-        case.finish()?;
+    let mut case = Case::start()?;
+    case.expect("hang", "hanging true")?;
+    case.expect("deadline 3000", "set")?;
+    for _ in 0..3 {
+        case.expect("status", "error helper-deadline")?;
+        case.expect("say", "old")?;
     }
-    Ok(())
+    case.expect("deadline 30000", "set")?;
+    for _ in 0..3 {
+        case.program.send("status")?;
+        let clones = case.clones(2)?;
+        signal("-STOP", clones[1])?;
+        signal("-KILL", clones[1])?;
+        let answer = case.program.line()?;
+        assert!(answer.starts_with("error helper: cannot start /proc/self/exe: it was killed"), "{answer}");
+        case.expect("say", "old")?;
+    }
+    case.finish()
 }
 
 /// What the program had open, a listening socket for instance, is not kept by what it was about to start.
 #[test]
 fn a_program_that_is_killed_leaves_nothing_open() -> Result<(), Failed> {
-    let stop = "inject=close_range:signal=STOP";
-    let mut case =
-        Case::by("strace", &["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=close_range", "-e", stop])?;
+    let mut case = Case::start()?;
+    case.expect("hang", "hanging true")?;
     case.program.send("status")?;
-    case.clones(2)?;
+    for clone in case.clones(2)? {
+        signal("-STOP", clone)?;
+    }
     case.program.kill_and_wait_for_its_output()
 }
 
@@ -107,13 +111,11 @@ fn a_limit_on_memory() -> Result<(), Failed> {
     case.finish()
 }
 
-/// A program may have changed its root folder to one where there is none. Whoever has it seem so traces the program, which the helper
-/// finds out once it runs.
+/// A program may have changed its root folder to one where there is none.
 #[test]
 fn no_dev_null() -> Result<(), Failed> {
-    let missing = "inject=open,openat:error=ENOENT";
-    let words = ["-D", "-f", "-qq", "-o", "/dev/null", "-P", "/dev/null", "-e", missing];
-    let mut case = Case::by("strace", &words)?;
-    case.expect("apply FIX", "error busy")?;
+    let hide = "mount -t tmpfs none /dev && exec \"$@\"";
+    let mut case = Case::by("unshare", &["-m", "sh", "-c", hide, "sh"])?;
+    case.live()?;
     case.finish()
 }

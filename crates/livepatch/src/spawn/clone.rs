@@ -64,6 +64,8 @@ impl Clone {
 
     /// Starts it, once, in this memory, with `argument` for `main`; `flags` besides. Returns its process id when it has left the memory or was killed.
     ///
+    /// A debugger at the program is not told: those that follow what a process starts hold both for as long as they like.
+    ///
     /// # Safety
     /// `main` and what it does with `argument` fit to be a process that shares this one's memory. This value and what `argument` leads to are
     /// kept until [`Self::await_end`] is true.
@@ -74,7 +76,7 @@ impl Clone {
         argument: *mut c_void,
     ) -> Result<i32, Errno> {
         let told = libc::CLONE_PIDFD | libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
-        let shared = libc::CLONE_VM | libc::CLONE_VFORK | told;
+        let shared = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_UNTRACED | told;
         let (pidfd, no_tls, here) = (self.pidfd.as_ptr(), ptr::null_mut::<c_void>(), self.here.as_ptr());
         // SAFETY: `main` gets a stack of its own of `STACK` bytes. The kernel stores a descriptor through the first of the last three pointers,
         // an id and then 0 through the last one: both lead to atomics of this value. All are kept as the caller says.

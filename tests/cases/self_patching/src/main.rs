@@ -130,6 +130,7 @@ impl Program {
             "children" => children::command(argument),
             "sandbox" => sandbox::enter(),
             "forbid" => sandbox::forbid_ptrace(),
+            "hang" => sandbox::hang_helpers(),
             "dumpable" => sandbox::dumpable(argument == "yes"),
             "watch-permits" => sandbox::watch_permits(),
             "permits" => sandbox::permits(),
