@@ -79,7 +79,12 @@ impl<'p> Names<'p> {
     fn of_type(&self, wanted: &str) -> Result<BTreeSet<usize>, String> {
         let is_meant =
             |of: &str| means(wanted, if wanted.starts_with('&') { of } else { behind_references(of) });
-        Ok(self.matching(|item| item.self_type.as_deref().is_some_and(is_meant)))
+        let found = self.matching(|item| item.self_type.as_deref().is_some_and(is_meant));
+        let is_trait = |item: &&ItemName| item.trait_path.as_deref().is_some_and(|of| means(wanted, of));
+        match self.items.iter().copied().find(is_trait).filter(|_| found.is_empty()) {
+            Some(item) => Err(format!("it is a trait; select methods of it, such as {}", item.full())),
+            None => Ok(found),
+        }
     }
 
     /// A function by its path, with what stands inside of it.
@@ -101,7 +106,12 @@ impl<'p> Names<'p> {
         let full = match &named.self_type {
             _ if last_has_arguments => BTreeSet::new(),
             Some(of) => self.matching(|item| is_method(item, &named.name, of, named.trait_path.as_deref())),
-            None if has_arguments => BTreeSet::new(),
+            None if has_arguments => {
+                let mut outer = segments(wanted);
+                let name = outer.pop().unwrap_or_default();
+                let of = outer.join("::");
+                self.matching(|item| is_method(item, name, &of, None))
+            }
             None => self.matching(|item| normalise(&item.full()) == bare),
         };
         let full: BTreeSet<usize> = full.union(&spelled).copied().collect();
@@ -173,7 +183,7 @@ impl<'p> Names<'p> {
 /// Whether an item is the method of this name of what is meant by a type and, if it is one of a trait, a trait.
 fn is_method(item: &ItemName, name: &str, self_type: &str, trait_path: Option<&str>) -> bool {
     let same_trait = match (trait_path, &item.trait_path) {
-        (Some(wanted), Some(of)) => means(wanted, of),
+        (Some(wanted), Some(of)) => means(wanted, of) || has_default_argument(wanted, of, self_type),
         (None, None) => true,
         _ => false,
     };
@@ -187,18 +197,27 @@ fn means(wanted: &str, real: &str) -> bool {
     same_path(&path, &real_path) && (path == wanted || same_arguments(arguments(&wanted), arguments(&real)))
 }
 
+/// Whether a trait is meant whose argument is the type itself and goes without saying: `Add<Meters>` for `Meters`.
+fn has_default_argument(wanted: &str, real: &str, self_type: &str) -> bool {
+    let wanted = normalise(wanted);
+    let itself = format!("<{self_type}>");
+    arguments(real).is_empty()
+        && same_arguments(arguments(&wanted), &normalise(&itself))
+        && means(&without_arguments(&wanted), real)
+}
+
 /// The generic arguments of a type, brackets included.
 fn arguments(of: &str) -> &str {
     of.find('<').map_or("", |at| &of[at..])
 }
 
-/// Whether two lists of generic arguments mean the same: each type of the one what a user may call that of the other.
+/// Whether two lists of generic arguments mean the same: each type of the one what a user may call that of the other, or `_`.
 fn same_arguments(wanted: &str, real: &str) -> bool {
     if wanted == real {
         return true;
     }
     let (Some(wanted), Some(real)) = (listed(wanted), listed(real)) else { return false };
-    wanted.len() == real.len() && wanted.iter().zip(&real).all(|(a, b)| a == b || means(a, b))
+    wanted.len() == real.len() && wanted.iter().zip(&real).all(|(a, b)| a == b || *a == "_" || means(a, b))
 }
 
 fn listed(arguments: &str) -> Option<Vec<&str>> {
@@ -265,14 +284,17 @@ fn well_formed(path: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::means;
+    use super::{has_default_argument, means};
 
     #[test]
     fn arguments_may_be_written_as_in_source() {
         let item = "plain::cart::Item<alloc::string::String>";
-        for wanted in
-            ["plain::cart::Item", "plain::cart::Item<String>", "plain::cart::Item<std::string::String>"]
-        {
+        for wanted in [
+            "plain::cart::Item",
+            "plain::cart::Item<String>",
+            "plain::cart::Item<std::string::String>",
+            "plain::cart::Item<_>",
+        ] {
             assert!(means(wanted, item), "{wanted}");
         }
         for wanted in
@@ -285,5 +307,7 @@ mod tests {
             "a::Map<alloc::vec::Vec<alloc::string::String>,(u8, u16)>"
         ));
         assert!(!means("a::Map<Vec<u8>, u8>", "a::Map<alloc::vec::Vec<u16>,u8>"));
+        assert!(has_default_argument("std::ops::Add<a::Meters>", "core::ops::arith::Add", "a::Meters"));
+        assert!(!has_default_argument("std::ops::Add<a::Feet>", "core::ops::arith::Add", "a::Meters"));
     }
 }
