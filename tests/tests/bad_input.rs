@@ -10,7 +10,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 const SOURCE: &str = r#"
@@ -195,6 +195,29 @@ fn applied_twice_and_rolled_back_twice() -> Result<(), Failed> {
     tools::livepatch(&["rollback", &victim.pid()])?.expect(exit::DONE, "rollback")?;
     tools::livepatch(&["rollback", &victim.pid()])?.expect(exit::USAGE, "rollback again")?;
     assert_eq!(victim.program.round()?, ["old"]);
+    victim.program.finish()
+}
+
+/// What is said of it does not end the work in the middle: a full disk under the log, or a pager that was closed.
+#[test]
+fn nowhere_to_say_it() -> Result<(), Failed> {
+    let mut victim = Victim::start()?;
+    let full = || fs::File::options().write(true).open("/dev/full");
+    let livepatch = |log: &str, words: &[&str]| -> Result<Option<i32>, Failed> {
+        let mut command = Command::new(tools::folder().join("livepatch"));
+        command.arg(log).args(words).stdout(Stdio::null()).stderr(full()?);
+        Ok(command.status()?.code())
+    };
+    let patch = shipped().patch.to_str().ok_or("a path that is no text")?;
+    assert_eq!(livepatch("-vvv", &["apply", &victim.pid(), patch])?, Some(exit::DONE));
+    assert_eq!(victim.program.round()?, ["new"]);
+    assert_eq!(livepatch("-vvv", &["rollback", &victim.pid(), "--json"])?, Some(exit::DONE));
+    assert_eq!(livepatch("-v", &["rollback", &victim.pid()])?, Some(exit::USAGE));
+    let mut command = Command::new(tools::folder().join("livepatch"));
+    let ended = command.args(["apply", &victim.pid(), patch]).stdout(full()?).output()?;
+    let text = String::from_utf8(ended.stderr)?;
+    assert!(ended.status.code() == Some(1) && text.contains("is done (exit code 0)"), "{text}");
+    assert_eq!(victim.program.round()?, ["new"]);
     victim.program.finish()
 }
 

@@ -21,6 +21,8 @@ pub fn init(verbosity: u8) {
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()),
         )
         .without_time()
+        // They would be written to the same place, and end the program in the middle of a transition if that is full or closed.
+        .log_internal_errors(false)
         .try_init();
     #[cfg(feature = "apply")]
     livepatch_apply::log::to(forward);

@@ -41,20 +41,32 @@ pub fn finish(tool: &str, json: bool, result: Result<Outcome, Failure>) -> Exit 
     match result {
         Ok(outcome) => {
             let text = if json { outcome.json.to_string() } else { outcome.human };
-            if text.is_empty() || print(&text) { outcome.exit } else { Exit::Error }
+            if text.is_empty() || print(&text) {
+                return outcome.exit;
+            }
+            let code = outcome.exit.code();
+            say(&format!(
+                "{tool}: what was asked is done (exit code {code}), but the report cannot be written"
+            ));
+            Exit::Error
         }
         Err(failure) => {
             if json {
                 print(&failure_json(&failure).to_string());
             } else {
-                eprintln!("{}", failure_text(tool, &failure));
+                say(&failure_text(tool, &failure));
             }
             failure.exit
         }
     }
 }
 
-/// False if standard output is closed: the caller asked for a report and did not get it.
+/// On standard error, if anybody listens: the exit code tells what counts.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// False if standard output is full or closed: the caller asked for a report and did not get it.
 fn print(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()

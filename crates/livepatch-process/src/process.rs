@@ -61,7 +61,8 @@ impl Process {
             Errno::ESRCH | Errno::EINVAL | Errno::ENOENT => ProcessError::NoSuchProcess { pid },
             errno => ProcessError::io(pid, "open a pidfd", errno),
         })?;
-        if !procfs::is_of_own_namespace() {
+        let read = |error| ProcessError::io(pid, "read /proc/self", error);
+        if !procfs::is_of_own_namespace().map_err(read)? {
             let hint = "/proc is that of another PID namespace, where this id stands for another process; mount one of this namespace \
                         (`mount -t proc proc /proc`, or `unshare --mount-proc`)"
                 .to_owned();

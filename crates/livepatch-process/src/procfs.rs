@@ -11,9 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Whether the ids in `/proc` are those by which this process knows others.
-pub(crate) fn is_of_own_namespace() -> bool {
-    let own = std::fs::read_link("/proc/self");
-    own.is_ok_and(|own| own.as_os_str() == numbered::own_pid().to_string().as_str())
+pub(crate) fn is_of_own_namespace() -> io::Result<bool> {
+    match std::fs::read_link("/proc/self") {
+        Ok(own) => Ok(own.as_os_str() == numbered::own_pid().to_string().as_str()),
+        // There is no process of this one's in it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// What a thread does, from the third field of `/proc/PID/task/TID/stat`.
