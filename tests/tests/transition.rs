@@ -238,6 +238,116 @@ fn no_pair_of_functions_is_ever_mixed() -> Result<(), Failed> {
     fail("the immediate policy mixed no pair, so this test proves nothing")
 }
 
+/// Children in the same memory call two functions that only fit each other: made by a thread that is outside, by one that is inside and
+/// waits in `vfork`, and by one that does not wait.
+const SAME_MEMORY: &str = r#"
+mod host;
+
+use std::ffi::c_void;
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+unsafe extern "C" {
+    fn clone(run: extern "C" fn(*mut c_void) -> i32, stack: *mut c_void, flags: i32, argument: *mut c_void) -> i32;
+    fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+    fn syscall(number: i64, ...) -> i64;
+}
+
+const VM_SIGCHLD: i32 = 0x100 | 17;
+const VFORK: i32 = 0x4000;
+const KINDS: usize = 3;
+static CALLS: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
+static MIXED: AtomicU64 = AtomicU64::new(0);
+static DIED: AtomicU64 = AtomicU64::new(0);
+static STARTED: OnceLock<()> = OnceLock::new();
+
+#[inline(never)]
+fn write(n: u64) -> bool {
+    let code = black_box(n << 1 | 1); //-
+    let code = black_box(n << 2 | 2); //+
+    // Without the C library, which belongs to whoever made this process.
+    unsafe { syscall(35, [0_i64, 300_000].as_ptr(), 0) };
+    black_box(verify as fn(u64, u64) -> bool)(code, n)
+}
+
+#[inline(never)]
+fn verify(code: u64, n: u64) -> bool {
+    black_box(code) == n << 1 | 1 //-
+    black_box(code) == n << 2 | 2 //+
+}
+
+#[inline(never)]
+fn within(stack: &mut [u128]) {
+    make(stack, VM_SIGCHLD | VFORK);
+    black_box(1); //-
+    black_box(2); //+
+}
+
+extern "C" fn child(_: *mut c_void) -> i32 {
+    if !black_box(write as fn(u64) -> bool)(black_box(5)) {
+        MIXED.fetch_add(1, SeqCst);
+    }
+    0
+}
+
+fn make(stack: &mut [u128], flags: i32) {
+    let mut status = 0;
+    unsafe {
+        let made = clone(child, stack.as_mut_ptr_range().end.cast(), flags, std::ptr::null_mut());
+        waitpid(made, &mut status, 0);
+    }
+    DIED.fetch_add(u64::from(status != 0), SeqCst);
+}
+
+fn work(kind: usize) {
+    let mut stack = vec![0_u128; 4 << 10];
+    loop {
+        match kind {
+            0 => make(&mut stack, VM_SIGCHLD | VFORK),
+            1 => make(&mut stack, VM_SIGCHLD),
+            _ => black_box(within as fn(&mut [u128]))(&mut stack),
+        }
+        CALLS[kind].fetch_add(1, SeqCst);
+    }
+}
+
+fn step() {
+    STARTED.get_or_init(|| {
+        for kind in 0..KINDS {
+            std::thread::spawn(move || work(kind));
+        }
+    });
+    for calls in &CALLS {
+        let before = calls.load(SeqCst);
+        while calls.load(SeqCst) < before + 3 {
+            std::thread::yield_now();
+        }
+    }
+    println!("{} mixed, {} died", MIXED.load(SeqCst), DIED.load(SeqCst));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn children_in_the_same_memory_are_never_mixed() -> Result<(), Failed> {
+    let mut case = start("children_in_the_same_memory", SAME_MEMORY, &[])?;
+    for _ in 0..20 {
+        case.says("0 mixed, 0 died")?;
+        apply(&case, &["--timeout", "50"], exit::DONE)?;
+        case.says("0 mixed, 0 died")?;
+        rollback(&case, &["--timeout", "50"])?;
+    }
+    case.says("0 mixed, 0 died")?;
+    // There is no moment without one of them, and a stop of all is one moment.
+    apply(&case, &["--policy", "snapshot", "--timeout", "1"], exit::BUSY)?;
+    case.says("0 mixed, 0 died")?;
+    case.program.finish()
+}
+
 /// Takes a process nearly all of its processor time.
 struct Slow {
     /// Its control group, removed at the end.

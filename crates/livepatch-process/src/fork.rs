@@ -1,12 +1,13 @@
 //! Children that the process makes while it is traced.
 //!
 //! A child with a copy of the memory holds a copy of every breakpoint, and nobody who would look after them: it is held at its
-//! first stop until the caller has put the copy in order. A child in the same memory (`vfork`, `posix_spawn`) is let go at
-//! once: its parent waits for it, and there is nothing of its own to put in order.
+//! first stop until the caller has put the copy in order. For a child in the same memory (`vfork`, `posix_spawn`) see `sharer.rs`.
 
 use crate::error::ProcessError;
 use crate::event::Event;
 use crate::fault::{Effect, operation};
+use crate::sharer::Sharers;
+use crate::sys::Wait;
 use crate::trace::Tracees;
 use crate::{Pid, Seized, Tid, numbered, sys};
 use livepatch_patch::RunAddr;
@@ -22,14 +23,17 @@ pub(crate) struct Forked {
 
 impl Tracees {
     /// A new task that is no thread of the process.
-    pub fn add_process(&mut self, child: Tid) {
+    pub fn add_process(&mut self, child: Tid, (parent, how): (Tid, Wait)) {
         let own = self.process.pid();
         let shares = sys::same_address_space(Pid(own.0), Pid(child.0));
         self.unshared &= shares == Ok(false);
         // A child that is gone again answers ECHILD when it is waited for.
         if self.hold_forked && shares == Ok(false) {
             self.forked.insert(child, Forked { stopped: false });
+        } else if self.sharer_mode != Sharers::LetGo && shares == Ok(true) {
+            self.add_sharer(child, parent, how);
         } else {
+            self.bore_sharers |= shares != Ok(false);
             self.foreign.insert(child);
         }
     }

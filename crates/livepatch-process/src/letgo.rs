@@ -14,6 +14,7 @@ impl Tracees {
         self.goal = Goal::Detach;
         self.forget_exited_leader();
         self.let_go_of_forked();
+        self.let_go_of_sharers();
         let tids: Vec<Tid> = self.threads.keys().copied().collect();
         for tid in tids {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };

@@ -2,7 +2,9 @@
 //! `CLONE_THREAD`. They execute the same text and are in no thread list.
 
 use crate::error::ProcessError;
-use crate::{Pid, Process, Seized, procfs, sys};
+use crate::sharer::Sharer;
+use crate::trace::Tracees;
+use crate::{Pid, Process, Seized, Stopped, Tid, procfs, sys};
 use nix::errno::Errno;
 
 impl Process {
@@ -60,7 +62,45 @@ impl Seized {
         while self.tracees.collect_one()? {}
         match std::mem::take(&mut self.tracees.unshared) {
             true => Ok(Vec::new()),
-            false => self.process().address_space_sharers(),
+            false => self.tracees.address_space_sharers_at_large(),
         }
+    }
+
+    /// The processes in the same memory that are not held before their first instruction. Without a look if none has come since the
+    /// last one that found none.
+    ///
+    /// # Errors
+    /// As [`Process::address_space_sharers`], or the process is gone.
+    pub fn sharers_at_large(&mut self) -> Result<Vec<Pid>, ProcessError> {
+        self.tracees.sharers_at_large()
+    }
+}
+
+impl Stopped {
+    /// As [`Seized::sharers_at_large`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sharers_at_large(&mut self) -> Result<Vec<Pid>, ProcessError> {
+        self.tracees.sharers_at_large()
+    }
+}
+
+impl Tracees {
+    fn sharers_at_large(&mut self) -> Result<Vec<Pid>, ProcessError> {
+        while self.collect_one()? {}
+        let has_some = self.sharers.values().any(Sharer::is_at_large);
+        if !std::mem::take(&mut self.bore_sharers) && !has_some {
+            return Ok(Vec::new());
+        }
+        let found = self.address_space_sharers_at_large()?;
+        self.bore_sharers |= !found.is_empty();
+        Ok(found)
+    }
+
+    fn address_space_sharers_at_large(&self) -> Result<Vec<Pid>, ProcessError> {
+        let mut found = self.process.address_space_sharers()?;
+        found.retain(|pid| self.sharers.get(&Tid(pid.0)).is_none_or(Sharer::is_at_large));
+        Ok(found)
     }
 }

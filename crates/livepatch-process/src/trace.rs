@@ -12,9 +12,10 @@ use crate::fork::Forked;
 use crate::passing::{Breakpoints, Passing};
 use crate::pause::Pause;
 use crate::process::check_tracers;
+use crate::sharer::{Sharer, Sharers};
 use crate::sys::{self, Wait};
 use crate::wayback::Gadgets;
-use crate::{Process, Tid, numbered, procfs};
+use crate::{Process, Regs, Tid, numbered, procfs};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
 use nix::libc;
@@ -81,6 +82,11 @@ pub(crate) struct Tracees {
     pub forked: BTreeMap<Tid, Forked>,
     /// Whether somebody looks after forked children.
     pub hold_forked: bool,
+    /// Children in the same memory that are traced, and what is done with new ones.
+    pub sharers: BTreeMap<Tid, Sharer>,
+    pub sharer_mode: Sharers,
+    /// Whether the process may have made one that is none of these since it was last looked for them.
+    pub bore_sharers: bool,
     /// Whether SIGTRAPs of the program's own wait while the process has no action for them.
     pub hold_own_traps: bool,
     /// Threads that wait at such a signal.
@@ -118,6 +124,9 @@ impl Tracees {
             foreign: BTreeSet::new(),
             forked: BTreeMap::new(),
             hold_forked: false,
+            sharers: BTreeMap::new(),
+            sharer_mode: Sharers::LetGo,
+            bore_sharers: false,
             hold_own_traps: false,
             own_traps: BTreeSet::new(),
             asked_for_any: Instant::now(),
@@ -181,7 +190,7 @@ impl Tracees {
             match status.tracer {
                 // Attached on creation: its first stop is still to be collected.
                 Some(tracer) if tracer == numbered::own_tid() => {
-                    self.add(tid);
+                    self.started(tid);
                     return Ok(false);
                 }
                 Some(_) => check_tracers(pid)?,
@@ -203,6 +212,12 @@ impl Tracees {
             announce: false,
         };
         self.threads.entry(tid).or_insert(thread);
+    }
+
+    /// A thread that was attached on its creation: it has not executed anything.
+    fn started(&mut self, tid: Tid) {
+        self.add(tid);
+        self.events.push(Event::Started { tid });
     }
 
     /// Makes the thread stop soon. A thread that is about to go is left to the event that says so.
@@ -322,7 +337,8 @@ impl Tracees {
             Some(tid) if self.is_ours(tid) && self.collect(tid)? => Ok(true),
             // A child or a tracee of somebody else on this OS thread hides the events behind it.
             Some(_) => {
-                let all = self.threads.keys().chain(&self.foreign).chain(self.forked.keys());
+                let children = self.foreign.iter().chain(self.forked.keys()).chain(self.sharers.keys());
+                let all = self.threads.keys().chain(children);
                 let tids: Vec<Tid> = all.copied().collect();
                 tids.into_iter().try_fold(false, |any, tid| Ok(self.collect(tid)? || any))
             }
@@ -333,6 +349,7 @@ impl Tracees {
         self.threads.contains_key(&tid)
             || self.foreign.contains(&tid)
             || self.forked.contains_key(&tid)
+            || self.sharers.contains_key(&tid)
             || procfs::task_dir(self.process.pid(), tid).exists()
     }
 
@@ -365,6 +382,7 @@ impl Tracees {
     fn gone(&mut self, tid: Tid) {
         self.foreign.remove(&tid);
         self.forked.remove(&tid);
+        self.sharers.remove(&tid);
         self.own_traps.remove(&tid);
         self.passing.remove(&tid);
         if self.threads.remove(&tid).is_none() {
@@ -390,12 +408,15 @@ impl Tracees {
         if self.forked.contains_key(&tid) {
             return self.forked_stopped(tid);
         }
+        if self.sharers.contains_key(&tid) {
+            return self.handle_sharer(tid, wait);
+        }
         if !self.threads.contains_key(&tid) {
             // Attached on creation; its first stop came before its creator's event.
-            self.add(tid);
+            self.started(tid);
         }
-        if matches!(wait, Wait::Clone | Wait::Fork) {
-            self.add_child_of(tid)?;
+        if matches!(wait, Wait::Clone | Wait::Fork | Wait::Vfork) {
+            self.add_child_of(tid, wait)?;
         }
         if wait == Wait::Exec {
             self.lost.get_or_insert(Loss::Exec);
@@ -439,7 +460,7 @@ impl Tracees {
             (_, Wait::Signal(libc::SIGTRAP)) if self.park(tid)? => self.send_on(tid, 0)?,
             (_, Wait::Signal(libc::SIGTRAP)) if self.has_to_wait(tid) => {}
             (_, Wait::Signal(signal)) => self.send_on(tid, signal)?,
-            (_, Wait::Clone | Wait::Fork | Wait::Syscall | Wait::Other | Wait::Gone) => {
+            (_, Wait::Clone | Wait::Fork | Wait::Vfork | Wait::Syscall | Wait::Other | Wait::Gone) => {
                 self.send_on(tid, 0)?
             }
         }
@@ -472,7 +493,7 @@ impl Tracees {
     }
 
     /// At the event of a new task: a thread of the process, or something else.
-    fn add_child_of(&mut self, tid: Tid) -> Result<(), ProcessError> {
+    pub fn add_child_of(&mut self, tid: Tid, how: Wait) -> Result<(), ProcessError> {
         let child = match sys::event_tid(tid) {
             Ok(child) => child,
             Err(Errno::ESRCH) => return Ok(()),
@@ -484,10 +505,9 @@ impl Tracees {
             return Ok(());
         }
         if procfs::task_dir(self.process.pid(), child).exists() {
-            self.add(child);
-            self.events.push(Event::Started { tid: child });
+            self.started(child);
         } else {
-            self.add_process(child);
+            self.add_process(child, (tid, how));
         }
         // Its events may have been dealt with before its creator's; then it is gone already, or let go.
         self.collect(child).map(drop)
@@ -503,14 +523,8 @@ impl Tracees {
         let passing = &mut self.passing;
         let breakpoints = &self.breakpoints;
         let mut moved = || {
-            // An `int3` reports SI_KERNEL; a SIGTRAP that a process sent has a code of 0 or below.
-            if !sys::signal_info(tid)?.is_from_kernel() {
-                return Ok(None);
-            }
-            let mut regs = sys::get_regs(tid)?;
-            let addr = regs.ip().offset(-1);
-            let Some(past) = breakpoints.get(&addr) else { return Ok(None) };
-            let past = past
+            let Some((mut regs, addr)) = breakpoint_met(breakpoints, tid)? else { return Ok(None) };
+            let past = breakpoints[&addr]
                 .filter(|_| runs && passing.get_mut(&tid).is_some_and(|passing| passing.passes(regs.sp())));
             regs.set_ip(past.unwrap_or(addr));
             sys::set_regs(tid, &regs).map(|()| Some((addr, past.is_some())))
@@ -524,6 +538,11 @@ impl Tracees {
             (thread.parked, thread.goal) = (Some(addr), Goal::Stop);
         }
         Ok(addr.is_some())
+    }
+
+    /// Whether a thread or child that reports a SIGTRAP executed a registered breakpoint: its registers, and which.
+    pub fn breakpoint_met(&self, tid: Tid) -> Result<Option<(Regs, RunAddr)>, Errno> {
+        breakpoint_met(&self.breakpoints, tid)
     }
 
     /// Looks after what no event tells: an exited first thread, and threads that are awaited but no tracees any more.
@@ -550,6 +569,16 @@ impl Tracees {
     pub fn all_stopped(&self) -> bool {
         self.threads.values().all(|thread| thread.state == State::Stopped)
     }
+}
+
+fn breakpoint_met(breakpoints: &Breakpoints, tid: Tid) -> Result<Option<(Regs, RunAddr)>, Errno> {
+    // An `int3` reports SI_KERNEL; a SIGTRAP that a process sent has a code of 0 or below.
+    if !sys::signal_info(tid)?.is_from_kernel() {
+        return Ok(None);
+    }
+    let regs = sys::get_regs(tid)?;
+    let addr = regs.ip().offset(-1);
+    Ok(breakpoints.contains_key(&addr).then_some((regs, addr)))
 }
 
 /// How often to look after what no event tells.

@@ -29,7 +29,7 @@ pub struct Seized {
 /// [`Process::address_space_sharers`]. Dropping it resumes and detaches every thread.
 #[derive(Debug)]
 pub struct Stopped {
-    tracees: Tracees,
+    pub(crate) tracees: Tracees,
     since: Instant,
 }
 

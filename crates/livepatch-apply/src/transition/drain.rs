@@ -17,10 +17,12 @@ mod ahead;
 mod looks;
 mod roster;
 mod settle;
+mod sharers;
 
 use self::admit::Stalls;
 pub use self::ahead::{Ahead, look_ahead};
 use self::roster::Roster;
+use self::sharers::Children;
 use super::entries::{Entries, SwitchError};
 use super::net::{self, Serialiser};
 use super::standing::{Slept, Standing};
@@ -29,7 +31,7 @@ use crate::error::ApplyError;
 use crate::guard::{Guard, Inside};
 use crate::unwind::Tables;
 use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, Breakpoints, Event, Pause, Process, Seized, Tid, log, numbered};
+use livepatch_process::{Asleep, Breakpoints, Event, Pause, Process, Seized, Sharers, Tid, log, numbered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -85,6 +87,7 @@ struct Drain<'a> {
     slept: BTreeMap<Tid, Slept>,
     /// Threads that were found outside in a sleep, with that sleep.
     resting: BTreeMap<Tid, Asleep>,
+    children: Children,
     /// Threads that block SIGTRAP by their own will; while there are breakpoints they do not. With the mask that they were left with.
     unblocked: BTreeMap<Tid, u64>,
     /// Whether there are breakpoints at all.
@@ -197,6 +200,7 @@ impl<'a> Drain<'a> {
             deep: BTreeSet::new(),
             slept,
             resting: BTreeMap::new(),
+            children: Children::default(),
             unblocked: BTreeMap::new(),
             armed: true,
             net_seen: now,
@@ -210,8 +214,12 @@ impl<'a> Drain<'a> {
     /// Attempts until drained or the deadline. Except after [`Attempt::Drained`] no breakpoint is left.
     fn run(&mut self) -> Result<Attempt, ApplyError> {
         loop {
+            if !self.await_sharers()? {
+                return Ok(Attempt::Deadline);
+            }
             self.polled = Instant::now();
             self.job.entries.arm()?;
+            self.seized.treat_sharers(Sharers::Watch);
             let attempt = self.attempt()?;
             if matches!(attempt, Attempt::Drained) {
                 return Ok(attempt);
@@ -268,7 +276,7 @@ impl<'a> Drain<'a> {
             if now >= self.job.deadline {
                 return Ok(Attempt::Deadline);
             }
-            if self.check_stall(now)? {
+            if self.check_stall(now)? || self.check_sharers(now)? {
                 return Ok(Attempt::Stalled);
             }
             self.check_net()?;
@@ -317,6 +325,8 @@ impl<'a> Drain<'a> {
 
     fn nobody_missing(&mut self) -> Result<bool, ApplyError> {
         self.seized.seize_untraced(self.job.deadline)?;
+        // Those that were born traced are told by events, and are outside.
+        self.take_events()?;
         self.add_strangers(Instant::now());
         if !self.roster.is_done() {
             return Ok(false);
@@ -424,6 +434,7 @@ impl<'a> Drain<'a> {
             }
             self.progress.parked(since.elapsed());
         }
+        self.seized.release_sharers();
         Ok(())
     }
 
@@ -462,7 +473,12 @@ impl<'a> Drain<'a> {
         if !inside.is_empty() {
             unseen.clear();
         }
-        Failed::Busy(Box::new(NotQuiescent { seized: self.seized, inside, unseen, process: None }))
+        Failed::Busy(Box::new(NotQuiescent {
+            seized: self.seized,
+            inside,
+            unseen,
+            process: self.children.at_deadline,
+        }))
     }
 
     /// After an error: everything back as it was.
@@ -505,6 +521,7 @@ impl<'a> Drain<'a> {
         events.into_iter().try_for_each(|event| self.on_event_at_rest(event))?;
         self.clean_all_children()?;
         self.block_again();
+        self.seized.treat_sharers(Sharers::LetGo);
         self.seized.set_breakpoints(Breakpoints::new());
         Ok(())
     }

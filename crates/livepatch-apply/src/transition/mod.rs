@@ -18,7 +18,7 @@ use crate::error::ApplyError;
 use crate::guard::Inside;
 use crate::report::Holds;
 use livepatch_process::log;
-use livepatch_process::{ProcessError, Seized, ThreadState, Tid};
+use livepatch_process::{Pid, ProcessError, Seized, ThreadState, Tid};
 use std::time::Duration;
 
 /// How it went so far.
@@ -116,21 +116,29 @@ pub struct NotSwitched {
 /// besides as a thread that does not stop, so that one born after this look is noticed. A kernel without `kcmp` leaves only
 /// that.
 fn sharers(seized: &mut Seized) -> Option<String> {
-    let found = match seized.sharers() {
-        Ok(found) => found,
-        Err(error) => {
+    let found = if_told(seized.sharers()).unwrap_or_default();
+    (!found.is_empty()).then(|| describe_sharers(seized, &found))
+}
+
+/// None, where the kernel does not tell of processes in the same memory.
+fn if_told(found: Result<Vec<Pid>, ProcessError>) -> Result<Vec<Pid>, ProcessError> {
+    match found {
+        Err(error) if !error.is_lost() => {
             log::debug(format_args!("cannot look for processes in the same memory: {error}"));
-            return None;
+            Ok(Vec::new())
         }
-    };
+        found => found,
+    }
+}
+
+/// What a report says of other processes in the same memory.
+fn describe_sharers(seized: &Seized, found: &[Pid]) -> String {
     let list: Vec<String> = found.iter().map(ToString::to_string).collect();
-    (!list.is_empty()).then(|| {
-        let whom = format!("shares its memory with process {} (vfork or clone)", list.join(", "));
-        match in_vfork(seized).as_slice() {
-            [] => whom,
-            waiting => format!("{whom}, which thread {} waits for", waiting.join(", ")),
-        }
-    })
+    let whom = format!("shares its memory with process {} (vfork or clone)", list.join(", "));
+    match in_vfork(seized).as_slice() {
+        [] => whom,
+        waiting => format!("{whom}, which thread {} waits for", waiting.join(", ")),
+    }
 }
 
 /// The system calls that make processes: `clone`, `fork`, `vfork`, `clone3` of x86-64.

@@ -3,7 +3,7 @@
 //! them are held: it is there to be compared with, and for functions that cannot have a breakpoint.
 
 use super::entries::{read_code, write_checked};
-use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, sharers};
+use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched, describe_sharers, if_told, sharers};
 use crate::error::ApplyError;
 use crate::guard::{Guard, Inside};
 use crate::registry::EntryWrite;
@@ -71,7 +71,7 @@ fn attempt(
     if let Some(text) = sharers(&mut seized) {
         return Ok(Attempt::Stuck(seized, text));
     }
-    let stopped = match seized.interrupt_all(Instant::now() + STOP_LIMIT) {
+    let mut stopped = match seized.interrupt_all(Instant::now() + STOP_LIMIT) {
         Ok(stopped) => stopped,
         Err((seized, error @ InterruptError::Stuck { .. })) => {
             progress.held(seized.last_stop().unwrap_or_default());
@@ -79,6 +79,14 @@ fn attempt(
         }
         Err((_, error)) => return Err(Failed::Error(error.into())),
     };
+    // One may have come before its maker stopped. Nobody makes one now.
+    let found = if_told(stopped.sharers_at_large())?;
+    if !found.is_empty() {
+        let seized = stopped.resume_all()?;
+        progress.held(seized.last_stop().unwrap_or_default());
+        let text = describe_sharers(&seized, &found);
+        return Ok(Attempt::Stuck(seized, text));
+    }
     let stacks = stacks::of_all(&stopped, tables)?;
     progress.threads = stacks.len();
     let inside = guard.inside(stacks);

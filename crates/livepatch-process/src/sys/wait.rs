@@ -18,8 +18,10 @@ pub(crate) enum Wait {
     GroupStop,
     /// `PTRACE_EVENT_CLONE`.
     Clone,
-    /// `PTRACE_EVENT_FORK` or `PTRACE_EVENT_VFORK`.
+    /// `PTRACE_EVENT_FORK`.
     Fork,
+    /// `PTRACE_EVENT_VFORK`: the thread waits until the child has left the memory.
+    Vfork,
     /// `PTRACE_EVENT_EXEC`.
     Exec,
     /// Entry or exit of a system call under `PTRACE_SYSCALL`.
@@ -42,7 +44,8 @@ impl Wait {
             libc::PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Self::Trap,
             libc::PTRACE_EVENT_STOP => Self::GroupStop,
             libc::PTRACE_EVENT_CLONE => Self::Clone,
-            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => Self::Fork,
+            libc::PTRACE_EVENT_FORK => Self::Fork,
+            libc::PTRACE_EVENT_VFORK => Self::Vfork,
             libc::PTRACE_EVENT_EXEC => Self::Exec,
             _ => Self::Other,
         }
@@ -114,7 +117,7 @@ mod tests {
         assert_eq!(stopped(libc::SIGSTOP, libc::PTRACE_EVENT_STOP), Wait::GroupStop);
         assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_CLONE), Wait::Clone);
         assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_FORK), Wait::Fork);
-        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_VFORK), Wait::Fork);
+        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_VFORK), Wait::Vfork);
         assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_EXEC), Wait::Exec);
         assert_eq!(stopped(libc::SIGTRAP | 0x80, 0), Wait::Syscall);
         assert_eq!(stopped(libc::SIGTRAP, 0), Wait::Signal(libc::SIGTRAP));
