@@ -42,6 +42,7 @@ pub mod log;
 mod mapped;
 pub mod maps;
 pub mod memory;
+mod nested;
 pub mod numbered;
 mod passing;
 mod pause;

@@ -9,6 +9,7 @@ use crate::drive::Saved;
 use crate::error::{Loss, ProcessError};
 use crate::event::Event;
 use crate::fork::Forked;
+use crate::nested::Delivered;
 use crate::passing::{Breakpoints, Passing};
 use crate::pause::Pause;
 use crate::process::check_tracers;
@@ -87,6 +88,10 @@ pub(crate) struct Tracees {
     pub sharer_mode: Sharers,
     /// Whether the process may have made one that is none of these since it was last looked for them.
     pub bore_sharers: bool,
+    /// The last delivery of a signal to each thread.
+    pub delivered: BTreeMap<Tid, Delivered>,
+    /// Threads for which a signal was blocked that interrupted its own handler: the mask that they were given, and such signals' bits.
+    pub held_back: BTreeMap<Tid, (u64, u64)>,
     /// Whether SIGTRAPs of the program's own wait while the process has no action for them.
     pub hold_own_traps: bool,
     /// Threads that wait at such a signal.
@@ -127,6 +132,8 @@ impl Tracees {
             sharers: BTreeMap::new(),
             sharer_mode: Sharers::LetGo,
             bore_sharers: false,
+            delivered: BTreeMap::new(),
+            held_back: BTreeMap::new(),
             hold_own_traps: false,
             own_traps: BTreeSet::new(),
             asked_for_any: Instant::now(),
@@ -385,6 +392,8 @@ impl Tracees {
         self.sharers.remove(&tid);
         self.own_traps.remove(&tid);
         self.passing.remove(&tid);
+        self.delivered.remove(&tid);
+        self.held_back.remove(&tid);
         if self.threads.remove(&tid).is_none() {
             return;
         }
@@ -459,7 +468,10 @@ impl Tracees {
             (Goal::Run, Wait::Trap | Wait::GroupStop) => self.resume(tid)?,
             (_, Wait::Signal(libc::SIGTRAP)) if self.park(tid)? => self.send_on(tid, 0)?,
             (_, Wait::Signal(libc::SIGTRAP)) if self.has_to_wait(tid) => {}
-            (_, Wait::Signal(signal)) => self.send_on(tid, signal)?,
+            (_, Wait::Signal(signal)) => {
+                self.before_delivery(tid, signal);
+                self.send_on(tid, signal)?;
+            }
             (_, Wait::Clone | Wait::Fork | Wait::Vfork | Wait::Syscall | Wait::Other | Wait::Gone) => {
                 self.send_on(tid, 0)?
             }

@@ -94,6 +94,7 @@ impl Seized {
     /// # Errors
     /// A held thread could not be resumed.
     pub fn leave(mut self) -> Result<(), ProcessError> {
+        self.let_held_back_in();
         self.tracees.let_go_of_forked();
         self.tracees.let_go_of_sharers();
         self.tracees.let_go_of_own_traps();
