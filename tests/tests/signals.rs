@@ -315,3 +315,110 @@ fn destructors_of_threads_and_of_panics() -> Result<(), Failed> {
     }
     case.program.finish()
 }
+
+/// Handlers that may interrupt themselves, of timers that fire faster than a delivery to a traced thread takes at times, on small stacks.
+const NESTED: &str = r#"
+mod host;
+
+use std::ffi::c_void;
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+unsafe extern "C" {
+    fn sigaction(number: i32, new: *const Action, old: *mut Action) -> i32;
+    fn timer_create(clock: i32, event: *const Event, timer: *mut *mut c_void) -> i32;
+    fn timer_settime(timer: *mut c_void, flags: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
+    fn gettid() -> i32;
+}
+
+#[repr(C)]
+struct Action {
+    handler: extern "C" fn(i32),
+    mask: [u64; 16],
+    flags: i32,
+    restorer: usize,
+}
+
+/// `struct sigevent`.
+#[repr(C)]
+struct Event {
+    value: usize,
+    signal: i32,
+    notify: i32,
+    thread: i32,
+    rest: [i32; 11],
+}
+
+const SIGUSR1: i32 = 10;
+const SA_NODEFER: i32 = 0x4000_0000;
+const SA_RESTART: i32 = 0x1000_0000;
+const SIGEV_THREAD_ID: i32 = 4;
+const THREADS: usize = 6;
+
+static STARTED: OnceLock<()> = OnceLock::new();
+static TICKS: AtomicU64 = AtomicU64::new(0);
+static CALLS: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
+
+#[inline(never)]
+fn version(n: u64) -> u64 {
+    black_box(n * 0 + 1) //-
+    black_box(n * 0 + 2) //+
+}
+
+extern "C" fn on_tick(_: i32) {
+    black_box(version(black_box(3)));
+    TICKS.fetch_add(1, SeqCst);
+}
+
+fn work(thread: usize) {
+    let event =
+        Event { value: 0, signal: SIGUSR1, notify: SIGEV_THREAD_ID, thread: unsafe { gettid() }, rest: [0; 11] };
+    let mut timer = std::ptr::null_mut();
+    let every = [0, 300_000, 0, 300_000];
+    unsafe {
+        assert_eq!(timer_create(1, &raw const event, &raw mut timer), 0);
+        assert_eq!(timer_settime(timer, 0, &raw const every, std::ptr::null_mut()), 0);
+    }
+    loop {
+        black_box(version(black_box(3)));
+        CALLS[thread].fetch_add(1, SeqCst);
+    }
+}
+
+fn step() {
+    STARTED.get_or_init(|| {
+        let action =
+            Action { handler: on_tick, mask: [0; 16], flags: SA_NODEFER | SA_RESTART, restorer: 0 };
+        assert_eq!(unsafe { sigaction(SIGUSR1, &raw const action, std::ptr::null_mut()) }, 0);
+        for thread in 0..THREADS {
+            std::thread::Builder::new().stack_size(64 << 10).spawn(move || work(thread)).unwrap();
+        }
+    });
+    let ticks = TICKS.load(SeqCst);
+    while TICKS.load(SeqCst) < ticks + 100 {
+        std::thread::yield_now();
+    }
+    for calls in &CALLS {
+        let before = calls.load(SeqCst);
+        while calls.load(SeqCst) < before + 2 {
+            std::thread::yield_now();
+        }
+    }
+    println!("{}", version(black_box(1)));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn handlers_that_interrupt_themselves() -> Result<(), Failed> {
+    let mut case = Case::start("handlers_that_interrupt_themselves", NESTED)?;
+    for _ in 0..5 {
+        case.says("1")?;
+        case.there_and_back("2", "1")?;
+    }
+    case.program.finish()
+}
