@@ -468,6 +468,8 @@ fn step() {
 fn main() {
     if let Some(delay) = std::env::args().nth(1) {
         let delay = Duration::from_micros(delay.parse().unwrap());
+        // Before it can be replaced.
+        println!("ready");
         std::thread::spawn(move || {
             std::thread::sleep(delay);
             Command::new("/bin/sleep").arg("1000").exec()
