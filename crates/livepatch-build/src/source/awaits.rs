@@ -58,10 +58,13 @@ fn without_arguments(tokens: &[Token]) -> Vec<Token> {
     outside.cloned().collect()
 }
 
+/// Words that make a body wait.
+const AWAITING: [&str; 2] = ["await", "yield"];
+
 /// Where the expressions are that are awaited, or that `yield` hands out, of which macros make awaits.
 fn places(tokens: &[Token]) -> Vec<Range<usize>> {
-    let ends =
-        tokens.windows(2).enumerate().filter(|(_, pair)| pair[0].is_punct(".") && pair[1].name() == "await");
+    let is_await = |pair: &[Token]| pair[0].is_punct(".") && pair[1].is_ident() && pair[1].name() == "await";
+    let ends = tokens.windows(2).enumerate().filter(|(_, pair)| is_await(pair));
     let awaited = ends.map(|(end, _)| start(tokens, end)..end);
     let yields = tokens.iter().enumerate().filter(|(_, token)| token.is_ident() && token.name() == "yield");
     let yielded = yields.map(|(at, _)| at..at + until_end(&tokens[at..]));

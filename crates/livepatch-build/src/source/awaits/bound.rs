@@ -2,7 +2,7 @@
 //!
 //! The name says nothing: what it was given does. So it is put in the place of the name.
 
-use super::depth_of;
+use super::{AWAITING, depth_of, handed};
 use crate::source::tokens::{Token, TokenKind};
 use std::ops::Range;
 
@@ -17,11 +17,20 @@ pub(super) fn followed(tokens: &[Token]) -> Vec<Token> {
             .then(|| given(tokens, at))
             .flatten()
         {
-            Some(value) => text.extend_from_slice(&tokens[value]),
+            Some(value) => text.extend(tokens[value].iter().map(told)),
             None => text.push(token.clone()),
         }
     }
     text
+}
+
+/// What is awaited in a value is awaited where a name is given it: in the place of the name it is no more than a part of the text.
+fn told(token: &Token) -> Token {
+    let mut token = token.clone();
+    if AWAITING.contains(&token.name()) {
+        token.kind = TokenKind::Literal;
+    }
+    token
 }
 
 /// Whether a name, and no more than that, is awaited.
@@ -44,6 +53,7 @@ fn is_handed_over(tokens: &[Token], at: usize) -> bool {
         match depth {
             0 if bracket == ";" => return false,
             0.. => {}
+            _ if handed::makes_text(tokens, open) => return false,
             _ if to.is_punct("!") || TAKE_SEVERAL.iter().any(|name| to.name().starts_with(name)) => {
                 return true;
             }
@@ -134,5 +144,42 @@ mod tests {
         let body =
             |[one, other]: [&str; 2]| format!("let f = from(); let g = to(); save({one}, {other}).await;");
         assert_eq!(moved(&body(["f", "g"]), &body(["g", "f"])), None);
+    }
+
+    #[test]
+    fn what_was_awaited_is_not_awaited_where_its_result_is_used() {
+        let lines =
+            ["note!(t);", "info!(t, \"timed\");", "eprintln!(\"{}\", t);", "return format!(\"{}\", t);"];
+        for (line, wait) in
+            lines.into_iter().flat_map(|line| [(line, "post(1).await"), (line, "yield post(1)")])
+        {
+            let body = |line: &str| format!("let t = {wait}; {line} let u = post(2).await; f(t, u)");
+            assert_eq!(moved(&body(""), &body(line)), None, "{line}");
+            assert_eq!(moved(&body(line), &body("")), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_will_be_awaited_contains_awaits() {
+        let blocks = |[one, other]: [&str; 2]| {
+            format!(
+                "let f = async {{ {one}; w().await }}; let g = async {{ {other}; w().await }}; join!(f, g);"
+            )
+        };
+        assert!(moved(&blocks(["x()", "y()"]), &blocks(["y()", "x()"])).is_some());
+        let made = |[one, other]: [&str; 2]| {
+            format!("let f = {one}(w().await); let g = {other}(w().await); f.await; g.await")
+        };
+        assert!(moved(&made(["a", "b"]), &made(["b", "a"])).is_some());
+        assert_eq!(moved(&made(["a", "b"]), &made(["a", "c"])), None);
+    }
+
+    #[test]
+    fn what_is_made_a_text_is_not_handed_over() {
+        let body = |made: &str, [one, other]: [&str; 2]| {
+            format!("let f = name(); let g = host(); send({made}!(\"{{}} {{}}\", {one}, {other})).await")
+        };
+        assert_eq!(moved(&body("format", ["f", "g"]), &body("format", ["g", "f"])), None);
+        assert!(moved(&body("traced", ["f", "g"]), &body("traced", ["g", "f"])).is_some());
     }
 }

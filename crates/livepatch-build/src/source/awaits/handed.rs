@@ -3,13 +3,30 @@
 //! In the suspended future each has its place in a list. Where two are of one type, nothing but the source tells that they changed
 //! places: the result of the one would be taken for that of the other.
 
-use super::{depth_of, text};
+use super::operands::begins_another;
+use super::{depth_of, opening, text};
 use crate::source::tokens::{Token, TokenKind};
 use livepatch_patch::{in_other_order, in_other_place};
 use std::collections::BTreeMap;
 
 /// Macros of the standard library that await nothing and take no text.
 const AWAIT_NOTHING: [&str; 6] = ["assert", "debug_assert", "dbg", "matches", "thread_local", "vec"];
+
+/// Macros of the standard library that make a text of what they are given.
+const MAKE_TEXT: [&str; 12] = [
+    "eprint",
+    "eprintln",
+    "format",
+    "format_args",
+    "panic",
+    "print",
+    "println",
+    "todo",
+    "unimplemented",
+    "unreachable",
+    "write",
+    "writeln",
+];
 
 /// What a macro is given in another place than before, if something is that may be a future.
 pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
@@ -59,9 +76,15 @@ fn macros(tokens: &[Token]) -> impl Iterator<Item = (&str, Vec<String>)> {
     calls.filter(may).map(|(name, parts)| (name, parts.into_iter().map(text).collect()))
 }
 
-/// What each bracket holds, also those in others.
+/// Whether a bracket holds what a macro makes a text of.
+pub(super) fn makes_text(tokens: &[Token], open: usize) -> bool {
+    matches!(&tokens[..open], [.., name, not] if not.is_punct("!") && MAKE_TEXT.contains(&name.name()))
+}
+
+/// What each bracket holds that may hold futures, also those in others.
 fn groups(tokens: &[Token]) -> impl Iterator<Item = &[Token]> {
     let opening = tokens.iter().enumerate().filter(|(_, token)| token.kind == TokenKind::Open);
+    let opening = opening.filter(|(open, _)| !makes_text(tokens, *open));
     opening.map(|(at, _)| held(tokens, at))
 }
 
@@ -84,12 +107,16 @@ fn parts(held: &[Token]) -> Vec<&[Token]> {
     for (at, token) in held.iter().enumerate() {
         depth -= depth_of(token);
         let is_alone = |c: &str| token.is_punct(c) && !(at > 0 && held[at - 1].is_joint());
-        let closes_block = token.kind == TokenKind::Close && &*token.text == "}";
+        let closes_block = || {
+            let is_brace = token.kind == TokenKind::Close && &*token.text == "}";
+            // A block that is a future is what is handed over.
+            is_brace && !begins_another(held, opening(held, at))
+        };
         if depth != 0 {
             continue;
         }
         let is_arrow = |at: usize| held.get(at).is_some_and(|token| token.is_punct(">"));
-        if is_alone("=") && !is_arrow(at + 1) && !token.is_joint() || closes_block {
+        if is_alone("=") && !is_arrow(at + 1) && !token.is_joint() || closes_block() {
             begin = at + 1;
         } else if token.is_punct(",") || token.is_punct(";") || is_alone("=") && is_arrow(at + 1) {
             end(begin, at);
@@ -154,5 +181,7 @@ mod tests {
             assert_eq!(moved(&call(["a", "b"]), &call(["b", "a"])), None);
         }
         assert_eq!(moved("let x = vec![a, b];", "let x = vec![b, a];"), None);
+        let sent = |[a, b]: [&str; 2]| format!("send(format!(\"{{}} {{}}\", {a}(), {b}())).await");
+        assert_eq!(moved(&sent(["a", "b"]), &sent(["b", "a"])), None);
     }
 }

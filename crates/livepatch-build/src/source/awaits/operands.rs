@@ -58,7 +58,7 @@ fn names_fields(tokens: &[Token], open: usize) -> bool {
 }
 
 /// Whether a block is the body of a closure or of an async block: it keeps its values itself.
-fn begins_another(tokens: &[Token], open: usize) -> bool {
+pub(super) fn begins_another(tokens: &[Token], open: usize) -> bool {
     let before = open.checked_sub(1).map(|before| &tokens[before]);
     before.is_some_and(|token| ["async", "move"].contains(&token.name()) || token.is_punct("|"))
 }
