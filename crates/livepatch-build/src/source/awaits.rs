@@ -6,6 +6,8 @@
 //! that it stands under tell one from another.
 
 mod bound;
+mod fields;
+mod given;
 mod handed;
 mod operands;
 mod shadowed;
@@ -183,6 +185,16 @@ fn opening(tokens: &[Token], close: usize) -> usize {
         }
     }
     0
+}
+
+/// The bracket that belongs to the one at `open`.
+fn closing(tokens: &[Token], open: usize) -> usize {
+    let mut depth = 0;
+    let close = (open..tokens.len()).find(|at| {
+        depth += depth_of(&tokens[*at]);
+        depth == 0
+    });
+    close.unwrap_or(tokens.len())
 }
 
 fn text(tokens: &[Token]) -> String {

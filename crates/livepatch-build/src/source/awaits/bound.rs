@@ -1,49 +1,105 @@
-//! Futures that have a name before they are awaited: `let save = store(&x); save.await`.
+//! Futures that have a name before they are awaited: `let save = store(&x); save.await`, or are a field of what has one:
+//! `let both = (store(&x), load(&y)); both.0.await`.
 //!
-//! The name says nothing: what it was given does. So it is put in the place of the name.
+//! The name says nothing: what it was given does. So it is put in the place of the name, and so are what the names in it were given.
 
-use super::{AWAITING, depth_of, handed};
+use super::given::{Targets, path};
+use super::{AWAITING, depth_of, handed, text};
 use crate::source::tokens::{Token, TokenKind};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Functions of this name, or a longer one that begins so, take several futures.
 const TAKE_SEVERAL: [&str; 6] = ["join", "try_join", "select", "race", "zip", "merge"];
 
+/// How many values are put in for one name.
+const MOST: usize = 64;
+
 /// The same text, with what names were given in the places of names that are awaited, or handed to what may await them.
 pub(super) fn followed(tokens: &[Token]) -> Vec<Token> {
+    let targets = Targets::of(tokens);
+    let names = (0..tokens.len()).map(|at| Name::at(tokens, &targets, at)).collect();
     let mut text = Vec::with_capacity(tokens.len());
-    for (at, token) in tokens.iter().enumerate() {
-        match (token.is_ident() && (is_awaited(tokens, at) || is_handed_over(tokens, at)))
-            .then(|| given(tokens, at))
-            .flatten()
-        {
-            Some(value) => text.extend(tokens[value].iter().map(told)),
-            None => text.push(token.clone()),
-        }
-    }
+    Following { tokens, names, there: BTreeSet::new() }.write(0..tokens.len(), false, &mut text);
     text
 }
 
-/// What is awaited in a value is awaited where a name is given it: in the place of the name it is no more than a part of the text.
-fn told(token: &Token) -> Token {
-    let mut token = token.clone();
-    if AWAITING.contains(&token.name()) {
+struct Following<'t> {
+    tokens: &'t [Token],
+    /// Names in whose places values are put, by where they stand.
+    names: Vec<Option<Name>>,
+    /// Where the values begin that are already in the one that is put in.
+    there: BTreeSet<usize>,
+}
+
+impl Following<'_> {
+    /// A name is given its value before the place where it stands, so this ends. A value comes once into that of another name, as a future
+    /// is handed over once, and so do not more than [`MOST`]: the text stays short.
+    fn write(&mut self, part: Range<usize>, is_value: bool, text: &mut Vec<Token>) {
+        let mut at = part.start;
+        while at < part.end {
+            if !is_value {
+                self.there.clear();
+            }
+            let name = self.names[at].clone().filter(|_| self.there.len() < MOST);
+            match name.filter(|name| self.there.insert(name.value.start)) {
+                Some(name) => {
+                    self.write(name.value, true, text);
+                    text.extend(name.field);
+                    at = name.end;
+                }
+                None => {
+                    text.push(if is_value { told(self.tokens, at) } else { self.tokens[at].clone() });
+                    at += 1;
+                }
+            }
+        }
+    }
+}
+
+/// What is awaited in a value, or handed to a macro, is so where a name is given it: in the place of the name it is no more than a part of
+/// the text.
+fn told(tokens: &[Token], at: usize) -> Token {
+    let mut token = tokens[at].clone();
+    let is_macro = matches!(tokens.get(at + 1..at + 3), Some([not, open]) if not.is_punct("!") && open.kind == TokenKind::Open);
+    if AWAITING.contains(&token.name()) || is_macro {
         token.kind = TokenKind::Literal;
     }
     token
 }
 
-/// Whether a name, and no more than that, is awaited.
-fn is_awaited(tokens: &[Token], at: usize) -> bool {
-    stands_alone(tokens, at)
-        && tokens.get(at + 1).is_some_and(|token| token.is_punct("."))
-        && tokens.get(at + 2).is_some_and(|token| token.name() == "await")
+/// A name, or a field of one, that a value can be put in the place of.
+#[derive(Clone)]
+struct Name {
+    end: usize,
+    value: Range<usize>,
+    /// What of the name the value does not tell apart.
+    field: Option<Token>,
 }
 
-/// Whether a name, and no more than that, is an argument of a macro or of a function that takes several futures.
-fn is_handed_over(tokens: &[Token], at: usize) -> bool {
-    let ends = tokens.get(at + 1).is_some_and(|next| next.is_punct(",") || next.kind == TokenKind::Close);
-    if !ends || !stands_alone(tokens, at) {
+impl Name {
+    /// The one that begins at a place, if it is awaited, or handed to what may await it.
+    fn at(tokens: &[Token], targets: &Targets<'_>, at: usize) -> Option<Self> {
+        let end = path(tokens, at)?;
+        if !is_awaited(tokens, end) && !is_handed_over(tokens, at, end) {
+            return None;
+        }
+        let (value, field) = targets.given(at, &text(&tokens[at..end]))?;
+        let mut rest = tokens[at].clone();
+        rest.text = field.into();
+        Some(Self { end, value, field: Some(rest).filter(|rest| !rest.text.is_empty()) })
+    }
+}
+
+/// Whether what ends before a place is awaited.
+fn is_awaited(tokens: &[Token], end: usize) -> bool {
+    tokens.get(end).is_some_and(|token| token.is_punct("."))
+        && tokens.get(end + 1).is_some_and(|token| token.name() == "await")
+}
+
+/// Whether a name is an argument of a macro or of a function that takes several futures.
+fn is_handed_over(tokens: &[Token], at: usize, end: usize) -> bool {
+    if !tokens.get(end).is_some_and(|next| next.is_punct(",") || next.kind == TokenKind::Close) {
         return false;
     }
     let mut depth = 0;
@@ -62,57 +118,6 @@ fn is_handed_over(tokens: &[Token], at: usize) -> bool {
         }
     }
     false
-}
-
-/// Whether nothing before a name makes more of it than a reference.
-fn stands_alone(tokens: &[Token], at: usize) -> bool {
-    !at.checked_sub(1).is_some_and(|before| tokens[before].is_punct(".") || tokens[before].is_punct(":"))
-}
-
-/// What a name was given last before a place.
-fn given(tokens: &[Token], at: usize) -> Option<Range<usize>> {
-    let name = tokens[at].name();
-    let value = (0..at).rev().find_map(|place| {
-        let is_it = tokens[place].name() == name && stands_alone_as_target(tokens, place);
-        is_it.then(|| value(tokens, place, at)).flatten()
-    })?;
-    // A name for a name.
-    match value.len() == 1 && tokens[value.start].is_ident() {
-        true => given(tokens, value.start).or(Some(value)),
-        false => Some(value),
-    }
-}
-
-/// Whether a name stands where it is declared or assigned to.
-fn stands_alone_as_target(tokens: &[Token], place: usize) -> bool {
-    let Some(before) = place.checked_sub(1).map(|before| &tokens[before]) else { return true };
-    ["let", "mut"].contains(&before.name())
-        || before.is_punct(";")
-        || before.kind == TokenKind::Open && &*before.text == "{"
-        || before.kind == TokenKind::Close && &*before.text == "}"
-}
-
-/// What stands behind the `=` of a declaration or assignment that ends before a place.
-pub(super) fn value(tokens: &[Token], name: usize, before: usize) -> Option<Range<usize>> {
-    let mut depth = 0;
-    let mut from = None;
-    for at in name + 1..before {
-        let token = &tokens[at];
-        match depth {
-            0 if token.is_punct(";") => return from.map(|from| from..at).filter(|value| !value.is_empty()),
-            0 if token.is_punct("=") && from.is_none() => {
-                let is_other =
-                    token.is_joint() || at.checked_sub(1).is_some_and(|one| tokens[one].is_joint());
-                from = (!is_other).then_some(at + 1);
-            }
-            _ => {}
-        }
-        depth -= depth_of(token);
-        if depth < 0 {
-            return None;
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -160,6 +165,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_handed_over_is_not_handed_over_where_its_result_is_used() {
+        let body = |[one, other]: [&str; 2], line: &str| {
+            format!("let f = {one}; let g = {other}; let t = join!(f, g); {line} h(t)")
+        };
+        let old = body(["a()", "b()"], "");
+        assert_eq!(moved(&old, &body(["a()", "b()"], "note!(t);")), None);
+        assert!(moved(&old, &body(["b()", "a()"], "note!(t);")).is_some());
+    }
+
+    #[test]
     fn what_will_be_awaited_contains_awaits() {
         let blocks = |[one, other]: [&str; 2]| {
             format!(
@@ -181,5 +196,70 @@ mod tests {
         };
         assert_eq!(moved(&body("format", ["f", "g"]), &body("format", ["g", "f"])), None);
         assert!(moved(&body("traced", ["f", "g"]), &body("traced", ["g", "f"])).is_some());
+    }
+
+    #[test]
+    fn what_a_value_is_made_of_changes_places() {
+        let body = |[a, b]: [&str; 2], [c, s]: [&str; 2]| {
+            format!("let c = {a}; let s = {b}; let j = join({c}, s, {s}); let k = j; let (c, s) = k.await;")
+        };
+        let old = body(["a()", "b()"], ["c", "s"]);
+        assert!(moved(&old, &body(["a()", "b()"], ["s", "c"])).is_some());
+        assert!(moved(&old, &body(["b()", "a()"], ["c", "s"])).is_some());
+        assert_eq!(moved(&old, &body(["a()", "b(2)"], ["c", "s"])), None);
+        let shadowing = |[a, b]: [&str; 2]| {
+            format!("let f = {a}; let g = {b}; let f = join(f, x()); let f = race(f, g); f.await")
+        };
+        assert!(moved(&shadowing(["a()", "b()"]), &shadowing(["b()", "a()"])).is_some());
+        assert_eq!(moved(&shadowing(["a()", "b()"]), &shadowing(["a()", "c()"])), None);
+    }
+
+    #[test]
+    fn values_do_not_multiply() {
+        let doubled: String = (0..64).map(|_| "let f = join(f, f);").collect();
+        let body = |first: &str| format!("let f = {first}; {doubled} f.await");
+        assert_eq!(moved(&body("a()"), &body("b()")), None);
+        let many: String = (1..512).map(|at| format!("let f{at} = join(f{}, g);", at - 1)).collect();
+        let body = |first: &str| format!("let f0 = {first}; {many} f511.await");
+        assert_eq!(moved(&body("a()"), &body("b()")), None);
+    }
+
+    #[test]
+    fn fields_change_places() {
+        for (made, awaited) in [
+            ("let p = P { a: 1, b: 2 };", "p.a.await; p.b.await"),
+            ("let p = m::P::<A, B> { b: 2, a: 1, ..x };", "p.a.await; p.b.await"),
+            ("let a = 1; let b = 2; let p = P { a, b };", "p.a.await; p.b.await"),
+            ("let a = 1; let b = 2; let p = P { x: a, y: b };", "p.x.await; p.y.await"),
+            ("let p: (F, F) = (1, 2);", "p.0.await; p.1.await"),
+            ("let p = P(1, 2,);", "p.0.await; p.1.await"),
+            ("let mut p = (0, (1, P { a: 2 }));", "p.1.0.await; p.1.1.a.await"),
+            ("let p = (1, 2); let q = p;", "q.0.await; q.1.await"),
+            ("let q = (1, 2); let p = P { q };", "p.q.0.await; p.q.1.await"),
+            ("let mut p = P::new(); p.a = 1; p.b = 2;", "p.a.await; p.b.await"),
+            ("let p = made(1, 2);", "p.0.await; p.1.await"),
+            ("let (a, b) = (1, 2);", "a.await; b.await"),
+            ("let [a, mut b]: Both = [1, 2];", "join(a, b).await"),
+            ("let p = (1, 2); let (a, b) = p;", "join!(a, b)"),
+            ("let p = (1, 2);", "join!(p.0, p.1)"),
+            ("let p = (1, 2);", "join(p.0, p.1).await"),
+            ("let p = (1, 2);", "let j = join(p.0, p.1); j.await"),
+        ] {
+            let body =
+                |[one, other]: [&str; 2]| format!("{} {awaited}", made.replace('1', one).replace('2', other));
+            let swapped =
+                moved(&body(["Box::pin(a())", "Box::pin(b())"]), &body(["Box::pin(b())", "Box::pin(a())"]));
+            assert!(swapped.is_some(), "{made}");
+            assert_eq!(moved(&body(["a()", "b()"]), &body(["a()", "c()"])), None, "{made}");
+        }
+    }
+
+    #[test]
+    fn fields_are_named_in_any_order() {
+        let awaited = "p.a.await; p.b.await";
+        let made = |fields: &str| format!("let p = P {{ {fields} }}; {awaited}");
+        assert_eq!(moved(&made("a: x(), b: y(), c: z()"), &made("c: z(), b: y(), a: x()")), None);
+        let set = |made: &str| format!("let mut p = P::new(); {made} {awaited}");
+        assert_eq!(moved(&set("p.a = x(); p.b = y();"), &set("p.b = y(); p.a = x();")), None);
     }
 }

@@ -4,7 +4,7 @@
 //! places: the result of the one would be taken for that of the other.
 
 use super::operands::begins_another;
-use super::{depth_of, opening, text};
+use super::{closing, depth_of, opening, text};
 use crate::source::tokens::{Token, TokenKind};
 use livepatch_patch::{in_other_order, in_other_place};
 use std::collections::BTreeMap;
@@ -90,13 +90,7 @@ fn groups(tokens: &[Token]) -> impl Iterator<Item = &[Token]> {
 
 /// What is in the bracket that opens at a place.
 fn held(tokens: &[Token], open: usize) -> &[Token] {
-    let mut depth = 0;
-    // `depth_of` counts what is before a token.
-    let close = tokens[open..].iter().position(|token| {
-        depth -= depth_of(token);
-        depth == 0
-    });
-    close.map_or(&[], |close| &tokens[open + 1..open + close])
+    tokens.get(open + 1..closing(tokens, open)).unwrap_or_default()
 }
 
 /// What a bracket holds, taken apart at what divides arguments and branches, without patterns (`pattern = future => {}`) and blocks.

@@ -3,7 +3,8 @@
 //! The suspended future keeps both, under one name. Where they are of one type, nothing but the source tells that they changed places:
 //! each would be taken for the other.
 
-use super::{bound, text};
+use super::given::value;
+use super::text;
 use crate::source::tokens::Token;
 use livepatch_patch::in_other_order;
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ fn given(tokens: &[Token]) -> BTreeMap<&str, Vec<String>> {
         let mutable = tokens.get(at + 1).is_some_and(|token| token.name() == "mut");
         let name = at + 1 + usize::from(mutable);
         let Some(variable) = tokens.get(name).filter(|token| token.is_ident()) else { continue };
-        if let Some(value) = bound::value(tokens, name, tokens.len()) {
+        if let Some(value) = value(tokens, name, tokens.len()) {
             given.entry(variable.name()).or_default().push(text(&tokens[value]));
         }
     }
