@@ -169,7 +169,9 @@ fn diff_scope<'a>(
     let (old_names, new_names) = (pair::placed(&old_program), pair::placed(&new_program));
     let aliases = rename::of_programs((&old_program, &old_names, old.0), (&new_program, &new_names, new.0))?;
     new_program.set_aliases(aliases);
-    let pairs = pair::pair(&old_names, &pair::placed(&new_program), &old_program, &new_program);
+    let new_names = pair::placed(&new_program);
+    let pairs = pair::pair(&old_names, &new_names, &old_program, &new_program);
+    let mut own = pair::of_one(&new_program, &new_names);
     let mut comparer = Comparer::new(
         &old_program,
         &new_program,
@@ -210,7 +212,7 @@ fn diff_scope<'a>(
     }
     for set in pairs.sets {
         pair::settle(
-            &mut comparer,
+            (&mut comparer, &mut own),
             set,
             &mut partners,
             &mut twins,

@@ -138,9 +138,18 @@ pub(super) fn by_name<'a>(program: &Program<'a>, wanted: impl Fn(At) -> bool) ->
     names
 }
 
-/// Pairs copies by content: each old copy with an equal new one, else with the new code if all new copies agree.
+/// Compares sections of one program with each other.
+pub(super) fn of_one<'p, 'a>(program: &'p Program<'a>, names: &ByName<'a>) -> Comparer<'p, 'a> {
+    let several = || names.iter().filter(|(_, ats)| ats.len() > 1);
+    let ambiguous = several().map(|(name, _)| *name).collect();
+    let itself = several().flat_map(|(_, ats)| ats).map(|at| (*at, *at)).collect();
+    Comparer::new(program, program, ambiguous, itself, HashMap::new())
+}
+
+/// Pairs copies by content: each old copy with an equal new one, else with the new code if all new copies agree. `comparers` tell what
+/// of the two programs is the same, and what of the new one.
 pub(super) fn settle(
-    comparer: &mut Comparer<'_, '_>,
+    (comparer, own): (&mut Comparer<'_, '_>, &mut Comparer<'_, '_>),
     set: CopySet,
     partners: &mut HashMap<At, At>,
     twins: &mut HashMap<At, At>,
@@ -148,7 +157,7 @@ pub(super) fn settle(
     unsettled: &mut Vec<CopySet>,
     (old, new): (&Program<'_>, &Program<'_>),
 ) {
-    let agree = set.new.len() == 1;
+    let mut agree = || set.new[1..].iter().all(|at| own.compare(set.new[0], *at) == Verdict::Same);
     let mut left = Vec::new();
     for old_at in set.old {
         let fits = |new_at: &&At| is_same_part((old, old_at), (new, **new_at));
@@ -158,7 +167,7 @@ pub(super) fn settle(
                 partners.entry(*new_at).or_insert(old_at);
                 twins.entry(*new_at).or_insert(old_at);
             }
-            None if agree && new.section(set.new[0]).kind == Kind::Text => {
+            None if new.section(set.new[0]).kind == Kind::Text && agree() => {
                 if let Verdict::Different(first) = comparer.compare(old_at, set.new[0]) {
                     partners.entry(set.new[0]).or_insert(old_at);
                     changed.push(Changed { old: old_at, new: set.new[0], first });
