@@ -13,7 +13,7 @@ use crate::library::Library;
 use crate::load::{self, Loader};
 use crate::options::ApplyOptions;
 use crate::registry::live::{self, Found};
-use crate::registry::{EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, State};
+use crate::registry::{EntryWrite, FrameStep, FunctionRecord, Journal, Location, PatchState, Record, State};
 use crate::repair::repair;
 use crate::report::{ApplyReport, Clock, Holds, Policy, Stages};
 use crate::safepoint::{self, Rules};
@@ -287,6 +287,7 @@ impl Job<'_> {
         so_far.stages.load_ms = so_far.clock.lap();
         let active = state.active();
         let switch = self.switch(prepared, location, tables, &state, index);
+        let in_vain = known.is_none().then(|| state.patches[index].clone());
         match switch.run(seized, &mut state) {
             Ok(Done { seized, holds, look }) => {
                 so_far.stages.transition(&mut so_far.clock, look);
@@ -302,8 +303,8 @@ impl Job<'_> {
             Err(failed) => {
                 let undone = !matches!(failed.why, Why::Error(ApplyError::NotUndone { .. }));
                 if let Some(mut seized) = failed.seized {
-                    if known.is_none() && undone {
-                        self.take_back(&loader, prepared, &mut seized, state, index)?;
+                    if let Some(record) = in_vain.filter(|_| undone) {
+                        self.take_back(&loader, prepared, &mut seized, state, record)?;
                     }
                     seized.leave()?;
                 }
@@ -331,20 +332,16 @@ impl Job<'_> {
         }
     }
 
-    /// Unmaps a patch that was loaded in vain. One with a TLS carrier stays for the next attempt: the carrier cannot
-    /// be unloaded.
+    /// Unmaps a patch that was loaded in vain. A TLS carrier stays for the next attempt, because it cannot be unloaded.
     fn take_back(
         &self,
         loader: &Loader<'_>,
         prepared: &Prepared<'_>,
         seized: &mut Seized,
         mut state: State,
-        index: usize,
+        record: Record,
     ) -> Result<(), ApplyError> {
-        if state.patches[index].carrier.is_some() {
-            return Ok(());
-        }
-        let record = state.patches.remove(index);
+        state.patches.retain(|other| other.id != record.id);
         match record.eh_frame {
             Some(region) => loader.step(&mut state, record.mapping, region.start, FrameStep::Revoking)?,
             None => {

@@ -8,7 +8,7 @@ use crate::bind::{Bound, Remote};
 use crate::carrier;
 use crate::error::{ApplyError, Mismatch};
 use crate::registry::live::{self, map_near};
-use crate::registry::{Carrier, FrameStep, Journal, Location, Mapping, Record, Region, State};
+use crate::registry::{Carrier, CarrierRecord, FrameStep, Journal, Location, Mapping, Record, Region, State};
 use crate::safepoint::{self, Rules};
 use crate::scope::Scope;
 use crate::target::{Module, Modules};
@@ -226,7 +226,7 @@ impl Loader<'_> {
             (true, Some(tls)) => {
                 let image = tls_image(patch, plan, mapping.base, &bindings)?;
                 let file = carrier::build(id, tls, &image);
-                Some(self.load_carrier(seized, &file, id, tls.needs_static)?)
+                Some(self.carrier(seized, state, &file, id, tls.needs_static)?)
             }
             _ => None,
         };
@@ -382,13 +382,29 @@ impl Loader<'_> {
         }
     }
 
-    fn load_carrier(
+    /// The carrier that a failed attempt left, or a new one.
+    fn carrier(
         &self,
         seized: &mut Seized,
+        state: &mut State,
         file: &[u8],
         id: &Digest,
         is_static: bool,
     ) -> Result<Carrier, ApplyError> {
+        let digest = Digest::of(file);
+        if let Some(spare) = state.spare_carrier(&digest)
+            && self.loaded_carrier(spare.handle, id, is_static)? == spare
+        {
+            log::info(format_args!("the carrier of the patch's thread-locals is loaded already"));
+            return Ok(spare);
+        }
+        let handle = self.load_carrier(seized, file)?;
+        let carrier = self.loaded_carrier(handle, id, is_static)?;
+        state.carriers.push(CarrierRecord { file: digest, carrier });
+        Ok(carrier)
+    }
+
+    fn load_carrier(&self, seized: &mut Seized, file: &[u8]) -> Result<u64, ApplyError> {
         let missing =
             || ApplyError::refused("a new thread-local needs the program's loader, which offers no `dlopen`");
         let dlopen = self.scope.function("dlopen")?.ok_or_else(missing)?;
@@ -403,15 +419,17 @@ impl Loader<'_> {
             Ok(thread.remote_syscall(SYS_CLOSE, [fd, 0, 0, 0, 0, 0], self.deadline)?)
         })?
         .ok();
-        let handle = match handle? {
-            0 => {
-                return Err(ApplyError::refused(
-                    "the program's loader refused the carrier of the patch's new thread-locals (no room for static TLS, or \
-                     memory files are forbidden)",
-                ));
-            }
-            handle => handle,
-        };
+        match handle? {
+            0 => Err(ApplyError::refused(
+                "the program's loader refused the carrier of the patch's new thread-locals (no room for static TLS, or \
+                 memory files are forbidden)",
+            )),
+            handle => Ok(handle),
+        }
+    }
+
+    /// The carrier of this handle, by what the loader wrote into it.
+    fn loaded_carrier(&self, handle: u64, id: &Digest, is_static: bool) -> Result<Carrier, ApplyError> {
         // glibc's `struct link_map` and musl's `struct dso` both start with the load address.
         let answers = carrier::answers(self.process.read_addr(RunAddr(handle))?);
         if self.process.read_array(answers.mark)? != carrier::mark(id) {

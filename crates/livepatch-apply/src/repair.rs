@@ -49,11 +49,16 @@ pub(crate) fn repair(
             let originals = originals(&state);
             let entries = Entries::new(process, landing, &writes, &state.pads, &originals)?;
             let world = finish(&mut seized, &entries, deadline)?;
-            let (states, text) = match world {
-                World::Before => (before, "a switch that a killed run had begun was taken back"),
-                World::After => (after, "a switch that a killed run had committed to was finished"),
+            let text = match world {
+                World::Before => {
+                    state.cancel(&before);
+                    "a switch that a killed run had begun was taken back"
+                }
+                World::After => {
+                    state.settle(&after);
+                    "a switch that a killed run had committed to was finished"
+                }
             };
-            state.settle(&states);
             commit(&state)?;
             Ok((seized, text.into()))
         }
@@ -75,11 +80,13 @@ pub(crate) fn repair(
                 return Ok((seized, "a switch that a killed run had finished was recorded".into()));
             }
             if done.is_empty() {
-                state.settle(&before);
+                state.cancel(&before);
                 commit(&state)?;
                 return Ok((seized, "a switch that a killed run had not begun was cancelled".into()));
             }
             let count = done.len();
+            // Since that run was killed, threads may have come to the new code by what it had written: the patch is not forgotten.
+            state.settle(&before);
             let tables = view.tables()?;
             let switch = put_back(view, &tables, found, &state, done, before, deadline)?;
             match switch.run(seized, &mut state) {

@@ -148,7 +148,7 @@ impl Switch<'_> {
         });
         let noted = self.location.commit(&mut &*self.process, state);
         noted.map_err(|error| {
-            state.settle(&self.before);
+            state.cancel(&self.before);
             error.into()
         })
     }
@@ -183,7 +183,6 @@ impl Switch<'_> {
                 log::info(format_args!(
                     "all threads are stopped at once, because breakpoints cannot be used: {reason}"
                 ));
-                state.settle(&self.before);
                 return self.at_once(*seized, state);
             }
             Err(failed) => return Err(self.not_there(failed, state)),
@@ -203,10 +202,9 @@ impl Switch<'_> {
                 Err(Box::new(NotDone { seized: None, why: Why::Error(failed.error) }))
             }
             (Err(failed), _) if failed.committed => {
-                let what = failed.error.to_string();
-                let undo = "the new code is in force, some entries reach it by breakpoints".to_owned();
-                let why = Why::Error(ApplyError::NotUndone { what, undo });
-                Err(Box::new(NotDone { seized: failed.seized, why }))
+                let why =
+                    in_force(failed.error, "the new code is in force, some entries reach it by breakpoints");
+                Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(why) }))
             }
             (Err(failed), _) if matches!(failed.error, ApplyError::NotUndone { .. }) => {
                 Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(failed.error) }))
@@ -236,8 +234,12 @@ impl Switch<'_> {
                     }
                 }
             }
-            Err(failed) if matches!(failed.error, ApplyError::NotUndone { .. }) => {
+            Err(failed) if matches!(failed.error, ApplyError::Lost(_) | ApplyError::NotUndone { .. }) => {
                 Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(failed.error) }))
+            }
+            Err(failed) if failed.committed => {
+                let why = in_force(failed.error, "all entries are switched; the next run notes that");
+                Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(why) }))
             }
             Err(failed) => Err(self.give_up(failed.seized, state, Why::Error(failed.error))),
         }
@@ -246,7 +248,9 @@ impl Switch<'_> {
     /// The switch cannot be undone any more, so that a failure to note it would leave a change behind an error.
     fn note_done(&self, state: &State) -> Result<(), ApplyError> {
         let commit = || self.location.commit(&mut &*self.process, state);
-        Ok(commit().or_else(|_| commit())?)
+        commit()
+            .or_else(|_| commit())
+            .map_err(|error| in_force(error.into(), "all entries are switched; the next run notes that"))
     }
 
     /// Quiescence was not reached.
@@ -259,14 +263,23 @@ impl Switch<'_> {
         }
     }
 
+    /// What was written was put back before any thread could go on.
     fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> Box<NotDone> {
-        state.settle(&self.before);
+        state.cancel(&self.before);
         if let Err(error) = self.location.commit(&mut &*self.process, state) {
             log::warn(format_args!(
                 "the registry still holds the journal, which the next run settles: {error}"
             ));
         }
         Box::new(NotDone { seized, why })
+    }
+}
+
+/// What failed when nothing could be taken back any more: code that runs is not to be unmapped.
+fn in_force(error: ApplyError, undo: &str) -> ApplyError {
+    match error {
+        lost @ ApplyError::Lost(_) => lost,
+        other => ApplyError::NotUndone { what: other.to_string(), undo: undo.to_owned() },
     }
 }
 

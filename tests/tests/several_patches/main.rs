@@ -2,6 +2,7 @@
 
 mod addresses;
 mod bodies;
+mod busy;
 mod closures;
 mod kept;
 mod objects;

@@ -9,6 +9,7 @@ pub mod state;
 
 pub use format::{FormatError, Location, Store};
 pub use state::{
-    Carrier, Code, CodeRecord, ConstantRecord, EntryWrite, FrameStep, Function, FunctionRecord, Journal,
-    KeptRecord, Mapping, PatchState, Record, Region, State, StaticRecord, TakenRecord, ThreadLocalRecord,
+    Carrier, CarrierRecord, Code, CodeRecord, ConstantRecord, EntryWrite, FrameStep, Function,
+    FunctionRecord, Journal, KeptRecord, Mapping, PatchState, Record, Region, State, StaticRecord,
+    TakenRecord, ThreadLocalRecord,
 };

@@ -14,9 +14,13 @@ pub struct State {
     pub build_id: BuildId,
     /// Load bias of the module.
     pub bias: Bias,
-    /// Every patch that was ever mapped, oldest first. Records are never removed, because statics and text of each
-    /// stay in the process.
+    /// Every patch that was ever in force, oldest first, and behind them one that is about to be. A record stays once its code could be
+    /// reached: statics and text stay in the process, and what the program keeps of them is asked about with every later patch. Of one
+    /// whose code could not, nothing can be kept ([`State::cancel`]).
     pub patches: Vec<Record>,
+    /// Carriers that the loader of the process accepted, whether their patch came into force or not: they cannot be unloaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carriers: Vec<CarrierRecord>,
     /// Landing pads that were made, in the order of their places.
     pub pads: Vec<Pad>,
     /// What is under way. Left behind only by a run that was killed.
@@ -263,6 +267,15 @@ pub struct Carrier {
     pub tp_offset: Option<i64>,
 }
 
+/// A carrier and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarrierRecord {
+    /// Digest of its file.
+    pub file: Digest,
+    /// Where it is.
+    pub carrier: Carrier,
+}
+
 /// The five bytes at a function's entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -367,7 +380,8 @@ impl Record {
 impl State {
     /// A module without patches.
     pub fn new(build_id: BuildId, bias: Bias) -> Self {
-        Self { build_id, bias, patches: Vec::new(), pads: Vec::new(), journal: None }
+        let (patches, carriers, pads) = (Vec::new(), Vec::new(), Vec::new());
+        Self { build_id, bias, patches, carriers, pads, journal: None }
     }
 
     /// The patch whose functions run, if any: there is at most one.
@@ -378,6 +392,27 @@ impl State {
     /// The record of a patch file.
     pub fn find(&self, id: &Digest) -> Option<usize> {
         self.patches.iter().position(|p| p.id == *id)
+    }
+
+    /// A loaded carrier of this very file that no patch uses. The patch that it was loaded for never ran, so that its blocks are as they
+    /// began.
+    pub fn spare_carrier(&self, file: &Digest) -> Option<Carrier> {
+        let is_used = |carrier| self.patches.iter().any(|record| record.carrier == Some(carrier));
+        let known = self.carriers.iter().filter(|known| known.file == *file);
+        known.map(|known| known.carrier).find(|carrier| !is_used(*carrier))
+    }
+
+    /// Takes back a switch of which no entry was ever written, by the states before it. The patch that was loaded for it is forgotten:
+    /// no instruction of it could be reached, and so the program has nothing of it.
+    pub fn cancel(&mut self, before: &[(usize, PatchState)]) {
+        let is_loaded_for_it = |index: &usize| {
+            self.patches.get(*index).is_some_and(|record| record.state == PatchState::Applying)
+        };
+        let loaded = before.iter().map(|(index, _)| *index).find(is_loaded_for_it);
+        self.settle(before);
+        if let Some(index) = loaded {
+            self.patches.remove(index);
+        }
     }
 
     /// Puts patches into the states that a finished or undone switch left them in.

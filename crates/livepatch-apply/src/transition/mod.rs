@@ -108,7 +108,7 @@ pub struct NotSwitched {
     pub seized: Option<Seized>,
     /// What failed.
     pub error: ApplyError,
-    /// The new world was committed to, and only some breakpoints are left that lead there.
+    /// The new world is in force, if some entries perhaps lead there only by breakpoints.
     pub committed: bool,
 }
 

@@ -126,7 +126,7 @@ impl Quiesced {
         match (outcome, self.resume()) {
             (Ok(()), Ok((seized, progress))) => Ok(Switched { seized, progress }),
             (Ok(()), Err(error)) => {
-                Err(Box::new(NotSwitched { seized: None, error: error.into(), committed: false }))
+                Err(Box::new(NotSwitched { seized: None, error: error.into(), committed: true }))
             }
             (Err(error), resumed) => Err(Box::new(NotSwitched {
                 seized: resumed.ok().map(|(seized, _)| seized),
