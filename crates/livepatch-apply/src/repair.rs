@@ -85,11 +85,14 @@ pub(crate) fn repair(
                 return Ok((seized, "a switch that a killed run had not begun was cancelled".into()));
             }
             let count = done.len();
-            // Since that run was killed, threads may have come to the new code by what it had written: the patch is not forgotten.
+            // Since that run was killed, threads may have come to the new code by what it had written: a patch of which that is so is not
+            // forgotten any more, whatever becomes of this run.
             state.settle(&before);
+            state.journal = found.state.as_ref().and_then(|state| state.journal.clone());
+            commit(&state)?;
             let tables = view.tables()?;
             let switch = put_back(view, &tables, found, &state, done, before, deadline)?;
-            match switch.run(seized, &mut state) {
+            match switch.put_back(seized, &mut state) {
                 Ok(Done { seized, .. }) => {
                     Ok((seized, format!("{count} entries that a killed run had written were put back")))
                 }

@@ -245,6 +245,23 @@ impl Switch<'_> {
         }
     }
 
+    /// Puts back what a killed run wrote, with all threads stopped at once. Its journal says what may be where until that is done.
+    pub(crate) fn put_back(&self, seized: Seized, state: &mut State) -> Result<Done, Box<NotDone>> {
+        come_first();
+        let quiesced = snapshot::quiesce(seized, self.tables, &self.guard, self.deadline);
+        let failed = match quiesced.map_err(NotDone::before)?.switch(&self.writes) {
+            Ok(switched) => {
+                state.settle(&self.after);
+                match self.note_done(state) {
+                    Ok(()) => return Ok(Done::new(switched, Duration::ZERO)),
+                    Err(error) => NotDone { seized: Some(switched.seized), why: Why::Error(error) },
+                }
+            }
+            Err(failed) => NotDone { seized: failed.seized, why: Why::Error(failed.error) },
+        };
+        Err(Box::new(failed))
+    }
+
     /// The switch cannot be undone any more, so that a failure to note it would leave a change behind an error.
     fn note_done(&self, state: &State) -> Result<(), ApplyError> {
         let commit = || self.location.commit(&mut &*self.process, state);

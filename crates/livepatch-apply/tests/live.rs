@@ -2,7 +2,7 @@
 
 mod support;
 
-use livepatch_apply::registry::PatchState;
+use livepatch_apply::registry::{FunctionRecord, PatchState};
 use livepatch_apply::{
     ApplyError, ApplyOptions, LeaveRunning, Mismatch, Policy, RollbackOptions, SelectError, Selector, apply,
     check, rollback, status,
@@ -618,6 +618,48 @@ fn a_killed_switch_is_repaired() {
         assert_eq!((target.ask("value"), target.ask("other")), ("7".into(), "70".into()));
         target.end();
     }
+}
+
+/// Some entries are written, and a thread is where they cannot be put back: that stays known until it is done.
+#[test]
+fn a_killed_switch_is_repaired_once_nobody_is_inside() {
+    use livepatch_apply::registry::{EntryWrite, Journal, live};
+    use livepatch_process::{Pid, Process};
+    let mut target = server().run();
+    let patch = server().patch("two").redirect(server(), "value", &returns(7), vec![]);
+    let patch = patch.redirect(server(), "hold", &returns(70), vec![]).finish();
+    apply(target.pid(), &patch, &options()).unwrap();
+    roll_back(&target).unwrap();
+    assert_eq!(target.ask("hold"), "held");
+    let process = Process::open(Pid(target.pid())).unwrap();
+    let found = live::find_all(&process, &process.maps().unwrap()).unwrap().remove(0);
+    let mut state = found.state.unwrap();
+    let functions = &state.patches[0].functions;
+    let entry = |f: &FunctionRecord| EntryWrite { at: f.old, before: f.saved, after: f.jump };
+    let writes: Vec<EntryWrite> = functions.iter().map(entry).collect();
+    let hold = functions.iter().find(|function| function.path.ends_with("hold")).unwrap();
+    process.write(hold.old, &hold.jump.0).unwrap();
+    let (hold, saved) = (hold.old, hold.saved.0);
+    state.patches[0].state = PatchState::Applying;
+    let (before, after) = (vec![(0, PatchState::RolledBack)], vec![(0, PatchState::Applied)]);
+    state.journal = Some(Journal::Switching { writes, before, after, by_breakpoints: false });
+    found.location.commit(&mut &process, &state).unwrap();
+
+    let short = RollbackOptions { deadline: Duration::from_millis(200), ..RollbackOptions::default() };
+    for _ in 0..2 {
+        let error = rollback(target.pid(), &Selector::Last, &short).unwrap_err();
+        assert!(matches!(error, ApplyError::Busy { .. }), "{error}");
+        assert!(status(target.pid()).unwrap().interrupted);
+    }
+    assert_eq!(target.ask("release"), "released");
+    let error = roll_back(&target).unwrap_err();
+    assert!(matches!(error, ApplyError::NothingToRollBack(_)), "{error}");
+    assert_eq!(process.read_array(hold).unwrap(), saved);
+    // Its code could be reached, so the patch is not forgotten.
+    let status = status(target.pid()).unwrap();
+    assert!(!status.interrupted);
+    assert_eq!(status.patches[0].state, PatchState::RolledBack);
+    target.end();
 }
 
 #[test]
