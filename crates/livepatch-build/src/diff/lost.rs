@@ -152,6 +152,10 @@ impl Diff<'_> {
     /// Whether the new program has the function's item with another meaning.
     fn is_other(&self, at: At, names: &HashSet<&str>, added: &HashSet<String>) -> bool {
         let symbol = name_of(&self.old, at);
+        // Raw code tells what it means by itself, and not whether what is inlined into it is as it was.
+        if self.called_otherwise.contains(&at) {
+            return true;
+        }
         match self.meaning.all() {
             Some(meaning) => meaning.is_changed(symbol) && meaning.lives_on(symbol),
             None => {

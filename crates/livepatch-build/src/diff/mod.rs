@@ -102,6 +102,8 @@ pub struct Diff<'a> {
     pub monolithic: Vec<(String, String)>,
     /// Old copies of a function without an equal among the new ones, which differ among themselves.
     pub unsettled: Vec<CopySet>,
+    /// Old functions whose path one of other code and with other parameters or another result has in the new program.
+    pub called_otherwise: HashSet<At>,
     /// Old functions that were taken in because they may have been compiled for another function, or for a variable, and what that is.
     pub compiled_for: HashMap<At, String>,
     /// Variables that the change touches, and of which the compiler may have known something, by their names in raw code.
@@ -167,8 +169,8 @@ fn diff_scope<'a>(
 ) -> Result<Diff<'a>, DiffError> {
     let (old_program, mut new_program) = load(old, new, everything)?;
     let (old_names, new_names) = (pair::placed(&old_program), pair::placed(&new_program));
-    let aliases = rename::of_programs((&old_program, &old_names, old.0), (&new_program, &new_names, new.0))?;
-    new_program.set_aliases(aliases);
+    let renamed = rename::of_programs((&old_program, &old_names, old.0), (&new_program, &new_names, new.0))?;
+    new_program.set_aliases(renamed.aliases);
     let new_names = pair::placed(&new_program);
     let pairs = pair::pair(&old_names, &new_names, &old_program, &new_program);
     let mut own = pair::of_one(&new_program, &new_names);
@@ -221,6 +223,8 @@ fn diff_scope<'a>(
             (&old_program, &new_program),
         );
     }
+    let mut called_otherwise = renamed.called_otherwise;
+    called_otherwise.retain(|(old_at, new_at)| !comparer.compare(*old_at, *new_at).is_equal());
     let special = special_differences(&old_program, &new_program, &mut comparer);
     Ok(Diff {
         changed,
@@ -230,6 +234,7 @@ fn diff_scope<'a>(
         monolithic,
         unsettled,
         repartitioned: Vec::new(),
+        called_otherwise: called_otherwise.into_iter().map(|(old_at, _)| old_at).collect(),
         compiled_for: HashMap::new(),
         touched: HashSet::new(),
         linked: HashMap::new(),

@@ -7,7 +7,7 @@
 //!
 //! | of the program ([`of_programs`]) | of raw code ([`by_order`]) |
 //! |---|---|
-//! | functions by the path and the type of debug information, generic arguments included; variables by their path | by the path of the symbol, and the order in which they stand |
+//! | functions by the path and the type of debug information, generic arguments included, and by what they take and return; variables by their path | by the path of the symbol, and the order in which they stand |
 //! | a wrong pair would redirect a function to another one, so what is not unique is left alone | a wrong pair shows itself by other code, and then both count as changed |
 
 use super::described::described;
@@ -58,6 +58,14 @@ pub(super) fn by_order<'a>(old: &ByName<'a>, new: &ByName<'a>) -> Aliases<'a> {
     aliases
 }
 
+/// What is known of symbols that only one of two programs has.
+#[derive(Default)]
+pub(super) struct Renamed<'a> {
+    pub(super) aliases: Aliases<'a>,
+    /// Old functions, and new ones of the same path that take or return something else.
+    pub(super) called_otherwise: Vec<(At, At)>,
+}
+
 /// Pairs names of two linked programs.
 ///
 /// # Errors
@@ -65,15 +73,15 @@ pub(super) fn by_order<'a>(old: &ByName<'a>, new: &ByName<'a>) -> Aliases<'a> {
 pub(super) fn of_programs<'a>(
     (old, old_names, old_build): (&Program<'a>, &ByName<'a>, &Build),
     (new, new_names, new_build): (&Program<'a>, &ByName<'a>, &Build),
-) -> Result<Aliases<'a>, GuardError> {
+) -> Result<Renamed<'a>, GuardError> {
     let groups = groups(old_names, new_names);
+    let mut renamed = Renamed::default();
     if groups.is_empty() {
-        return Ok(Aliases::new());
+        return Ok(renamed);
     }
     let side = |side: usize| groups.iter().flat_map(move |group| group[side].iter().copied());
     let was = identities(old, side(0), old_build)?;
     let is = identities(new, side(1), new_build)?;
-    let mut aliases = Aliases::new();
     for [olds, news] in &groups {
         for (new_name, new_at) in news {
             let own = is.get(new_at);
@@ -89,12 +97,15 @@ pub(super) fn of_programs<'a>(
             let rivals =
                 news.iter().filter(|(_, at)| is.get(at).map(|is| &is.same) == own.map(|is| &is.same));
             if let ([(old_name, _)], 1) = (&*fitting, rivals.count()) {
-                aliases.insert(*new_name, *old_name);
+                renamed.aliases.insert(*new_name, *old_name);
             }
+            let is_otherwise = |at: &At| was.get(at).zip(own).is_some_and(|(was, is)| was.is_otherwise(is));
+            let otherwise = olds.iter().map(|(_, at)| *at).filter(is_otherwise);
+            renamed.called_otherwise.extend(otherwise.map(|old_at| (old_at, *new_at)));
         }
     }
-    tracing::debug!(?aliases, "renamed");
-    Ok(aliases)
+    tracing::debug!(aliases = ?renamed.aliases, "renamed");
+    Ok(renamed)
 }
 
 /// What debug information says of a function: its path, and the type that it is a method of.
@@ -103,22 +114,33 @@ struct Identity {
     whole: (String, Option<String>),
     /// Without the numbers of `impl` blocks.
     same: (String, Option<String>),
+    /// What it takes and returns, without those numbers.
+    signature: String,
 }
 
 impl Identity {
     fn of(info: &FunctionInfo) -> Self {
         let same = (without_numbers(&info.path), info.receiver.as_deref().map(without_numbers));
-        Self { whole: (info.path.clone(), info.receiver.clone()), same }
+        let whole = (info.path.clone(), info.receiver.clone());
+        Self { whole, same, signature: without_numbers(&info.signature) }
     }
 
     /// Whether it is the same function behind another number of `impl` blocks. The path of an inherent method does not have that
-    /// number. Where a closure is among the generic arguments and no number changed, its captures did.
+    /// number. Where a closure is among the generic arguments and no number changed, its captures did. A function that takes or returns
+    /// something else has another symbol because of that (legacy mangling): nobody can call the one as the other, and it is a new one, as if
+    /// it had another name.
     fn became(&self, new: &Self) -> bool {
         let (path, receiver) = &self.same;
         let text = [Some(path), receiver.as_ref()];
         let closures =
             text.into_iter().flatten().any(|text| text.contains("{closure") || text.contains("{async"));
-        self.same == new.same && (!closures || self.whole != new.whole)
+        let is_same = self.same == new.same && self.signature == new.signature;
+        is_same && (!closures || self.whole != new.whole)
+    }
+
+    /// Whether it has the path of this one and takes or returns something else.
+    fn is_otherwise(&self, new: &Self) -> bool {
+        self.same == new.same && self.signature != new.signature
     }
 }
 

@@ -153,6 +153,7 @@ fn function_info(symbol: &str, function: &function::Function, handles_functions:
         result: function.result,
         takes: function.takes,
         convention: function.convention.clone(),
+        signature: format!("{:?}", function.signature),
         interface: format!("{:?} {}", function.signature, function.convention.altered()),
         crate_key: function.crate_key.clone(),
         place: function.place.clone(),

@@ -51,6 +51,9 @@ pub struct FunctionInfo {
     /// How it is called.
     #[serde(skip)]
     pub convention: Convention,
+    /// Types of its parameters and of its result, as text.
+    #[serde(skip)]
+    pub signature: String,
     /// What it takes and returns, as text: equal for functions that can stand for each other.
     #[serde(skip)]
     pub interface: String,
