@@ -111,7 +111,7 @@ fn no_such_process() -> Result<(), Failed> {
 
 #[test]
 fn another_program() -> Result<(), Failed> {
-    let mut cat = Command::new("cat").stdin(std::process::Stdio::piped()).spawn()?;
+    let mut cat = Command::new("cat").stdin(Stdio::piped()).spawn()?;
     let pid = cat.id().to_string();
     let result = ["check", "apply"].into_iter().try_for_each(|verb| {
         let ran = tools::livepatch(&[verb.as_ref(), pid.as_ref(), shipped().patch.as_os_str()])?;
