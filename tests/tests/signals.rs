@@ -422,3 +422,119 @@ fn handlers_that_interrupt_themselves() -> Result<(), Failed> {
     }
     case.program.finish()
 }
+
+/// A handler with all signals blocked, SIGTRAP as well, calls two functions that only fit each other; so do the threads that it interrupts,
+/// and another handler. At each breakpoint in the first one the kernel takes the net away, and a thread has to put it back.
+const MASKED_PAIR: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+unsafe extern "C" {
+    fn sigaction(number: i32, new: *const Action, old: *mut Action) -> i32;
+    fn sigfillset(set: *mut [u64; 16]) -> i32;
+    fn setitimer(which: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
+}
+
+#[repr(C)]
+struct Action {
+    handler: extern "C" fn(i32),
+    mask: [u64; 16],
+    flags: i32,
+    restorer: usize,
+}
+
+const SIGALRM: i32 = 14;
+const SIGVTALRM: i32 = 26;
+const ITIMER_REAL: i32 = 0;
+const ITIMER_VIRTUAL: i32 = 1;
+const SA_RESTART: i32 = 0x1000_0000;
+const THREADS: usize = 3;
+
+static STARTED: OnceLock<()> = OnceLock::new();
+static MIXED: AtomicU64 = AtomicU64::new(0);
+static TICKS: AtomicU64 = AtomicU64::new(0);
+static CALLS: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
+
+#[inline(never)]
+fn write(n: u64) -> bool {
+    let code = black_box(n << 1 | 1); //-
+    let code = black_box(n << 2 | 2); //+
+    black_box(between as fn(u64, u64) -> bool)(code, n)
+}
+
+#[inline(never)]
+fn between(code: u64, n: u64) -> bool {
+    let code = black_box(code ^ 0x10); //-
+    let code = black_box(code ^ 0x20); //+
+    black_box(verify as fn(u64, u64) -> bool)(code, n)
+}
+
+#[inline(never)]
+fn verify(code: u64, n: u64) -> bool {
+    black_box(code ^ 0x10) == n << 1 | 1 //-
+    black_box(code ^ 0x20) == n << 2 | 2 //+
+}
+
+fn call(n: u64) {
+    if !black_box(write as fn(u64) -> bool)(black_box(n)) {
+        MIXED.fetch_add(1, SeqCst);
+    }
+}
+
+extern "C" fn on_tick(_: i32) {
+    for n in 0..20 {
+        call(n);
+    }
+    TICKS.fetch_add(1, SeqCst);
+}
+
+fn start() {
+    for (signal, masked) in [(SIGALRM, true), (SIGVTALRM, false)] {
+        let mut action = Action { handler: on_tick, mask: [0; 16], flags: SA_RESTART, restorer: 0 };
+        unsafe {
+            if masked {
+                sigfillset(&raw mut action.mask);
+            }
+            assert_eq!(sigaction(signal, &raw const action, std::ptr::null_mut()), 0);
+        }
+    }
+    for calls in &CALLS {
+        std::thread::spawn(move || {
+            for n in 0.. {
+                call(n);
+                calls.fetch_add(1, SeqCst);
+            }
+        });
+    }
+    for (timer, micros) in [(ITIMER_REAL, 1_500), (ITIMER_VIRTUAL, 4_000)] {
+        assert_eq!(unsafe { setitimer(timer, &[0, micros, 0, micros], std::ptr::null_mut()) }, 0);
+    }
+}
+
+fn step() {
+    STARTED.get_or_init(start);
+    for count in CALLS.iter().chain([&TICKS]) {
+        let before = count.load(SeqCst);
+        while count.load(SeqCst) < before + 2 {
+            std::thread::yield_now();
+        }
+    }
+    println!("{} mixed", MIXED.load(SeqCst));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_handler_that_blocks_all_signals_sees_no_mixed_pair() -> Result<(), Failed> {
+    let mut case = Case::start("a_handler_that_blocks_all_signals", MASKED_PAIR)?;
+    for _ in 0..40 {
+        case.there_and_back("0 mixed", "0 mixed")?;
+    }
+    case.program.finish()
+}

@@ -241,12 +241,16 @@ impl Drain<'_> {
     pub(super) fn pass(&mut self, tid: Tid, Parked { entry, since }: Parked) -> Result<(), ApplyError> {
         if let Some(mut thread) = self.seized.held(tid) {
             let mut regs = thread.regs()?;
-            regs.set_ip(self.job.entries.before(entry).unwrap_or(entry));
-            thread.set_regs(&regs)?;
-            thread.resume()?;
+            if regs.ip() == entry {
+                regs.set_ip(self.job.entries.before(entry).unwrap_or(entry));
+                thread.set_regs(&regs)?;
+                thread.resume()?;
+            }
             self.roster.stands(tid, Standing::Unknown);
             // As long as it is let through it need not be known where it is.
             self.roster.schedule(tid, Instant::now() + self.stalls.grace);
+        } else {
+            self.look_again(tid);
         }
         self.progress.parked(since.elapsed());
         Ok(())

@@ -90,10 +90,20 @@ impl Drain<'_> {
         self.roster.outside(tid);
     }
 
+    /// What a thread told is not so any more: it was let go on after work inside the process, before its stop was dealt with.
+    pub(super) fn look_again(&mut self, tid: Tid) {
+        if let Some(Standing::Unknown | Standing::Inside(_)) = self.roster.threads.get(&tid) {
+            self.roster.schedule(tid, Instant::now());
+        }
+    }
+
     pub(super) fn on_stop(&mut self, tid: Tid) -> Result<(), ApplyError> {
         let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
         let process = self.job.process;
-        let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
+        let Some(mut thread) = self.seized.held(tid) else {
+            self.look_again(tid);
+            return Ok(());
+        };
         if self.armed {
             self.unblocked.extend(unblock(&mut thread, self.job.tables)?.map(|mask| (tid, mask)));
         }
@@ -130,8 +140,17 @@ impl Drain<'_> {
             return self.pass(tid, Parked { entry, since: self.polled });
         }
         let process = self.job.process;
-        let Some(mut thread) = self.seized.held(tid) else { return Ok(()) };
+        let Some(mut thread) = self.seized.held(tid) else {
+            self.look_again(tid);
+            return Ok(());
+        };
         let mut regs = thread.regs()?;
+        if regs.ip() != entry {
+            // It is held elsewhere since, which is told, too.
+            drop(thread);
+            self.look_again(tid);
+            return Ok(());
+        }
         let look = Instant::now();
         let below = match self.roster.threads.get(&tid) {
             Some(Standing::Inside(seen)) => seen.passes_unseen(regs.sp()),

@@ -31,9 +31,9 @@ impl Roster {
         self.due.first().copied()
     }
 
-    /// Whether nobody is to be looked at.
+    /// Whether nobody is to be looked at, and everybody is outside.
     pub fn is_done(&self) -> bool {
-        self.due.is_empty()
+        self.due.is_empty() && self.threads.values().all(|standing| matches!(standing, Standing::Outside))
     }
 
     /// Since when every thread has been looked at and none has left; `None` if some thread was not looked at yet.
