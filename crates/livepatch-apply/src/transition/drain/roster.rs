@@ -81,3 +81,20 @@ impl Roster {
         self.unschedule(tid);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_done_who_was_only_taken_off_the_list() {
+        let (tid, mut roster) = (Tid(7), Roster::new());
+        roster.stands(tid, Standing::Unknown);
+        roster.schedule(tid, Instant::now());
+        assert!(!roster.is_done());
+        roster.unschedule(tid);
+        assert!(!roster.is_done());
+        roster.outside(tid);
+        assert!(roster.is_done());
+    }
+}
