@@ -224,16 +224,7 @@ impl Switch<'_> {
             Err(failed) => return Err(self.not_there(failed, state)),
         };
         match quiesced.switch(&self.writes) {
-            Ok(switched) => {
-                state.settle(&self.after);
-                match self.note_done(state) {
-                    Ok(()) => Ok(Done::new(switched, Duration::ZERO)),
-                    // The journal stays and says what was intended; the next run finds it done.
-                    Err(error) => {
-                        Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) }))
-                    }
-                }
-            }
+            Ok(switched) => self.all_written(switched, state),
             Err(failed) if matches!(failed.error, ApplyError::Lost(_) | ApplyError::NotUndone { .. }) => {
                 Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(failed.error) }))
             }
@@ -249,17 +240,19 @@ impl Switch<'_> {
     pub(crate) fn put_back(&self, seized: Seized, state: &mut State) -> Result<Done, Box<NotDone>> {
         come_first();
         let quiesced = snapshot::quiesce(seized, self.tables, &self.guard, self.deadline);
-        let failed = match quiesced.map_err(NotDone::before)?.switch(&self.writes) {
-            Ok(switched) => {
-                state.settle(&self.after);
-                match self.note_done(state) {
-                    Ok(()) => return Ok(Done::new(switched, Duration::ZERO)),
-                    Err(error) => NotDone { seized: Some(switched.seized), why: Why::Error(error) },
-                }
-            }
-            Err(failed) => NotDone { seized: failed.seized, why: Why::Error(failed.error) },
-        };
-        Err(Box::new(failed))
+        match quiesced.map_err(NotDone::before)?.switch(&self.writes) {
+            Ok(switched) => self.all_written(switched, state),
+            Err(failed) => Err(Box::new(NotDone { seized: failed.seized, why: Why::Error(failed.error) })),
+        }
+    }
+
+    /// Notes that the entries are as they were to be. If that fails, the journal stays and says what was intended; the next run finds it done.
+    fn all_written(&self, switched: Switched, state: &mut State) -> Result<Done, Box<NotDone>> {
+        state.settle(&self.after);
+        match self.note_done(state) {
+            Ok(()) => Ok(Done::new(switched, Duration::ZERO)),
+            Err(error) => Err(Box::new(NotDone { seized: Some(switched.seized), why: Why::Error(error) })),
+        }
     }
 
     /// The switch cannot be undone any more, so that a failure to note it would leave a change behind an error.

@@ -53,8 +53,14 @@ impl Tracees {
         self.accept_death(child, "detach from", sys::detach(child, 0))
     }
 
+    /// Lets all children go.
+    pub fn let_go_of_children(&mut self) {
+        self.let_go_of_forked();
+        self.let_go_of_sharers();
+    }
+
     /// Lets all held children go; those on the way to their first stop follow there.
-    pub fn let_go_of_forked(&mut self) {
+    fn let_go_of_forked(&mut self) {
         self.hold_forked = false;
         for (child, forked) in std::mem::take(&mut self.forked) {
             if forked.stopped {

@@ -13,8 +13,7 @@ impl Tracees {
     pub fn detach_all(&mut self, deadline: Instant) -> Vec<Tid> {
         self.goal = Goal::Detach;
         self.forget_exited_leader();
-        self.let_go_of_forked();
-        self.let_go_of_sharers();
+        self.let_go_of_children();
         let tids: Vec<Tid> = self.threads.keys().copied().collect();
         for tid in tids {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };

@@ -7,7 +7,7 @@
 
 use crate::error::ProcessError;
 use crate::sys::{self, Wait};
-use crate::trace::Tracees;
+use crate::trace::{Tracees, breakpoint_met};
 use crate::{Seized, Tid};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
@@ -112,7 +112,7 @@ impl Tracees {
     /// If it executed a breakpoint: takes it back to before.
     fn goes_back(&mut self, child: Tid) -> Result<Option<RunAddr>, ProcessError> {
         let moved = || {
-            let Some((mut regs, addr)) = self.breakpoint_met(child)? else { return Ok(None) };
+            let Some((mut regs, addr)) = breakpoint_met(&self.breakpoints, child)? else { return Ok(None) };
             regs.set_ip(addr);
             sys::set_regs(child, &regs).map(|()| Some(addr))
         };

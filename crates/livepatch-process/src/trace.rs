@@ -552,11 +552,6 @@ impl Tracees {
         Ok(addr.is_some())
     }
 
-    /// Whether a thread or child that reports a SIGTRAP executed a registered breakpoint: its registers, and which.
-    pub fn breakpoint_met(&self, tid: Tid) -> Result<Option<(Regs, RunAddr)>, Errno> {
-        breakpoint_met(&self.breakpoints, tid)
-    }
-
     /// Looks after what no event tells: an exited first thread, and threads that are awaited but no tracees any more.
     pub fn recheck(&mut self) -> Result<(), ProcessError> {
         self.forget_exited_leader();
@@ -583,7 +578,8 @@ impl Tracees {
     }
 }
 
-fn breakpoint_met(breakpoints: &Breakpoints, tid: Tid) -> Result<Option<(Regs, RunAddr)>, Errno> {
+/// Whether a thread or child that reports a SIGTRAP executed one of these: its registers, and which.
+pub(crate) fn breakpoint_met(breakpoints: &Breakpoints, tid: Tid) -> Result<Option<(Regs, RunAddr)>, Errno> {
     // An `int3` reports SI_KERNEL; a SIGTRAP that a process sent has a code of 0 or below.
     if !sys::signal_info(tid)?.is_from_kernel() {
         return Ok(None);

@@ -95,8 +95,7 @@ impl Seized {
     /// A held thread could not be resumed.
     pub fn leave(mut self) -> Result<(), ProcessError> {
         self.let_held_back_in();
-        self.tracees.let_go_of_forked();
-        self.tracees.let_go_of_sharers();
+        self.tracees.let_go_of_children();
         self.tracees.let_go_of_own_traps();
         self.tracees.resume_all()?;
         self.tracees.threads.clear();

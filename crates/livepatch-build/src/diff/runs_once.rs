@@ -95,15 +95,19 @@ fn used_once<'a>(program: &Program<'a>, names: &ByName<'a>, name: &str) -> BTree
     let starts_thread = starts_thread(&demangle(name));
     let taken_once = |name: &&str| is_taken_once(&demangle(name), starts_thread);
     let mut used = BTreeSet::new();
-    for reloc in section.relocs.iter().filter(|reloc| !flow.is_in_loop(reloc.offset)) {
-        match reference(program, at.unit, reloc) {
+    for reloc in &section.relocs {
+        let names: Vec<&str> = match reference(program, at.unit, reloc) {
             Ref::Named { name, .. } if is_call(section.bytes, reloc) => {
-                used.extend(Some(name).filter(|name| is_mangled(name)));
+                Some(name).filter(|name| is_mangled(name)).into_iter().collect()
             }
-            Ref::Named { name, .. } => used.extend(Some(name).filter(taken_once)),
+            Ref::Named { name, .. } => Some(name).filter(taken_once).into_iter().collect(),
             Ref::Constant { at: constant, .. } => {
-                used.extend(held(program, constant).into_iter().map(|(_, name)| name).filter(taken_once));
+                held(program, constant).into_iter().map(|(_, name)| name).filter(taken_once).collect()
             }
+        };
+        // Last, because it follows the instructions.
+        if !names.is_empty() && !flow.is_in_loop(reloc.offset) {
+            used.extend(names);
         }
     }
     used

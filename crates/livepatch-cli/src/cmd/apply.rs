@@ -26,7 +26,7 @@ pub(crate) struct ApplyArgs {
 
 /// Applies the patch.
 pub(crate) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
-    args.switch.hurry();
+    args.switch.be_prompt();
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("waiting for process {} to leave the changed code", args.pid));
     let options = args.switch.apply_options(&args.part);

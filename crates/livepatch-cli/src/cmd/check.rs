@@ -23,7 +23,7 @@ pub(crate) struct CheckArgs {
 
 /// Checks the patch against the process.
 pub(crate) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
-    args.switch.hurry();
+    args.switch.be_prompt();
     let file = inspect::load(&args.file)?;
     let _progress = Progress::start(format!("checking process {}", args.pid));
     let options = args.switch.apply_options(&args.part);

@@ -60,7 +60,7 @@ enum PolicyArg {
 
 impl SwitchArgs {
     /// Called first by commands that switch.
-    pub(crate) fn hurry(&self) {
+    pub(crate) fn be_prompt(&self) {
         livepatch_apply::be_prompt();
     }
 

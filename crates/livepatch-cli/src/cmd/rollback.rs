@@ -24,7 +24,7 @@ pub(crate) struct RollbackArgs {
 
 /// Rolls back.
 pub(crate) fn run(args: &RollbackArgs) -> Result<Outcome, Failure> {
-    args.switch.hurry();
+    args.switch.be_prompt();
     let _progress = Progress::start(format!("waiting for process {} to leave the patched code", args.pid));
     let selector = match &args.id {
         Some(id) => Selector::Id(id.clone()),

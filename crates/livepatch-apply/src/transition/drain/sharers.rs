@@ -5,7 +5,7 @@
 //! in place they run, outside, and are held at the first entry that they come to, so that the commit finds none of them inside. One
 //! whose maker is inside and waits in `vfork` is inside as long as that one is, and may pass.
 
-use super::{Drain, Job};
+use super::Drain;
 use crate::error::ApplyError;
 use crate::transition::standing::Standing;
 use crate::transition::{describe_sharers, if_told};
@@ -57,14 +57,12 @@ impl Drain<'_> {
 
     /// Lets children pass whose makers are inside. Whether others have been held for so long that the attempt is over.
     pub(super) fn check_sharers(&mut self, now: Instant) -> Result<bool, ApplyError> {
-        let Job { entries, .. } = self.job;
-        let mut held = self.seized.held_sharers();
+        let entries = self.job.entries;
         let passes = |held: &HeldSharer| {
             let maker = held.waited_for_by.and_then(|maker| self.roster.threads.get(&maker));
             matches!(maker, Some(Standing::Inside(_)))
         };
-        let passing: Vec<HeldSharer> = held.iter().copied().filter(passes).collect();
-        held.retain(|held| !passes(held));
+        let (passing, held): (Vec<_>, Vec<_>) = self.seized.held_sharers().into_iter().partition(passes);
         for HeldSharer { child, addr, .. } in passing {
             self.seized.resume_sharer(child, entries.before(addr).unwrap_or(addr))?;
         }
