@@ -28,7 +28,7 @@ use crate::timing::timed;
 use crate::units;
 use livepatch_patch::{ContainerError, Patch};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the caller decides.
 #[derive(Clone, Debug, Default)]
@@ -153,11 +153,11 @@ pub fn create(old: &Build, new: &Build, options: &CreateOptions) -> Result<Outco
     }
     timed("set aside", || repartition::set_aside(&mut diff, (old, new), &source))?;
     let (mut variables, functions) = diff.doubtful(&source, (old, new))?;
-    diff.renew_call_sites(&mut variables);
+    diff.renew_call_sites(&mut variables, &source);
     let mut report = CreateReport { ignored: describe::ignored(&diff), ..CreateReport::default() };
     report.findings = structural(&diff);
     report.findings.extend(bodies(&source));
-    report.findings.extend(owned_otherwise(&diff));
+    report.findings.extend(owned_otherwise(&diff, new)?);
     let leftovers = diff.leftovers();
     let unchanged = complete::unchanged(old, new);
     report.findings.extend(lost::functions(&diff, &leftovers, old, &unchanged)?);
@@ -256,12 +256,23 @@ fn bodies(source: &SourceDiff) -> impl Iterator<Item = Finding> {
 }
 
 /// Bodies whose suspended instances own something else than before.
-fn owned_otherwise(diff: &Diff<'_>) -> impl Iterator<Item = Finding> {
-    diff.dropped_otherwise().into_iter().map(|body| {
-        let what = "a suspended instance would be dropped otherwise: what it owns at an await, or which of the values that were moved on \
-                    some paths only, is not what it was";
-        Finding::new(&rules::coroutine::RULE, body).change(what, None, None)
-    })
+fn owned_otherwise(diff: &Diff<'_>, new: &Build) -> Result<Vec<Finding>, DiffError> {
+    let bodies = diff.dropped_otherwise();
+    if bodies.is_empty() {
+        return Ok(Vec::new());
+    }
+    let path = |at| guard::demangle(emit::name_of(&diff.new, at));
+    let code = diff.new.all().map(|(at, _)| at).filter(|at| bodies.contains(&path(*at)));
+    let infos = diff::described::described(&diff.new, new, code)?;
+    let places: BTreeMap<String, Option<Place>> =
+        infos.into_iter().map(|(at, info)| (path(at), info.place)).collect();
+    let what = "a suspended instance would be dropped otherwise: what it owns at an await, or which of the values that were moved on \
+                some paths only, is not what it was";
+    let finding = |body: String| {
+        let place = places.get(&body).cloned().flatten();
+        Finding::new(&rules::coroutine::RULE, body).at(place).change(what, None, None)
+    };
+    Ok(bodies.into_iter().map(finding).collect())
 }
 
 /// What the comparison alone rules out.

@@ -2,6 +2,7 @@
 
 use super::describe::Builds;
 use super::{CreateError, CreateReport, brought};
+use crate::diff::call_sites::describes_call_site;
 use crate::diff::names::is_mangled;
 use crate::diff::once::{Initialiser, When};
 use crate::diff::program::At;
@@ -26,7 +27,9 @@ pub(super) fn add(
     let gone = report.findings.iter().filter(|finding| of_what_is_gone.contains(&finding.code));
     meta.notes.extend(gone.map(|finding| note(finding, BTreeSet::new())));
     let variables = kept_values(diff).into_iter().map(|finding| (finding, BTreeSet::new()));
-    let constants = emitted.constants.iter().map(|(at, _)| {
+    // References to the description of a call site are in the site, which comes along.
+    let constants = emitted.constants.iter().filter(|(at, _)| !describes_call_site(&diff.new, *at));
+    let constants = constants.map(|(at, _)| {
         let path = guard::demangle(emit::name_of(&diff.new, *at));
         (Finding::new(&rules::constant_kept::RULE, path), BTreeSet::new())
     });

@@ -6,12 +6,13 @@
 //! would log without the new field, or not at all. So a call site whose description changed comes with the patch, if all code
 //! that uses it does; `tracing` registers it when it is used first, and the old one stays registered, unused.
 
-use super::Diff;
-use super::compare::{Ref, reference};
+use super::compare::{Ref, constant_bytes, reference};
 use super::program::{At, Program};
+use super::{Changed, Diff};
 use crate::emit::name_of;
 use crate::guard::demangle;
 use crate::objects::{Kind, Reloc};
+use crate::source::SourceDiff;
 use livepatch_patch::Digest;
 use std::collections::{HashMap, HashSet};
 
@@ -32,6 +33,17 @@ pub(crate) fn is_call_site(program: &Program<'_>, at: At) -> bool {
     }
 }
 
+/// Whether a constant is what a call site describes itself by.
+pub(crate) fn describes_call_site(program: &Program<'_>, at: At) -> bool {
+    let section = program.section(at);
+    section.kind == Kind::ReadOnly
+        && section
+            .relocs
+            .iter()
+            .filter_map(|reloc| target(program, at, reloc))
+            .any(|to| is_call_site(program, to))
+}
+
 /// Whether a variable is named as call sites are, by this version of the crate or an earlier one.
 pub(super) fn has_name(symbol: &str) -> bool {
     let path = demangle(symbol);
@@ -47,8 +59,17 @@ fn target(program: &Program<'_>, from: At, reloc: &Reloc) -> Option<At> {
 
 impl Diff<'_> {
     /// Gives up the running instances of call sites that replaced code describes otherwise, and of `doubtful` ones, which may have
-    /// been another one's. The latter are taken from the list. What only code that stays uses goes on as it is.
-    pub(crate) fn renew_call_sites(&mut self, doubtful: &mut Vec<At>) {
+    /// been another one's. The latter are taken from the list. What else uses such an instance (a closure of the macro) comes along. What
+    /// only code of unchanged items uses goes on as it is, and so does an instance with the same description, whose it ever was.
+    pub(crate) fn renew_call_sites(&mut self, doubtful: &mut Vec<At>, source: &SourceDiff) {
+        doubtful.retain(|new| {
+            let is_alike = |old: &At| {
+                is_call_site(&self.new, *new)
+                    && is_call_site(&self.old, *old)
+                    && description(&self.old, *old) == description(&self.new, *new)
+            };
+            !self.partners.get(new).is_some_and(is_alike)
+        });
         let unsure = doubtful.iter().filter_map(|at| Some((*self.partners.get(at)?, *at)));
         let changed = self.initialisers.iter().copied();
         let sites = changed.chain(unsure).filter(|(_, at)| is_call_site(&self.new, *at));
@@ -56,31 +77,46 @@ impl Diff<'_> {
         if sites.is_empty() {
             return;
         }
-        let (old, new): (HashSet<At>, HashSet<At>) = self.changed.iter().map(|c| (c.old, c.new)).unzip();
+        let (mut old, mut new): (HashSet<At>, HashSet<At>) =
+            self.changed.iter().map(|c| (c.old, c.new)).unzip();
         let (of_old, of_new) = (Referrers::of(&self.old), Referrers::of(&self.new));
-        let (mut renewed, mut untouched) = (HashSet::new(), HashSet::new());
+        let continued: HashMap<At, At> = self.partners.iter().map(|(new, old)| (*old, *new)).collect();
+        let (mut renewed, mut untouched, mut along) = (HashSet::new(), HashSet::new(), Vec::new());
         for (was, is) in sites {
             let (of_old, of_new) = (of_old.code(was), of_new.code(is));
-            if of_old.is_disjoint(&old) && of_new.is_disjoint(&new) {
+            let is_its_own = source.may_have_changed_in(&demangle(name_of(&self.new, is)));
+            if !is_its_own && of_old.is_disjoint(&old) && of_new.is_disjoint(&new) {
                 untouched.insert(is);
                 continue;
             }
-            let mut stay = names(&self.old, of_old.difference(&old));
-            stay.extend(names(&self.new, of_new.difference(&new)));
-            if stay.is_empty() {
-                renewed.insert(is);
-            } else {
-                tracing::debug!(call_site = name_of(&self.new, is), ?stay, "stays, as what uses it does");
+            let of_old = of_old.difference(&old).map(|at| (*at, continued.get(at).copied()));
+            // What the running program does not have comes with the patch.
+            let of_new = of_new.difference(&new).filter_map(|at| Some((*self.partners.get(at)?, Some(*at))));
+            let others: HashSet<(At, Option<At>)> = of_old.chain(of_new).collect();
+            let others: Option<Vec<(At, At)>> =
+                others.iter().map(|(old, new)| Some((*old, (*new)?))).collect();
+            let Some(others) = others.filter(|all| all.iter().all(|(_, new)| self.new.addr(*new).is_some()))
+            else {
+                tracing::debug!(call_site = name_of(&self.new, is), "stays, as what uses it does");
+                continue;
+            };
+            renewed.insert(is);
+            for (was, now) in others {
+                old.insert(was);
+                new.insert(now);
+                along.push((Changed { old: was, new: now, first: 0 }, demangle(name_of(&self.new, is))));
             }
+        }
+        for (change, site) in along {
+            self.compiled_for.insert(change.old, site);
+            self.line_only.retain(|at| *at != change.new);
+            self.repartitioned.retain(|at| *at != change.new);
+            self.changed.push(change);
         }
         self.partners.retain(|new, _| !renewed.contains(new));
         self.initialisers.retain(|(_, new)| !renewed.contains(new) && !untouched.contains(new));
         doubtful.retain(|new| !renewed.contains(new));
     }
-}
-
-fn names<'p>(program: &'p Program<'_>, places: impl Iterator<Item = &'p At>) -> Vec<&'p str> {
-    places.map(|at| name_of(program, *at)).collect()
 }
 
 /// What refers to what in a program.
@@ -132,6 +168,10 @@ pub(crate) fn description(program: &Program<'_>, call_site: At) -> Digest {
         hasher.extend_from_slice(program.section(at).bytes);
         for reloc in &program.section(at).relocs {
             match reference(program, at.unit, reloc) {
+                // Others share such a section.
+                Ref::Constant { at: target, offset } if program.section(target).merge.is_some() => {
+                    hasher.extend_from_slice(constant_bytes(program, target, offset).unwrap_or_default());
+                }
                 Ref::Named { at: Some(target), .. } | Ref::Constant { at: target, .. }
                     if program.section(target).kind == Kind::ReadOnly =>
                 {

@@ -147,7 +147,15 @@ impl<'p, 'a> Comparer<'p, 'a> {
     }
 
     fn compare_reloc(&mut self, old: (At, &Reloc), new: (At, &Reloc)) -> Verdict {
-        if old.1.offset != new.1.offset || class(old.1.kind) != class(new.1.kind) {
+        match old.1.offset == new.1.offset {
+            true => self.compare_targets(old, new),
+            false => Verdict::Different(0),
+        }
+    }
+
+    /// Compares what two references lead to that are part of equal instructions, or lie at one offset of two pieces of data.
+    pub(super) fn compare_targets(&mut self, old: (At, &Reloc), new: (At, &Reloc)) -> Verdict {
+        if class(old.1.kind) != class(new.1.kind) {
             return Verdict::Different(0);
         }
         let old_ref = reference(self.old, old.0.unit, old.1);

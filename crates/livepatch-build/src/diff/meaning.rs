@@ -26,7 +26,9 @@ use super::rename;
 use super::repartition::{Infos, Judge};
 use super::runs_once;
 use super::shift::{self, Shift};
+use super::suspended::dropped;
 use super::traces::{family, last_name};
+use super::unread;
 use super::uses::{Uses, contents};
 use super::{Diff, DiffError};
 use crate::build::Build;
@@ -454,6 +456,12 @@ fn differences<'a>(
     for (old_at, new_at) in pairs.pairs.iter().copied().chain(sets) {
         let Verdict::Different(_) = comparer.compare(old_at, new_at) else { continue };
         let (was, is) = (old.section(old_at), new.section(new_at));
+        let own_name = |(program, at)| demangle(name_of(program, at));
+        if dropped(&own_name((old, old_at))).is_some()
+            && unread::only_flags_differ((old, old_at), (new, new_at), &mut comparer)
+        {
+            continue;
+        }
         let shift = Shift::between(was, is)
             .filter(|_| was.kind == Kind::Text && comparer.compare_references(old_at, new_at).is_equal());
         for name in names(old, old_at).into_iter().chain(names(new, new_at)) {

@@ -35,6 +35,7 @@ mod shift;
 mod stands;
 mod suspended;
 pub(crate) mod traces;
+mod unread;
 mod uses;
 pub(crate) mod variables;
 

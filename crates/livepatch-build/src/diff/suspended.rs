@@ -52,7 +52,7 @@ fn code(node: &Node) -> String {
 }
 
 /// What a piece of drop glue drops, if that is what a closure or an async body makes.
-fn dropped(path: &str) -> Option<String> {
+pub(super) fn dropped(path: &str) -> Option<String> {
     let glue = path.strip_prefix("core::ptr::drop_in_place")?;
     let of = glue.strip_prefix("::").unwrap_or(glue).strip_prefix('<')?.strip_suffix('>')?;
     let label = of.rsplit("::").next()?;

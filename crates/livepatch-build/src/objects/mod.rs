@@ -5,10 +5,12 @@
 //! linked images.
 
 mod eh_frame;
+mod landing_pads;
 mod load;
 mod parse;
 
 pub use eh_frame::{Cie, Frame};
+pub use landing_pads::LandingPads;
 pub(crate) use load::object;
 pub use load::{Inputs, LoadError, changed_inputs};
 pub use parse::ParseError;

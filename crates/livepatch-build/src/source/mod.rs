@@ -196,9 +196,18 @@ impl SourceDiff {
 
     /// Whether that may be so of what has this path: it lies in a function whose body may have renumbered its items.
     pub(crate) fn may_renumber_in(&self, path: &str) -> bool {
-        let Change::Items(items) = &self.change else { return self.may_renumber() };
+        self.may_renumber() && self.may_lie_in(path, |item| item.renumbers)
+    }
+
+    /// Whether what has this path may lie in an item that changed.
+    pub(crate) fn may_have_changed_in(&self, path: &str) -> bool {
+        self.may_lie_in(path, |_| true)
+    }
+
+    fn may_lie_in(&self, path: &str, wanted: impl Fn(&ChangedItem) -> bool) -> bool {
+        let Change::Items(items) = &self.change else { return *self.change() != Change::Nothing };
         let mut words = path.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-        words.any(|word| items.iter().any(|item| item.renumbers && item.name == word))
+        words.any(|word| items.iter().any(|item| wanted(item) && item.name == word))
     }
 
     /// Whether there may be a change that raw code does not show, see `hiding.rs`; `shows` tells whether it shows a change of this function
