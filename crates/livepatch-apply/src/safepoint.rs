@@ -364,7 +364,8 @@ fn on_one_thread<T>(
         patience = longer(patience);
         // No thread of another program is ever fit.
         seized.process().check_program()?;
-        seized.pump(Instant::now() + ROUND_PAUSE)?;
+        // What happens meanwhile is for the caller to hear: a thread may be held at a breakpoint.
+        seized.attend(Instant::now() + ROUND_PAUSE)?;
     }
 }
 

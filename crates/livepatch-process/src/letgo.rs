@@ -3,7 +3,7 @@
 use crate::Tid;
 use crate::log;
 use crate::sys::Wait;
-use crate::trace::{Goal, RECHECK, State, Tracees};
+use crate::trace::{Goal, Notice, RECHECK, State, Tracees};
 use nix::libc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ impl Tracees {
         for tid in tids {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };
             thread.goal = Goal::Detach;
-            thread.announce = false;
+            thread.notice = Notice::No;
             let state = thread.state;
             // An error means that the thread is beyond reach; it then shows in the result.
             let _ = match state {

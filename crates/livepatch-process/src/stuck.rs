@@ -5,14 +5,15 @@ use crate::drive::Saved;
 use crate::error::ProcessError;
 use crate::log;
 use crate::sys::{self, Wait};
-use crate::trace::{State, Tracees};
+use crate::trace::{Goal, Notice, State, Tracees};
 
 impl Tracees {
     /// Notes what to put back into a thread that did not come to a canonical stop, or could not be worked with there. It is
     /// stopped, or an interrupt is pending: it executes nothing of the program until then.
     pub fn put_back_later(&mut self, tid: Tid, saved: Saved) {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
-        thread.goal = self.goal;
+        // Who was told of its stop finds it there.
+        thread.goal = if thread.notice == Notice::Given { Goal::Stop } else { self.goal };
         self.stuck.insert(tid, saved);
         self.go_on_from_stop(tid);
     }

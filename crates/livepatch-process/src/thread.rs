@@ -114,8 +114,10 @@ impl Drop for StoppedThread<'_> {
     fn drop(&mut self) {
         if self.since.is_some() && self.is_stopped() {
             self.end_of_stop();
-            // If the thread is beyond reach now, the next request about the process says so.
-            let _ = self.tracees.resume(self.tid);
+            if !self.tracees.is_told_of(self.tid) {
+                // If the thread is beyond reach now, the next request about the process says so.
+                let _ = self.tracees.resume(self.tid);
+            }
         }
     }
 }

@@ -59,8 +59,25 @@ pub(crate) struct Thread {
     pub group_stop: bool,
     /// The breakpoint that this thread is on its way to be held at.
     pub parked: Option<RunAddr>,
-    /// Somebody asked for its stop and did not wait: it is told by an event.
-    pub announce: bool,
+    pub notice: Notice,
+}
+
+/// Whether an event tells of a thread's stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// It is nobody's business.
+    No,
+    /// Somebody asked for the stop and did not wait.
+    Due,
+    /// An event told of it. Until whoever gets that lets the thread go on it stays where it is, whatever else is done with it.
+    Given,
+}
+
+impl Thread {
+    /// Nobody wants it to stop, or waits for that.
+    pub fn is_to_run(&mut self) {
+        (self.goal, self.parked, self.notice) = (Goal::Run, None, Notice::No);
+    }
 }
 
 #[derive(Debug)]
@@ -216,7 +233,7 @@ impl Tracees {
             state: State::Running,
             group_stop: false,
             parked: None,
-            announce: false,
+            notice: Notice::No,
         };
         self.threads.entry(tid).or_insert(thread);
     }
@@ -249,7 +266,7 @@ impl Tracees {
     pub fn resume(&mut self, tid: Tid) -> Result<(), ProcessError> {
         let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
         let before = std::mem::replace(&mut thread.state, State::Running);
-        (thread.goal, thread.parked) = (Goal::Run, None);
+        thread.is_to_run();
         let in_group_stop = thread.group_stop;
         let result = sys::insist(|| if in_group_stop { sys::listen(tid) } else { sys::cont(tid, 0) });
         if result.is_err_and(|errno| errno != Errno::ESRCH)
@@ -482,12 +499,18 @@ impl Tracees {
     fn stopped(&mut self, tid: Tid) {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
         thread.state = State::Stopped;
-        let announced = std::mem::take(&mut thread.announce);
-        match thread.parked {
-            Some(addr) => self.events.push(Event::Breakpoint { tid, addr }),
-            None if announced => self.events.push(Event::Stopped { tid }),
-            None => {}
-        }
+        let event = match (thread.notice, thread.parked) {
+            (Notice::Given, _) | (Notice::No, None) => return,
+            (_, Some(addr)) => Event::Breakpoint { tid, addr },
+            (Notice::Due, None) => Event::Stopped { tid },
+        };
+        thread.notice = Notice::Given;
+        self.events.push(event);
+    }
+
+    /// Whether an event told of the stop at which the thread is.
+    pub fn is_told_of(&self, tid: Tid) -> bool {
+        self.threads.get(&tid).is_some_and(|thread| thread.notice == Notice::Given)
     }
 
     /// From a stop of another kind: on with it, to a canonical stop if that is the goal. Any stop cancels a pending

@@ -3,7 +3,7 @@
 
 use crate::error::ProcessError;
 use crate::event::Event;
-use crate::trace::State;
+use crate::trace::{Notice, State};
 use crate::{Seized, Tid};
 use std::time::{Duration, Instant};
 
@@ -27,10 +27,19 @@ impl Seized {
         if let Some(thread) = self.tracees.threads.get_mut(&tid)
             && thread.state == State::Running
         {
-            thread.announce = true;
+            thread.notice = Notice::Due;
             self.tracees.ask_to_stop(tid)?;
         }
         Ok(())
+    }
+
+    /// Lets every thread go on that was asked to stop or came to a breakpoint, or will when it comes to its stop: nobody looks after
+    /// them any more. No breakpoint is left.
+    ///
+    /// # Errors
+    /// A held thread could not be resumed.
+    pub fn let_all_run(&mut self) -> Result<(), ProcessError> {
+        self.tracees.resume_all()
     }
 
     /// Deals with what the threads report, at once, and returns the events; without waiting. `awaited` are threads that were

@@ -4,7 +4,7 @@ use crate::error::{InterruptError, ProcessError, StuckThread};
 use crate::event::Event;
 use crate::sys;
 use crate::thread::StoppedThread;
-use crate::trace::{Goal, RECHECK, State, Tracees};
+use crate::trace::{Goal, Notice, RECHECK, State, Tracees};
 use crate::{Process, Regs, Tid, procfs};
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,15 @@ impl Seized {
         Ok(std::mem::take(&mut self.tracees.events))
     }
 
+    /// Deals with the events of running threads until the given time. What happened is told by the next [`Self::pump`] or
+    /// [`Self::poll`].
+    ///
+    /// # Errors
+    /// As [`Self::pump`].
+    pub fn attend(&mut self, until: Instant) -> Result<(), ProcessError> {
+        self.tracees.pump(until, |_| false).map(drop)
+    }
+
     /// Stops all threads. Threads that are created or exit on the way are taken into account.
     ///
     /// # Errors
@@ -144,7 +153,8 @@ impl Seized {
     }
 
     /// Stops one thread while the others run on. It runs again when the returned value is dropped, unless it was
-    /// [kept](StoppedThread::keep) or held before.
+    /// [kept](StoppedThread::keep) or held before, or an [`Event`] tells of its stop: it comes to a breakpoint, or was
+    /// [asked](Self::request_stop) to stop. Who gets that event finds it held there.
     ///
     /// # Errors
     /// [`InterruptError::Stuck`] at the deadline, [`InterruptError::NoThread`] if it is gone.
@@ -168,8 +178,10 @@ impl Seized {
                 None => return Err(InterruptError::NoThread { tid }),
                 Some(thread) if thread.state == State::Stopped => break,
                 Some(thread) if Instant::now() >= deadline => {
-                    // A stop that comes late is answered with a resume.
-                    thread.goal = Goal::Run;
+                    // A stop that comes late is answered with a resume, if nobody else waits for it.
+                    if thread.notice == Notice::No && thread.parked.is_none() {
+                        thread.goal = Goal::Run;
+                    }
                     let threads = vec![stuck_thread(tracees.process.pid(), tid)];
                     return Err(InterruptError::Stuck { threads, waited: since.elapsed() });
                 }
@@ -254,7 +266,7 @@ impl Tracees {
         let tids: Vec<Tid> = self.threads.keys().copied().collect();
         for tid in tids {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };
-            thread.goal = Goal::Run;
+            thread.is_to_run();
             if thread.state == State::Stopped {
                 self.resume(tid)?;
             }

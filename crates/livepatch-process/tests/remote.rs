@@ -445,6 +445,50 @@ fn a_breakpoint_holds_threads_and_leaves_no_trace() {
     victim.assert_well();
 }
 
+/// Work inside the process takes the thread that came to a breakpoint, or was asked to stop, before anybody heard of that.
+#[test]
+fn a_thread_whose_stop_is_told_is_found_there() {
+    let mut victim = Victim::start();
+    let (hot, entry, original) = calls_hot(&mut victim);
+    let process = victim.process();
+    let mut seized = victim.seize();
+    seized.set_breakpoints(Breakpoints::from([(entry, None)]));
+    process.write(entry, &[0xcc]).unwrap();
+    for work in [false, true] {
+        wait_for("the breakpoint", || process.thread_state(hot) == Some(ThreadState::TracingStop));
+        let mut thread = seized.interrupt_one(hot, soon()).unwrap();
+        assert_eq!(thread.regs().unwrap().ip(), entry);
+        if work {
+            thread.remote_syscall(libc::SYS_gettid, [0; 6], soon()).unwrap().unwrap();
+        }
+        drop(thread);
+        drop(seized.interrupt_one(hot, soon()).unwrap());
+        seized.attend(Instant::now() + Duration::from_millis(1)).unwrap();
+        assert_eq!(seized.held(hot).expect("it is held").regs().unwrap().ip(), entry);
+        assert_eq!(seized.pump(soon()).unwrap(), [Event::Breakpoint { tid: hot, addr: entry }]);
+        assert_eq!(seized.pump(Instant::now()).unwrap(), []);
+        seized.held(hot).unwrap().resume().unwrap();
+    }
+    pump_until_held(&mut seized);
+    process.write(entry, &original).unwrap();
+    seized.held(hot).unwrap().resume().unwrap();
+    seized.request_stop(hot).unwrap();
+    drop(seized.interrupt_one(hot, soon()).unwrap());
+    assert!(seized.held(hot).is_some(), "it was let go on");
+    assert_eq!(seized.poll([hot]).unwrap(), [Event::Stopped { tid: hot }]);
+    // Nobody looks after it.
+    seized.let_all_run().unwrap();
+    assert!(seized.held(hot).is_none());
+    seized.request_stop(hot).unwrap();
+    seized.let_all_run().unwrap();
+    drop(seized.interrupt_one(hot, soon()).unwrap());
+    assert!(seized.held(hot).is_none());
+    assert_eq!(seized.pump(Instant::now()).unwrap(), []);
+    seized.detach().unwrap();
+    assert_eq!(victim.ask("signals"), "0 0");
+    victim.assert_well();
+}
+
 #[test]
 fn a_thread_passes_on_sight_so_many_times_and_no_more() {
     let mut victim = Victim::start();

@@ -172,6 +172,7 @@ pub fn who(seized: Seized, job: Job<'_>) -> Result<(Seized, Vec<Inside>), ApplyE
         drain.look(now)?;
         drain.wait(now);
     }
+    drain.seized.let_all_run()?;
     let inside = drain.roster.threads.into_values().filter_map(|standing| match standing {
         Standing::Inside(seen) => Some(seen.who),
         _ => None,
@@ -459,7 +460,10 @@ impl<'a> Drain<'a> {
         self.who_is_inside()
     }
 
-    fn who_is_inside(self) -> Failed {
+    fn who_is_inside(mut self) -> Failed {
+        if let Err(error) = self.seized.let_all_run() {
+            return Failed::Error(error.into());
+        }
         let mut inside = Vec::new();
         let mut unseen = Vec::new();
         for (tid, standing) in self.roster.threads {
@@ -520,6 +524,7 @@ impl<'a> Drain<'a> {
         }
         events.into_iter().try_for_each(|event| self.on_event_at_rest(event))?;
         self.clean_all_children()?;
+        self.seized.let_all_run()?;
         self.block_again();
         self.seized.treat_sharers(Sharers::LetGo);
         self.seized.set_breakpoints(Breakpoints::new());

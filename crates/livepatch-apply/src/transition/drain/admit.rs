@@ -17,6 +17,7 @@
 //! A thread that comes to an entry further down its stack than ever before is neither waiting nor spinning, and a stack has an end:
 //! as long as there is one, nobody is stuck. (A recursion takes a breakpoint at each depth, so it goes down slowly, and up fast.)
 
+use super::looks::parked_at;
 use super::{Drain, Parked};
 use crate::error::ApplyError;
 use crate::transition::standing::Standing;
@@ -239,18 +240,13 @@ impl Drain<'_> {
 
     /// Sends a thread that is held at an entry into the old code.
     pub(super) fn pass(&mut self, tid: Tid, Parked { entry, since }: Parked) -> Result<(), ApplyError> {
-        if let Some(mut thread) = self.seized.held(tid) {
-            let mut regs = thread.regs()?;
-            if regs.ip() == entry {
-                regs.set_ip(self.job.entries.before(entry).unwrap_or(entry));
-                thread.set_regs(&regs)?;
-                thread.resume()?;
-            }
+        if let Some((mut thread, mut regs)) = parked_at(&mut self.seized, tid, entry)? {
+            regs.set_ip(self.job.entries.before(entry).unwrap_or(entry));
+            thread.set_regs(&regs)?;
+            thread.resume()?;
             self.roster.stands(tid, Standing::Unknown);
             // As long as it is let through it need not be known where it is.
             self.roster.schedule(tid, Instant::now() + self.stalls.grace);
-        } else {
-            self.look_again(tid);
         }
         self.progress.parked(since.elapsed());
         Ok(())

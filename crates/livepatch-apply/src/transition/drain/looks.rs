@@ -7,7 +7,7 @@ use crate::guard::Inside;
 use crate::stacks;
 use crate::transition::standing::{self, Seen, Slept, Standing};
 use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, Pause, Tid};
+use livepatch_process::{Asleep, Pause, Regs, Seized, StoppedThread, Tid};
 use std::time::{Duration, Instant};
 
 /// How long to look at threads before events are asked for again.
@@ -90,20 +90,10 @@ impl Drain<'_> {
         self.roster.outside(tid);
     }
 
-    /// What a thread told is not so any more: it was let go on after work inside the process, before its stop was dealt with.
-    pub(super) fn look_again(&mut self, tid: Tid) {
-        if let Some(Standing::Unknown | Standing::Inside(_)) = self.roster.threads.get(&tid) {
-            self.roster.schedule(tid, Instant::now());
-        }
-    }
-
     pub(super) fn on_stop(&mut self, tid: Tid) -> Result<(), ApplyError> {
         let since = self.asked.remove(&tid).unwrap_or_else(Instant::now);
         let process = self.job.process;
-        let Some(mut thread) = self.seized.held(tid) else {
-            self.look_again(tid);
-            return Ok(());
-        };
+        let Some(mut thread) = told_of(&mut self.seized, tid)? else { return Ok(()) };
         if self.armed {
             self.unblocked.extend(unblock(&mut thread, self.job.tables)?.map(|mask| (tid, mask)));
         }
@@ -140,17 +130,7 @@ impl Drain<'_> {
             return self.pass(tid, Parked { entry, since: self.polled });
         }
         let process = self.job.process;
-        let Some(mut thread) = self.seized.held(tid) else {
-            self.look_again(tid);
-            return Ok(());
-        };
-        let mut regs = thread.regs()?;
-        if regs.ip() != entry {
-            // It is held elsewhere since, which is told, too.
-            drop(thread);
-            self.look_again(tid);
-            return Ok(());
-        }
+        let Some((mut thread, mut regs)) = parked_at(&mut self.seized, tid, entry)? else { return Ok(()) };
         let look = Instant::now();
         let below = match self.roster.threads.get(&tid) {
             Some(Standing::Inside(seen)) => seen.passes_unseen(regs.sp()),
@@ -186,4 +166,39 @@ impl Drain<'_> {
         }
         Ok(())
     }
+}
+
+/// A thread whose stop was told: nobody but the drain lets it go on, not even who uses it for work inside the process meanwhile.
+/// `None` if it is gone, which is told, too.
+///
+/// # Errors
+/// It runs: nothing that is known of it holds.
+fn told_of(seized: &mut Seized, tid: Tid) -> Result<Option<StoppedThread<'_>>, ApplyError> {
+    let traced = seized.traces(tid);
+    match seized.held(tid) {
+        None if traced => Err(moved(tid)),
+        held => Ok(held),
+    }
+}
+
+/// As [`told_of`], of one that is held at an entry.
+///
+/// # Errors
+/// It runs, or is somewhere else.
+pub(super) fn parked_at(
+    seized: &mut Seized,
+    tid: Tid,
+    entry: RunAddr,
+) -> Result<Option<(StoppedThread<'_>, Regs)>, ApplyError> {
+    let Some(thread) = told_of(seized, tid)? else { return Ok(None) };
+    let regs = thread.regs()?;
+    match regs.ip() == entry {
+        true => Ok(Some((thread, regs))),
+        false => Err(moved(tid)),
+    }
+}
+
+fn moved(tid: Tid) -> ApplyError {
+    let what = format!("thread {tid} is not where it was held: somebody else let it go on");
+    ApplyError::Environment { what, source: None }
 }
