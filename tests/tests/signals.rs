@@ -1,6 +1,7 @@
 //! Children, signals and signal masks during transitions.
 
 use livepatch_tests::case::Case;
+use livepatch_tests::tools::exit;
 use livepatch_tests::{Failed, fail};
 
 /// Children with a copy of the memory, children in the same memory, signals, blocked signals, the program's own SIGTRAP.
@@ -420,5 +421,103 @@ fn handlers_that_interrupt_themselves() -> Result<(), Failed> {
         case.says("1")?;
         case.there_and_back("2", "1")?;
     }
+    case.program.finish()
+}
+
+/// Every thread is interrupted without pause, and one stays in a changed function until a round lets it out.
+const WITHOUT_PAUSE: &str = r#"
+mod host;
+
+use std::ffi::c_void;
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+unsafe extern "C" {
+    fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
+    fn timer_create(clock: i32, event: *const Event, timer: *mut *mut c_void) -> i32;
+    fn timer_settime(timer: *mut c_void, flags: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
+    fn gettid() -> i32;
+}
+
+/// `struct sigevent`.
+#[repr(C)]
+struct Event {
+    value: usize,
+    signal: i32,
+    notify: i32,
+    thread: i32,
+    rest: [i32; 11],
+}
+
+const SIGUSR1: i32 = 10;
+const SIGEV_THREAD_ID: i32 = 4;
+
+static STARTED: OnceLock<()> = OnceLock::new();
+static ENTERED: AtomicU64 = AtomicU64::new(0);
+static GO: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_tick(_: i32) {}
+
+fn be_interrupted() {
+    let event =
+        Event { value: 0, signal: SIGUSR1, notify: SIGEV_THREAD_ID, thread: unsafe { gettid() }, rest: [0; 11] };
+    let mut timer = std::ptr::null_mut();
+    let every = [0, 30_000, 0, 30_000];
+    unsafe {
+        assert_eq!(timer_create(1, &raw const event, &raw mut timer), 0);
+        assert_eq!(timer_settime(timer, 0, &raw const every, std::ptr::null_mut()), 0);
+    }
+}
+
+#[inline(never)]
+fn version(wait: bool) -> u64 {
+    if wait {
+        ENTERED.fetch_add(1, SeqCst);
+        while !GO.load(SeqCst) {
+            std::hint::spin_loop();
+        }
+    }
+    black_box(1) //-
+    black_box(2) //+
+}
+
+fn step() {
+    if STARTED.set(()).is_ok() {
+        unsafe { signal(SIGUSR1, on_tick) };
+        be_interrupted();
+        std::thread::spawn(|| {
+            be_interrupted();
+            black_box(version(black_box(true)));
+            loop {
+                std::thread::park();
+            }
+        });
+        while ENTERED.load(SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        println!("inside");
+        return;
+    }
+    GO.store(true, SeqCst);
+    println!("{}", version(black_box(false)));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_process_that_is_interrupted_without_pause_is_not_said_to_be_stopped() -> Result<(), Failed> {
+    let mut case = Case::start("a_process_that_is_interrupted_without_pause", WITHOUT_PAUSE)?;
+    case.says("inside")?;
+    let ran = case.apply(&["--timeout", "1"])?.expect(exit::BUSY, "with a thread inside")?;
+    let told = format!("{}\n{}", ran.text, ran.json);
+    if told.contains("SIGSTOP") {
+        return fail(told);
+    }
+    case.says("1")?;
+    case.there_and_back("2", "1")?;
     case.program.finish()
 }

@@ -232,8 +232,8 @@ impl Job<'_> {
             }
             Err(Failed::Error(error) | Failed::Unable(_, error)) => Err(error),
             Err(Failed::Busy(busy)) => {
-                busy.seized.leave()?;
-                let why = Why::Busy { inside: busy.inside, unseen: busy.unseen, process: busy.process };
+                let (seized, why) = Why::busy(*busy);
+                seized.leave()?;
                 Err(self.explain(prepared, why))
             }
         }

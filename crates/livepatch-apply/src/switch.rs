@@ -14,7 +14,7 @@ use crate::transition::net;
 use crate::transition::{Failed, NotQuiescent, Switched, snapshot};
 use crate::unwind::Tables;
 use livepatch_patch::{Reason, Redirect, RunAddr};
-use livepatch_process::{Process, Seized, ThreadState, Tid, come_first, log};
+use livepatch_process::{Process, Seized, Tid, come_first, log};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -60,8 +60,8 @@ impl NotDone {
     fn before(failed: Failed) -> Box<Self> {
         Box::new(match failed {
             Failed::Busy(busy) => {
-                let NotQuiescent { seized, inside, unseen, process } = *busy;
-                Self { seized: Some(seized), why: Why::Busy { inside, unseen, process } }
+                let (seized, why) = Why::busy(*busy);
+                Self { seized: Some(seized), why }
             }
             Failed::Unable(seized, error) => Self { seized: Some(*seized), why: Why::Error(error) },
             Failed::Error(error) => Self { seized: None, why: Why::Error(error) },
@@ -276,7 +276,10 @@ impl Switch<'_> {
     /// What was written was put back before any thread could go on.
     fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> Box<NotDone> {
         state.cancel(&self.before);
-        if let Err(error) = self.location.commit(&mut &*self.process, state) {
+        if let Err(error) = self.location.commit(&mut &*self.process, state)
+            // There is no next run on a process that has ended, or runs another program.
+            && self.process.check_program().is_ok()
+        {
             log::warn(format_args!(
                 "the registry still holds the journal, which the next run settles: {error}"
             ));
@@ -302,6 +305,16 @@ pub(crate) fn originals(state: &State) -> BTreeMap<RunAddr, Code> {
 }
 
 impl Why {
+    /// What is in the way, as long as the process is traced: job control that stopped it, say.
+    pub(crate) fn busy(NotQuiescent { seized, inside, unseen, process }: NotQuiescent) -> (Seized, Self) {
+        let stopped = || {
+            let what = "is stopped (SIGSTOP or job control), and nobody in it goes on before SIGCONT";
+            seized.is_stopped_by_program().then(|| what.to_owned())
+        };
+        let process = process.or_else(stopped);
+        (seized, Self::Busy { inside, unseen, process })
+    }
+
     /// The error for the caller. Called with every thread running.
     pub(crate) fn into_error(
         self,
@@ -342,7 +355,6 @@ impl Why {
                     backtrace: Vec::new(),
                     leave_running: None,
                 }));
-                let process = process.or_else(|| is_stopped(&view.process));
                 ApplyError::Busy { waited_ms: waited.as_millis() as u64, process, inside: threads }
             }
         }
@@ -356,15 +368,4 @@ fn what_is_inlined(thread: &ThreadInside, redirects: &[Redirect]) -> Option<Stri
         Reason::Inlines(what) => Some(what.clone()),
         Reason::Changed | Reason::Calls(_) | Reason::Reached | Reason::New => None,
     }
-}
-
-/// A process that job control stopped cannot get out of anything. Nobody in it is held by this tool any more, but a thread that was
-/// traced and stopped shows as if it were.
-fn is_stopped(process: &Process) -> Option<String> {
-    let threads = process.threads().ok()?;
-    let stops = |tid: &Tid| {
-        matches!(process.thread_state(*tid), Some(ThreadState::Stopped | ThreadState::TracingStop))
-    };
-    (!threads.is_empty() && threads.iter().all(stops))
-        .then(|| "is stopped (SIGSTOP or job control), and nobody in it goes on before SIGCONT".to_owned())
 }

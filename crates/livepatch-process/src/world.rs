@@ -197,6 +197,13 @@ impl Seized {
         stopped.then(|| StoppedThread::new(&mut self.tracees, tid, None))
     }
 
+    /// Whether job control (SIGSTOP and the like) has stopped all threads: the kernel tells that of each. A thread that waits at a stop for
+    /// this tool looks the same from outside.
+    pub fn is_stopped_by_program(&self) -> bool {
+        let threads = &self.tracees.threads;
+        !threads.is_empty() && threads.values().all(|thread| thread.group_stop)
+    }
+
     /// Lets every thread go. Running threads are interrupted one by one for that, as ptrace requires.
     ///
     /// # Errors

@@ -122,6 +122,7 @@ fn a_stopped_program_stays_stopped() {
         let stopped = seized.interrupt_all(soon()).map_err(|(_, error)| error).unwrap();
         seized = stopped.resume_all().unwrap();
     }
+    assert!(seized.is_stopped_by_program());
     seized.detach().unwrap();
     wait_for("the stop again", || all_in(&victim, ThreadState::Stopped));
     victim.kill(Signal::SIGCONT);
@@ -144,11 +145,13 @@ fn a_program_stopped_and_continued_under_tracing() {
         last = ticks;
         quiet == 10
     });
+    assert!(seized.is_stopped_by_program());
     // Continued while all are held: they run afterwards.
     let stopped = seized.interrupt_all(soon()).map_err(|(_, error)| error).unwrap();
     victim.kill(Signal::SIGCONT);
     let mut seized = stopped.resume_all().unwrap();
     assert_eq!(victim.ask_traced(&mut seized, "echo on"), "echo on");
+    assert!(!seized.is_stopped_by_program());
     // Stopped while all are held: they stop afterwards and stay so when let go.
     let stopped = seized.interrupt_all(soon()).map_err(|(_, error)| error).unwrap();
     victim.kill(Signal::SIGSTOP);
