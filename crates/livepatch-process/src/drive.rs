@@ -1,8 +1,9 @@
 //! Driving one thread through remote work: from the canonical stop, through the stops on the way, and back.
 
+use crate::collect::RECHECK;
 use crate::error::{Loss, ProcessError, RemoteError};
 use crate::sys::{self, SignalInfo, Wait, signal_bit};
-use crate::trace::{Goal, RECHECK, State, Tracees};
+use crate::trace::{Goal, State, Tracees};
 use crate::{Regs, StoppedThread, Tid, XState};
 use nix::errno::Errno;
 use nix::libc::{self, c_int};

@@ -26,14 +26,13 @@ impl Tracees {
     pub fn add_process(&mut self, child: Tid, (parent, how): (Tid, Wait)) {
         let own = self.process.pid();
         let shares = sys::same_address_space(Pid(own.0), Pid(child.0));
-        self.unshared &= shares == Ok(false);
         // A child that is gone again answers ECHILD when it is waited for.
         if self.hold_forked && shares == Ok(false) {
             self.forked.insert(child, Forked { stopped: false });
         } else if self.sharer_mode != Sharers::LetGo && shares == Ok(true) {
             self.add_sharer(child, parent, how);
         } else {
-            self.bore_sharers |= shares != Ok(false);
+            self.may_be_shared |= shares != Ok(false);
             self.foreign.insert(child);
         }
     }

@@ -1,9 +1,10 @@
 //! Letting go of all threads.
 
 use crate::Tid;
+use crate::collect::RECHECK;
 use crate::log;
 use crate::sys::Wait;
-use crate::trace::{Goal, Notice, RECHECK, State, Tracees};
+use crate::trace::{Goal, Notice, State, Tracees};
 use nix::libc;
 use std::time::{Duration, Instant};
 

@@ -28,6 +28,7 @@
 
 mod asleep;
 mod callsite;
+mod collect;
 mod counters;
 mod drive;
 pub mod error;
@@ -42,6 +43,7 @@ pub mod log;
 mod mapped;
 pub mod maps;
 pub mod memory;
+mod met;
 mod nested;
 pub mod numbered;
 mod passing;
@@ -55,6 +57,7 @@ mod remote;
 mod remote_memory;
 mod rseq;
 mod seccomp;
+mod seize;
 mod sharer;
 mod sharing;
 mod sigframe;

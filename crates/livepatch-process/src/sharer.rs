@@ -6,8 +6,9 @@
 //! taken there to a canonical stop like a thread: when this tool dies, it executes the `int3` anew.
 
 use crate::error::ProcessError;
+use crate::met::breakpoint_met;
 use crate::sys::{self, Wait};
-use crate::trace::{Tracees, breakpoint_met};
+use crate::trace::Tracees;
 use crate::{Seized, Tid};
 use livepatch_patch::RunAddr;
 use nix::errno::Errno;
@@ -74,6 +75,7 @@ impl Tracees {
         if wait == Wait::Exec || self.sharer_mode == Sharers::LetGo {
             let met = signal == libc::SIGTRAP && self.goes_back(child)?.is_some();
             self.sharers.remove(&child);
+            self.may_be_shared |= wait != Wait::Exec;
             let signal = if met { 0 } else { signal };
             return self.accept_death(child, "detach from", sys::detach(child, signal));
         }
@@ -135,6 +137,7 @@ impl Tracees {
         let is_held = |sharer: &Sharer| matches!(sharer.at, At::Start | At::Breakpoint(_));
         let held: Vec<Tid> =
             self.sharers.iter().filter(|(_, sharer)| is_held(sharer)).map(|(child, _)| *child).collect();
+        self.may_be_shared |= !held.is_empty();
         for child in held {
             self.sharers.remove(&child);
             let _ = sys::detach(child, 0);

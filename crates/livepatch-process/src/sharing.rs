@@ -47,27 +47,14 @@ impl Process {
 }
 
 impl Seized {
-    /// Notes that a look of [`Process::address_space_sharers`] that began after all threads were attached found none: on a machine with
-    /// many processes the look takes long, and it may be made while something else is done.
+    /// Notes that a look of [`Process::address_space_sharers`] that began after all threads were attached, and before any event of theirs was
+    /// asked for, found none: on a machine with many processes the look takes long, and it may be made while something else is done.
     pub fn note_unshared(&mut self) {
-        self.tracees.unshared = true;
-    }
-
-    /// The other processes in the same memory. What was [noted](Self::note_unshared) counts for the first question if no thread has
-    /// made a process since that shares the memory: each that is made is told to the tracer.
-    ///
-    /// # Errors
-    /// As [`Process::address_space_sharers`], or the process is gone.
-    pub fn sharers(&mut self) -> Result<Vec<Pid>, ProcessError> {
-        while self.tracees.collect_one()? {}
-        match std::mem::take(&mut self.tracees.unshared) {
-            true => Ok(Vec::new()),
-            false => self.tracees.address_space_sharers_at_large(),
-        }
+        self.tracees.may_be_shared = false;
     }
 
     /// The processes in the same memory that are not held before their first instruction. Without a look if none has come since the
-    /// last one that found none.
+    /// last one that found none: each that is made is told to the tracer.
     ///
     /// # Errors
     /// As [`Process::address_space_sharers`], or the process is gone.
@@ -90,17 +77,12 @@ impl Tracees {
     fn sharers_at_large(&mut self) -> Result<Vec<Pid>, ProcessError> {
         while self.collect_one()? {}
         let has_some = self.sharers.values().any(Sharer::is_at_large);
-        if !std::mem::take(&mut self.bore_sharers) && !has_some {
+        if !self.may_be_shared && !has_some {
             return Ok(Vec::new());
         }
-        let found = self.address_space_sharers_at_large()?;
-        self.bore_sharers |= !found.is_empty();
-        Ok(found)
-    }
-
-    fn address_space_sharers_at_large(&self) -> Result<Vec<Pid>, ProcessError> {
         let mut found = self.process.address_space_sharers()?;
         found.retain(|pid| self.sharers.get(&Tid(pid.0)).is_none_or(Sharer::is_at_large));
+        self.may_be_shared = !found.is_empty();
         Ok(found)
     }
 }

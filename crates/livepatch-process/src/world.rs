@@ -1,10 +1,11 @@
 //! All threads of a process: traced and running ([`Seized`]), or all stopped ([`Stopped`]).
 
+use crate::collect::RECHECK;
 use crate::error::{InterruptError, ProcessError, StuckThread};
 use crate::event::Event;
 use crate::sys;
 use crate::thread::StoppedThread;
-use crate::trace::{Goal, Notice, RECHECK, State, Tracees};
+use crate::trace::{Goal, Notice, State, Tracees};
 use crate::{Process, Regs, Tid, procfs};
 use std::time::{Duration, Instant};
 

@@ -14,24 +14,28 @@
 
 mod admit;
 mod ahead;
+mod ending;
+mod events;
 mod looks;
 mod roster;
 mod settle;
 mod sharers;
+mod survey;
 
 use self::admit::Stalls;
 pub use self::ahead::{Ahead, look_ahead};
 use self::roster::Roster;
 use self::sharers::Children;
-use super::entries::{Entries, SwitchError};
+pub use self::survey::{survey, who};
+use super::entries::Entries;
 use super::net::{self, Serialiser};
 use super::standing::{Slept, Standing};
-use super::{Failed, NotQuiescent, NotSwitched, Progress, Switched};
+use super::{Failed, Progress};
 use crate::error::ApplyError;
-use crate::guard::{Guard, Inside};
+use crate::guard::Guard;
 use crate::unwind::Tables;
 use livepatch_patch::RunAddr;
-use livepatch_process::{Asleep, Breakpoints, Event, Pause, Process, Seized, Sharers, Tid, log, numbered};
+use livepatch_process::{Asleep, Pause, Process, Seized, Sharers, Tid, log, numbered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -144,49 +148,7 @@ pub fn drain(ahead: Ahead, job: Job<'_>) -> Result<Drained<'_>, Failed> {
     }
 }
 
-/// Looks whether every thread is outside at some time: what [`drain()`] would meet. Nothing is written, and no thread held for
-/// longer than a look.
-///
-/// # Errors
-/// As [`drain()`].
-pub fn survey(seized: Seized, job: Job<'_>) -> Result<(Seized, Progress), Failed> {
-    let mut drain = Drain::that_only_looks(seized, job);
-    match drain.attempt() {
-        Ok(Attempt::Drained) => Ok((drain.seized, drain.progress)),
-        Ok(_) => Err(drain.who_is_inside()),
-        Err(error) => Err(Failed::Error(error)),
-    }
-}
-
-/// Who is inside at this time, by one look at each thread. Nothing is written.
-///
-/// # Errors
-/// The process is gone or cannot be traced.
-pub fn who(seized: Seized, job: Job<'_>) -> Result<(Seized, Vec<Inside>), ApplyError> {
-    let mut drain = Drain::that_only_looks(seized, job);
-    drain.begin()?;
-    let unknown = |standing: &Standing| matches!(standing, Standing::Unknown);
-    while drain.roster.threads.values().any(unknown) && Instant::now() < job.deadline {
-        drain.take_events()?;
-        let now = Instant::now();
-        drain.look(now)?;
-        drain.wait(now);
-    }
-    drain.seized.let_all_run()?;
-    let inside = drain.roster.threads.into_values().filter_map(|standing| match standing {
-        Standing::Inside(seen) => Some(seen.who),
-        _ => None,
-    });
-    Ok((drain.seized, inside.collect()))
-}
-
 impl<'a> Drain<'a> {
-    /// Without breakpoints.
-    fn that_only_looks(seized: Seized, job: Job<'a>) -> Self {
-        let ahead = Ahead { seized, serialiser: Serialiser::default(), slept: BTreeMap::new() };
-        Self { armed: false, ..Self::new(ahead, job) }
-    }
-
     fn new(Ahead { seized, serialiser, slept }: Ahead, job: Job<'a>) -> Self {
         let now = Instant::now();
         Self {
@@ -245,20 +207,6 @@ impl<'a> Drain<'a> {
             for event in self.seized.pump(until)? {
                 self.on_event_at_rest(event)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Breakpoints are away: whoever came to one before is sent back to the entry.
-    fn on_event_at_rest(&mut self, event: Event) -> Result<(), ApplyError> {
-        match event {
-            Event::Stopped { tid } | Event::Breakpoint { tid, .. } => {
-                if let Some(thread) = self.seized.held(tid) {
-                    thread.resume()?;
-                }
-            }
-            Event::Forked { child } => self.clean_child(child)?,
-            _ => {}
         }
         Ok(())
     }
@@ -346,99 +294,6 @@ impl<'a> Drain<'a> {
         Ok(())
     }
 
-    fn take_events(&mut self) -> Result<(), ApplyError> {
-        let polled = Instant::now();
-        let awaited: Vec<Tid> = self.asked.keys().copied().collect();
-        let events = self.seized.poll(awaited)?;
-        if !events.is_empty() {
-            self.last_event = polled;
-            self.pause = Pause::default();
-        }
-        let began = Instant::now();
-        for &event in &events {
-            self.on_event(event)?;
-        }
-        self.stalls.worked(began.elapsed());
-        for (tid, sp) in self.seized.passed() {
-            (self.last_event, self.pause) = (polled, Pause::default());
-            self.progress.parked(self.polled.elapsed());
-            self.stalls.passes(tid, sp);
-        }
-        self.still_on_the_way(polled);
-        self.polled = self.polled.max(self.seized.polled_all());
-        Ok(())
-    }
-
-    /// Whoever was asked to stop and did not tell that it has was not stopped at this time.
-    fn still_on_the_way(&mut self, polled: Instant) {
-        for seen in self.asked.values_mut() {
-            *seen = (*seen).max(polled);
-        }
-    }
-
-    fn on_event(&mut self, event: Event) -> Result<(), ApplyError> {
-        match event {
-            Event::Stopped { tid } => self.on_stop(tid),
-            Event::Breakpoint { tid, addr } => self.on_breakpoint(tid, addr),
-            Event::Started { tid } => {
-                self.outside(tid);
-                Ok(())
-            }
-            Event::Exited { tid } => {
-                self.forget(tid);
-                Ok(())
-            }
-            Event::Forked { child } => self.clean_child(child),
-            _ => Ok(()),
-        }
-    }
-
-    fn forget(&mut self, tid: Tid) {
-        self.roster.forget(tid);
-        self.asked.remove(&tid);
-        self.parked.remove(&tid);
-    }
-
-    fn clean_child(&mut self, child: Tid) -> Result<(), ApplyError> {
-        let cleaned =
-            self.seized.forked_memory(child).and_then(|memory| self.job.entries.clean_child(&memory));
-        if let Err(error) = cleaned {
-            log::debug(format_args!(
-                "the forked child {child} keeps the breakpoints, which its copy of the net serves: {error}"
-            ));
-        }
-        Ok(self.seized.release_forked(child)?)
-    }
-
-    /// Puts in order what the children got that were made while there were breakpoints. Those still on the way to their first stop
-    /// are waited for.
-    fn clean_all_children(&mut self) -> Result<(), ApplyError> {
-        let limit = Instant::now() + FIRST_STOP;
-        while self.seized.has_forked_on_the_way() && Instant::now() < limit {
-            for event in self.seized.pump(Instant::now() + BREATH)? {
-                self.on_event_at_rest(event)?;
-            }
-        }
-        for child in self.seized.forked() {
-            self.clean_child(child)?;
-        }
-        self.seized.hold_forked(false);
-        Ok(())
-    }
-
-    /// Lets the parked threads go on, at the entry that they came to. No breakpoint is left there.
-    fn release(&mut self) -> Result<(), ApplyError> {
-        for (tid, Parked { since, .. }) in std::mem::take(&mut self.parked) {
-            if let Some(thread) = self.seized.held(tid) {
-                thread.resume()?;
-                self.calm.insert(tid);
-            }
-            self.progress.parked(since.elapsed());
-        }
-        self.seized.release_sharers();
-        Ok(())
-    }
-
     /// Waits a little, awake if a thread waits for its look or events come one after the other.
     fn wait(&mut self, now: Instant) {
         if self.roster.next().is_some_and(|(when, _)| when <= now) && self.asked.len() < WINDOW {
@@ -449,127 +304,6 @@ impl<'a> Drain<'a> {
         } else {
             let next = self.roster.next().map_or(NAP, |(when, _)| when.saturating_duration_since(now));
             numbered::sleep(next.min(NAP));
-        }
-    }
-
-    /// At the deadline, with the breakpoints away.
-    fn give_up(mut self) -> Failed {
-        if let Err(error) = self.end() {
-            return Failed::Error(error);
-        }
-        self.who_is_inside()
-    }
-
-    fn who_is_inside(mut self) -> Failed {
-        if let Err(error) = self.seized.let_all_run() {
-            return Failed::Error(error.into());
-        }
-        let mut inside = Vec::new();
-        let mut unseen = Vec::new();
-        for (tid, standing) in self.roster.threads {
-            match standing {
-                Standing::Inside(seen) => inside.push(seen.who),
-                Standing::Unknown => unseen.push(tid),
-                Standing::Outside => {}
-            }
-        }
-        // At the end there is always one that was just let through or came late. It is nobody to look after where others are inside.
-        if !inside.is_empty() {
-            unseen.clear();
-        }
-        Failed::Busy(Box::new(NotQuiescent {
-            seized: self.seized,
-            inside,
-            unseen,
-            process: self.children.at_deadline,
-        }))
-    }
-
-    /// After an error: everything back as it was.
-    fn abandon(mut self, error: ApplyError) -> (Option<Seized>, ApplyError) {
-        let process = self.job.process;
-        if !process.is_alive() {
-            return (None, error);
-        }
-        let lost = |error: ApplyError| (None, error);
-        if let Err(second) = self.job.entries.disarm() {
-            let what = error.to_string();
-            return lost(match second {
-                ApplyError::NotUndone { undo, .. } => ApplyError::NotUndone { what, undo },
-                other => other,
-            });
-        }
-        if let Err(second) = self.release().and_then(|()| self.end()) {
-            log::warn(format_args!("after an error, the threads are let go: {second}"));
-        }
-        (Some(self.seized), error)
-    }
-
-    /// The entries are as they stay: no breakpoint is left.
-    fn end(&mut self) -> Result<(), ApplyError> {
-        if self.seized.has_own_traps()
-            && let Err(error) = self.keep_net()
-        {
-            log::debug(format_args!("a SIGTRAP of the program's own meets no action: {error}"));
-        }
-        let process = self.job.process;
-        let resting = std::mem::take(&mut self.resting).into_iter();
-        let rests =
-            resting.filter(|(tid, asleep)| asleep.syscall.is_some() && process.slept_since(*tid, asleep));
-        self.calm.extend(rests.map(|(tid, _)| tid));
-        let (landing, limit) = (self.job.entries.landing(), Instant::now() + UNDO);
-        let mut events = Vec::new();
-        if let Err(error) = net::remove(&mut self.seized, landing, &self.calm, &mut events, limit) {
-            log::debug(format_args!("the net stays: {error}"));
-        }
-        events.into_iter().try_for_each(|event| self.on_event_at_rest(event))?;
-        self.clean_all_children()?;
-        self.seized.let_all_run()?;
-        self.block_again();
-        self.seized.treat_sharers(Sharers::LetGo);
-        self.seized.set_breakpoints(Breakpoints::new());
-        Ok(())
-    }
-}
-
-impl Drained<'_> {
-    /// Switches all entries and lets all threads go on. `done` is called as soon as the entries are final.
-    ///
-    /// # Errors
-    /// Before the commit everything is undone; after it, what is missing is left to the next run.
-    pub fn switch(self, done: impl FnOnce()) -> Result<Switched, Box<NotSwitched>> {
-        let Self(mut drain) = self;
-        let mut events = Vec::new();
-        let limit = Instant::now() + UNDO;
-        let (seized, how) = (&mut drain.seized, &mut drain.serialiser);
-        let switched = drain.job.entries.switch(|| net::serialise(seized, how, limit, &mut events));
-        match switched {
-            Ok(()) => {}
-            Err(SwitchError::Before(error)) => {
-                let (seized, error) = drain.abandon(error);
-                return Err(Box::new(NotSwitched { seized, error, committed: false }));
-            }
-            Err(SwitchError::After(error)) => {
-                // The net leads everybody to the new world.
-                let released = drain.release();
-                log::warn(format_args!(
-                    "the entries could not be completed: {error}; threads let go: {}",
-                    released.is_ok()
-                ));
-                return Err(Box::new(NotSwitched { seized: None, error, committed: true }));
-            }
-        }
-        done();
-        let finished = drain.release().and_then(|()| {
-            events.into_iter().try_for_each(|event| drain.on_event_at_rest(event))?;
-            drain.end()
-        });
-        match finished {
-            Ok(()) => Ok(Switched { seized: drain.seized, progress: drain.progress }),
-            Err(error) => {
-                log::warn(format_args!("after the switch: {error}"));
-                Ok(Switched { seized: drain.seized, progress: drain.progress })
-            }
         }
     }
 }

@@ -116,7 +116,7 @@ pub struct NotSwitched {
 /// besides as a thread that does not stop, so that one born after this look is noticed. A kernel without `kcmp` leaves only
 /// that.
 fn sharers(seized: &mut Seized) -> Option<String> {
-    let found = if_told(seized.sharers()).unwrap_or_default();
+    let found = if_told(seized.sharers_at_large()).unwrap_or_default();
     (!found.is_empty()).then(|| describe_sharers(seized, &found))
 }
 
