@@ -76,6 +76,21 @@ fn takes(token: &Receiver<()>) -> u64 {
     black_box(2) //+
 }
 
+#[inline(never)]
+fn calls(other: &Sender<()>, back: &Receiver<()>) -> u64 {
+    other.send(()).unwrap();
+    back.recv().unwrap();
+    black_box(1) //-
+    black_box(2) //+
+}
+
+#[inline(never)]
+fn answers(back: &Sender<()>) -> u64 {
+    back.send(()).unwrap();
+    black_box(1) //-
+    black_box(2) //+
+}
+
 fn run(threads: usize, at: usize, call: impl Fn() -> u64 + Clone + Send + 'static) {
     for _ in 0..threads {
         let call = call.clone();
@@ -152,6 +167,22 @@ fn ring() {
     }
 }
 
+/// Nobody in one group waits for anybody in another.
+fn groups() {
+    for _ in 0..2 {
+        let ((other, called), (back, answered)) = (channel(), channel());
+        std::thread::spawn(move || loop {
+            SEEN[0].fetch_or(calls(&other, &answered), SeqCst);
+        });
+        std::thread::spawn(move || loop {
+            called.recv().unwrap();
+            SEEN[1].fetch_or(answers(&back), SeqCst);
+        });
+    }
+    let all = Arc::new(Barrier::new(5));
+    run(5, 0, move || meets(&all));
+}
+
 fn step() {
     STARTED.get_or_init(|| BEGIN());
     // Calls under way end first: at most as many as there are threads.
@@ -176,11 +207,11 @@ fn main() {
 }
 "#;
 
-fn converges(name: &str, start: &str, micros: &str) -> Result<(), Failed> {
+fn converges(name: &str, start: &str, micros: &str, rounds: usize) -> Result<(), Failed> {
     let source = WAITING.replace("BEGIN", start).replace("MICROS", micros);
     let mut case = Case::start(name, &source)?;
     case.says("1")?;
-    for _ in 0..5 {
+    for _ in 0..rounds {
         case.there_and_back("2", "1")?;
     }
     case.program.finish()
@@ -188,30 +219,35 @@ fn converges(name: &str, start: &str, micros: &str) -> Result<(), Failed> {
 
 #[test]
 fn the_lock_is_held_by_one_that_is_parked() -> Result<(), Failed> {
-    converges("the_lock_is_held_by_one_that_is_parked", "lock", "0")
+    converges("the_lock_is_held_by_one_that_is_parked", "lock", "0", 5)
 }
 
 #[test]
 fn the_lock_goes_from_one_that_is_parked_to_the_next() -> Result<(), Failed> {
-    converges("the_lock_goes_from_one_that_is_parked_to_the_next", "fair_lock", "0")
+    converges("the_lock_goes_from_one_that_is_parked_to_the_next", "fair_lock", "0", 5)
 }
 
 #[test]
 fn the_workers_are_parked() -> Result<(), Failed> {
-    converges("the_workers_are_parked", "pool", "200")
+    converges("the_workers_are_parked", "pool", "200", 5)
 }
 
 #[test]
 fn the_workers_take_longer_than_the_first_grace() -> Result<(), Failed> {
-    converges("the_workers_take_longer_than_the_first_grace", "pool", "5_000")
+    converges("the_workers_take_longer_than_the_first_grace", "pool", "5_000", 5)
 }
 
 #[test]
 fn all_meet_at_a_barrier() -> Result<(), Failed> {
-    converges("all_meet_at_a_barrier", "meeting", "0")
+    converges("all_meet_at_a_barrier", "meeting", "0", 5)
 }
 
 #[test]
 fn a_token_goes_round() -> Result<(), Failed> {
-    converges("a_token_goes_round", "ring", "0")
+    converges("a_token_goes_round", "ring", "0", 5)
+}
+
+#[test]
+fn groups_that_have_nothing_to_do_with_each_other() -> Result<(), Failed> {
+    converges("groups_that_have_nothing_to_do_with_each_other", "groups", "0", 20)
 }

@@ -10,9 +10,9 @@
 //! attempt is over, and the next one gives more time: calls may just last long.
 //!
 //! Where each waits for the next (a token goes round, all meet at a barrier), those that are let through as often as they come are
-//! inside again before the others are out. So in every other attempt one thread is let through at a time, and as far as the next
-//! entry: the one that came last, which is the likeliest to have what somebody waits for, but none many times more than
-//! another.
+//! inside again before the others are out. So in every other attempt each takes its *turn*: whoever is parked and was inside less often than
+//! is allowed is let through, as far as the next entry, and what is allowed grows by one only when nobody is left to let through. Those that
+//! wait for each other come in equally often, so each such group is out after the same number of turns, however many groups there are.
 //!
 //! A thread that comes to an entry further down its stack than ever before is neither waiting nor spinning, and a stack has an end:
 //! as long as there is one, nobody is stuck. (A recursion takes a breakpoint at each depth, so it goes down slowly, and up fast.)
@@ -23,7 +23,6 @@ use crate::error::ApplyError;
 use crate::transition::standing::Standing;
 use livepatch_patch::RunAddr;
 use livepatch_process::{Tid, log};
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -35,17 +34,17 @@ const FIRST_PATIENCE: Duration = Duration::from_millis(40);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(2);
 /// By how much longer to be patient while those inside run: they wait for nobody, unless they spin, but maybe for a processor.
 const RUNNING: u32 = 4;
-
-/// How many times more than another a thread may be let through where one is at a time.
-const TURNS: u32 = 8;
+/// After which part of the grace those are looked at that took their turn.
+const LOOK_AFTER: u32 = 4;
 
 /// How a drain got stuck so far.
 #[derive(Debug)]
 pub(super) struct Stalls {
-    /// Whether one thread is let through at a time.
-    one_by_one: bool,
-    /// How often each was let through so.
+    /// Whether threads take turns.
+    in_turns: bool,
+    /// How often each was inside, and how often it may be.
     turns: BTreeMap<Tid, u32>,
+    allowed: u32,
     grace: Duration,
     patience: Duration,
     /// Threads that were inside when nobody left.
@@ -68,8 +67,9 @@ impl Stalls {
     pub fn new() -> Self {
         let now = Instant::now();
         Self {
-            one_by_one: false,
+            in_turns: false,
             turns: BTreeMap::new(),
+            allowed: 1,
             grace: FIRST_GRACE,
             patience: FIRST_PATIENCE,
             waiters: BTreeSet::new(),
@@ -85,10 +85,12 @@ impl Stalls {
 
     /// For another attempt.
     pub fn again(&mut self) {
+        // Both ways have their chance with the same grace.
+        let factor = 1 + u32::from(self.in_turns);
         *self = Self {
-            one_by_one: !self.one_by_one,
+            in_turns: !self.in_turns,
             inside: usize::MAX,
-            grace: (self.grace * 2).min(LONGEST_GRACE),
+            grace: (self.grace * factor).min(LONGEST_GRACE),
             patience: (self.patience * 2).min(LONGEST_PATIENCE),
             ..Self::new()
         };
@@ -121,8 +123,8 @@ impl Stalls {
 impl Drain<'_> {
     /// Lets parked threads through if nobody leaves. Whether that leads nowhere.
     pub(super) fn check_stall(&mut self, now: Instant) -> Result<bool, ApplyError> {
-        match (self.stalls.one_by_one, self.stalls.free.is_empty()) {
-            (true, _) => self.let_one_through(now),
+        match (self.stalls.in_turns, self.stalls.free.is_empty()) {
+            (true, _) => self.take_turns(now),
             (false, true) => self.begin_stall(now),
             (false, false) => self.go_on_with_stall(now),
         }
@@ -142,31 +144,37 @@ impl Drain<'_> {
         (stood >= grace).then_some(stood)
     }
 
-    fn let_one_through(&mut self, now: Instant) -> Result<bool, ApplyError> {
-        if self.stuck(now).is_none() {
+    fn take_turns(&mut self, now: Instant) -> Result<bool, ApplyError> {
+        if self.stuck(now).is_none() || self.parked.is_empty() {
             return Ok(false);
         }
         let (inside, factor) = self.how_many_inside(|_| true);
         let stalls = &mut self.stalls;
+        if stalls.turns.is_empty() {
+            let is_inside = |standing: &Standing| !matches!(standing, Standing::Outside);
+            let first = self.roster.threads.iter().filter(|(_, standing)| is_inside(standing));
+            stalls.turns.extend(first.map(|(tid, _)| (*tid, 1)));
+            log::debug(format_args!("{inside} inside do not leave: others take turns"));
+            self.progress.retries += 1;
+        }
         let turns = |tid: &Tid| stalls.turns.get(tid).copied().unwrap_or(0);
-        let order = |(tid, parked): &(&Tid, &Parked)| (Reverse(turns(tid) / TURNS), parked.since);
-        let Some((tid, parked)) = self.parked.iter().max_by_key(order).map(|(tid, at)| (*tid, *at)) else {
-            return Ok(false);
-        };
-        let is_first = turns(&tid) == 0;
-        if inside < stalls.inside || is_first {
+        let fewest = self.parked.keys().map(turns).min().unwrap_or(0);
+        if inside < stalls.inside || fewest == 0 {
             (stalls.inside, stalls.stands_since) = (inside.min(stalls.inside), now);
         }
         if now.saturating_duration_since(stalls.stands_since) >= stalls.patience * factor {
             return Ok(true);
         }
-        if stalls.turns.is_empty() {
-            log::debug(format_args!("{inside} inside do not leave: others are let through one by one"));
-            self.progress.retries += 1;
+        stalls.allowed = stalls.allowed.max(fewest + 1);
+        let is_due = |(tid, _): &(&Tid, &Parked)| turns(tid) < stalls.allowed;
+        let due: Vec<(Tid, Parked)> =
+            self.parked.iter().filter(is_due).map(|(tid, at)| (*tid, *at)).collect();
+        for (tid, parked) in due {
+            *self.stalls.turns.entry(tid).or_default() += 1;
+            self.parked.remove(&tid);
+            self.pass(tid, parked)?;
+            self.roster.schedule(tid, now + self.stalls.grace / LOOK_AFTER);
         }
-        *stalls.turns.entry(tid).or_default() += 1;
-        self.parked.remove(&tid);
-        self.pass(tid, parked)?;
         Ok(false)
     }
 
