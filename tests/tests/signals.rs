@@ -330,6 +330,7 @@ unsafe extern "C" {
     fn sigaction(number: i32, new: *const Action, old: *mut Action) -> i32;
     fn timer_create(clock: i32, event: *const Event, timer: *mut *mut c_void) -> i32;
     fn timer_settime(timer: *mut c_void, flags: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
+    fn setitimer(which: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
     fn gettid() -> i32;
 }
 
@@ -352,6 +353,9 @@ struct Event {
 }
 
 const SIGUSR1: i32 = 10;
+const SIGALRM: i32 = 14;
+/// Microseconds between signals to the process, whose handler nothing interrupts; 0 for none.
+const FLOOD: i64 = MICROS;
 const SA_NODEFER: i32 = 0x4000_0000;
 const SA_RESTART: i32 = 0x1000_0000;
 const SIGEV_THREAD_ID: i32 = 4;
@@ -392,6 +396,9 @@ fn step() {
         let action =
             Action { handler: on_tick, mask: [0; 16], flags: SA_NODEFER | SA_RESTART, restorer: 0 };
         assert_eq!(unsafe { sigaction(SIGUSR1, &raw const action, std::ptr::null_mut()) }, 0);
+        let action = Action { handler: on_tick, mask: [!0; 16], flags: SA_RESTART, restorer: 0 };
+        assert_eq!(unsafe { sigaction(SIGALRM, &raw const action, std::ptr::null_mut()) }, 0);
+        assert_eq!(unsafe { setitimer(0, &[0, FLOOD, 0, FLOOD], std::ptr::null_mut()) }, 0);
         for thread in 0..THREADS {
             std::thread::Builder::new().stack_size(64 << 10).spawn(move || work(thread)).unwrap();
         }
@@ -416,10 +423,28 @@ fn main() {
 
 #[test]
 fn handlers_that_interrupt_themselves() -> Result<(), Failed> {
-    let mut case = Case::start("handlers_that_interrupt_themselves", NESTED)?;
+    let source = NESTED.replace("MICROS", "0");
+    let mut case = Case::start("handlers_that_interrupt_themselves", &source)?;
     for _ in 0..5 {
         case.says("1")?;
         case.there_and_back("2", "1")?;
+    }
+    case.program.finish()
+}
+
+/// Between two signals of a thread's own there is always one of the process's, so that the thread executes nothing but handlers.
+#[test]
+fn handlers_that_interrupt_themselves_in_a_flood_of_signals() -> Result<(), Failed> {
+    let source = NESTED.replace("MICROS", "13");
+    let mut case = Case::start("handlers_that_interrupt_themselves_in_a_flood", &source)?;
+    for _ in 0..4 {
+        case.says("1")?;
+        let ran = case.apply(&["--timeout", "1"])?;
+        if ran.code == exit::DONE {
+            case.rollback(&[])?;
+        } else {
+            ran.expect(exit::BUSY, "in a flood of signals")?;
+        }
     }
     case.program.finish()
 }

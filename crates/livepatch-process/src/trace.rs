@@ -99,8 +99,8 @@ pub(crate) struct Tracees {
     /// Whether there may be one that is none of these: nobody has looked since all threads were attached, or the last look found some, or
     /// one was made or let go since.
     pub may_be_shared: bool,
-    /// The last delivery of a signal to each thread.
-    pub delivered: BTreeMap<Tid, Delivered>,
+    /// Deliveries of signals to each thread, each on top of the one before.
+    pub delivered: BTreeMap<Tid, Vec<Delivered>>,
     /// Threads for which a signal was blocked that interrupted its own handler: the mask that they were given, and such signals' bits.
     pub held_back: BTreeMap<Tid, (u64, u64)>,
     /// Whether SIGTRAPs of the program's own wait while the process has no action for them.
