@@ -192,6 +192,8 @@ impl Loader<'_> {
             let patient = Loader { deadline: Instant::now() + crate::session::UNDO_LIMIT, ..*self };
             match patient.unload(seized, state, unwinder) {
                 Ok(true) => {}
+                // What has ended, or runs another program, has no memory of ours.
+                Err(_) if self.process.check_program().is_err() => {}
                 Ok(false) => {
                     log::warn(format_args!("memory that the unwinder may refer to stays in the process"))
                 }

@@ -96,10 +96,12 @@ impl Drained<'_> {
             Err(SwitchError::After(error)) => {
                 // The net leads everybody to the new world.
                 let released = drain.release();
-                log::warn(format_args!(
-                    "the entries could not be completed: {error}; threads let go: {}",
-                    released.is_ok()
-                ));
+                if drain.job.process.check_program().is_ok() {
+                    let let_go = released.is_ok();
+                    log::warn(format_args!(
+                        "the entries could not be completed: {error}; threads let go: {let_go}"
+                    ));
+                }
                 return Err(Box::new(NotSwitched { seized: None, error, committed: true }));
             }
         }
