@@ -56,6 +56,8 @@ impl Drain<'_> {
         {
             log::debug(format_args!("a SIGTRAP of the program's own meets no action: {error}"));
         }
+        // One that still comes to its stop at an entry would be held there, and who waits for it in `vfork` cannot stop.
+        self.seized.treat_sharers(Sharers::LetGo);
         let process = self.job.process;
         let resting = std::mem::take(&mut self.resting).into_iter();
         let rests =
@@ -70,7 +72,6 @@ impl Drain<'_> {
         self.clean_all_children()?;
         self.seized.let_all_run()?;
         self.block_again();
-        self.seized.treat_sharers(Sharers::LetGo);
         self.seized.set_breakpoints(Breakpoints::new());
         Ok(())
     }
