@@ -15,7 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 /// An item of the source that has code: a function or method with the closures and async bodies in it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ItemName {
     /// The demangled symbol without hash, or what stands for it.
     pub path: String,
@@ -51,6 +51,9 @@ pub struct Hints<'h> {
 impl ItemName {
     /// The name of the function with this demangled symbol.
     pub fn new(path: &str, hints: Hints<'_>) -> Self {
+        if let Some(debug) = hints.debug_path.filter(|debug| is_bare(path) && is_of(debug, path)) {
+            return Self { path: path.to_owned(), ..Self::unmangled(debug, hints.receiver) };
+        }
         let named: Vec<_> = segments(path)
             .into_iter()
             .enumerate()
@@ -115,6 +118,28 @@ impl ItemName {
         out
     }
 
+    /// The name of a function whose symbol does not tell where it is written (`#[no_mangle]`): debug information does.
+    fn unmangled(debug: &str, receiver: Option<&str>) -> Self {
+        let named = segments(debug);
+        let block = named.iter().position(|segment| segment.starts_with("{impl#"));
+        let (scope, own) = named.split_at(block.unwrap_or(named.len() - 1));
+        let own = if block.is_some() { &own[1..] } else { own };
+        match receiver {
+            Some(receiver) if block.is_none() && without_arguments(receiver) == plain(scope) => Self {
+                name: plain(own),
+                scope: parent(&plain(scope)),
+                self_type: Some(normalise(receiver)),
+                ..Self::default()
+            },
+            receiver => Self {
+                name: plain(own),
+                scope: plain(scope),
+                self_type: receiver.map(normalise),
+                ..Self::default()
+            },
+        }
+    }
+
     /// What tells the item from others: its path with the generic arguments of its type and trait, as far as they are known. Impls of one
     /// trait with other arguments are other items.
     pub fn key(&self) -> String {
@@ -145,6 +170,16 @@ impl ItemName {
             (None, _) => format!("{}::{name}", self.scope),
         }
     }
+}
+
+/// Whether a symbol is no path.
+fn is_bare(symbol: &str) -> bool {
+    symbol.chars().all(|c| c.is_alphanumeric() || c == '_')
+}
+
+/// Whether a path is one of a function of this name.
+fn is_of(path: &str, name: &str) -> bool {
+    segments(path).split_last().is_some_and(|(last, scope)| *last == name && !scope.is_empty())
 }
 
 /// The type that a compound one begins with.
@@ -311,6 +346,16 @@ mod tests {
 
     fn is(path: &str, debug: &str, receiver: Option<&str>, full: &str, scope: &str) {
         assert_eq!(name(path, debug, receiver, None), (full.into(), scope.into()), "{path}");
+    }
+
+    #[test]
+    fn symbols_that_are_no_paths() {
+        is("entry", "a::b::entry", None, "a::b::entry", "a::b");
+        is("entry", "a::Order<u32>::entry", Some("a::Order<u32>"), "a::Order::entry", "a");
+        is("entry", "a::b::{impl#0}::entry", Some("a::Order"), "a::Order::entry", "a::b");
+        is("entry", "", None, "entry", "");
+        // Exported under another name.
+        is("entry", "a::other", None, "entry", "");
     }
 
     #[test]
