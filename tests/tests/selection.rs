@@ -290,6 +290,29 @@ fn parts_that_are_called_alike() -> Result<(), Failed> {
     Ok(())
 }
 
+const BY_NAME: [&str; 8] = ["entry", "plain", "macro", "constant", "import", "most", "hosting", "display"];
+
+#[test]
+fn parts_that_are_reached_through_other_names() -> Result<(), Failed> {
+    for profile in [Profile::Release, Profile::V0] {
+        let mut case = Case::start("by_name", profile)?;
+        case.gives(&[], &BY_NAME)?;
+        case.gives(&["--module", "by_name::entry"], &["entry", "plain"])?;
+        case.gives(&["--function", "by_name::entry::by_name_entry"], &["entry"])?;
+        case.gives(&["--function", "by_name_entry"], &["entry"])?;
+        case.gives(&["--function", "by_name::entry::plain"], &["plain"])?;
+        case.gives(&["--function", "by_name::rates::LIMIT"], &["macro", "constant", "import"])?;
+        case.gives(&["--function", "by_name::shelf::Shelf::MOST"], &["most"])?;
+        case.gives(&["--function", "by_name::small"], &["hosting"])?;
+        case.gives(&["--function", "<by_name::shelf::Shelf<_> as std::fmt::Display>::fmt"], &["display"])?;
+        // What is inlined into functions that are selected, and nowhere else, comes along.
+        case.gives(&["--module", "by_name::shelf"], &["most", "hosting", "display"])?;
+        case.gives(&["--type", "by_name::shelf::Shelf"], &["most", "hosting", "display"])?;
+        case.program.finish()?;
+    }
+    Ok(())
+}
+
 /// `count` reads a cell again after a call that leaves the cell alone, as the compiler knows: it does not read it again.
 const KNOWN: &str = r#"
 mod host;

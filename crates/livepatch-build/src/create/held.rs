@@ -2,7 +2,8 @@
 //!
 //! What is inlined visibly, debug information names. What was inlined and computed away is among the names that the function's source
 //! mentions more often than its code shows them (`diff/traces.rs`). A name can stand for several changed items: raw code says which of them
-//! the function can have met, and what their full names are.
+//! the function can have met, and what their full names are. The name of a macro or constant stands for the changed items that it is
+//! made of.
 
 use super::describe::Builds;
 use super::origin::name;
@@ -94,7 +95,12 @@ impl<'s> Source<'s> {
         let is_shown =
             |item: &&ChangedItem| places().any(|place| self.is_in(std::slice::from_ref(*item), place));
         for (word, untraced) in missing {
-            let named: Vec<&ChangedItem> = self.items.iter().filter(|item| item.name == word).collect();
+            let mut named: Vec<&ChangedItem> = self.items.iter().filter(|item| item.name == word).collect();
+            if named.is_empty() && untraced {
+                // A macro, a constant or a function that has something of the changed items in it.
+                let behind = self.tainted.behind(&word);
+                named = self.items.iter().filter(|item| behind.contains(item.name.as_str())).collect();
+            }
             certain &= !named.is_empty() || !untraced;
             let hidden = named.into_iter().filter(|item| !is_shown(item));
             hidden.flat_map(|item| self.meant(item, lost.as_deref())).for_each(&mut hold);
@@ -157,8 +163,16 @@ impl<'s> Source<'s> {
     fn described(&self, symbol: &str) -> ItemName {
         match self.described.get(symbol) {
             Some((path, receiver, place)) => self.named(symbol, Some(path), *receiver, *place),
-            None => name(symbol, None, None),
+            None => self.instance(symbol).unwrap_or_else(|| name(symbol, None, None)),
         }
+    }
+
+    /// The name of a function without debug information, from that of another instance of the same item, which has the same path.
+    fn instance(&self, symbol: &str) -> Option<ItemName> {
+        let path = demangle(symbol);
+        let (other, (debug_path, receiver, place)) =
+            self.described.iter().find(|(other, _)| demangle(other) == path)?;
+        Some(self.named(other, Some(debug_path), *receiver, *place))
     }
 
     /// The name of a function, with what the source tells of it.

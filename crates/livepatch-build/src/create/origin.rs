@@ -91,7 +91,11 @@ pub(super) fn origins(
             let info = judged.functions.iter().find(|info| info.symbol == symbol);
             holds.extend(info.into_iter().flat_map(|info| source.carried(info)));
         }
-        let merged = source.merged(diff, replaced.old);
+        let mut merged = source.merged(diff, replaced.old);
+        if !holds.iter().any(|held| held.key() == item.key() || held.trait_path.is_some()) {
+            // Its own text did not change, so its other instances hold what this one does: only methods of traits depend on the type.
+            merged.retain(|other| other.full() != item.full());
+        }
         holds.extend(merged.iter().cloned());
         holds.sort_by_key(ItemName::key);
         holds.dedup_by_key(|item| item.key());

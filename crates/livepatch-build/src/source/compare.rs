@@ -3,7 +3,7 @@
 use super::additions::{Additions, Candidate, align};
 use super::hiding::Hiding;
 use super::items::{Entity, File, parse};
-use super::lookup::{ItemLines, Lines, Tainted};
+use super::lookup::{ItemLines, Lines, Tainted, Tainters};
 use super::macros::Packages;
 use super::mentions::{Closure, LocalTraits, entity_is_tainted, expected, function_names};
 use super::pieces::may_include_text;
@@ -38,7 +38,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     let mut items: Vec<ChangedItem> = changed.iter().map(Pair::item).collect();
     items.extend(additions.items());
     if items.is_empty() {
-        let tainted = Tainted::new(HashSet::new(), clean(&old_files), clean(&new_files));
+        let tainted = Tainted::new(HashSet::new(), Tainters::new(), clean(&old_files), clean(&new_files));
         let (change, hides) = (Change::Nothing, Hiding::Anywhere);
         return Ok(SourceDiff { change, tainted, direct: None, hides, types: Vec::new(), bodies: None });
     }
@@ -61,7 +61,8 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
             files.iter().map(|file| lines(file, &names, &only_functions, &closure)).collect()
         };
         let (old_lines, new_lines) = (lines(&old_files), lines(&new_files));
-        Tainted::new(names, old_lines, new_lines)
+        let by = closure.tainters(&names);
+        Tainted::new(names, by, old_lines, new_lines)
     };
     let reached = changed
         .iter()
@@ -81,7 +82,10 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
                 bodies: None,
             }
         }
-        Err(doubt) => SourceDiff { direct: Some((items, tainted(seeds))), ..SourceDiff::everything(doubt.0) },
+        Err(doubt) => {
+            let direct = Some((items, tainted(closure.grow_by_names(seeds))));
+            SourceDiff { direct, ..SourceDiff::everything(doubt.0) }
+        }
     })
 }
 

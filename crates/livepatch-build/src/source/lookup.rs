@@ -2,7 +2,7 @@
 
 use super::mentions::{Expected, string_words};
 use super::{ChangedItem, Side};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// What a difference can have an effect on.
 #[derive(Clone, Debug, Default)]
@@ -10,9 +10,14 @@ pub struct Tainted {
     /// Nothing is known, so everything is.
     all: bool,
     names: HashSet<String>,
+    /// The names that each name is tainted by, of those that an item mentions.
+    by: Tainters,
     old: Vec<Lines>,
     new: Vec<Lines>,
 }
+
+/// By name, the names that it is tainted by.
+pub(super) type Tainters = HashMap<String, BTreeSet<String>>;
 
 /// The lines of an item.
 #[derive(Clone, Debug)]
@@ -40,8 +45,18 @@ impl Tainted {
         Self { all: true, ..Self::default() }
     }
 
-    pub(super) fn new(names: HashSet<String>, old: Vec<Lines>, new: Vec<Lines>) -> Self {
-        Self { all: false, names, old, new }
+    pub(super) fn new(names: HashSet<String>, by: Tainters, old: Vec<Lines>, new: Vec<Lines>) -> Self {
+        Self { all: false, names, by, old, new }
+    }
+
+    /// The tainted names that a name is tainted by, through any number of others.
+    pub fn behind<'t>(&'t self, name: &'t str) -> BTreeSet<&'t str> {
+        let (mut found, mut work) = (BTreeSet::new(), vec![name]);
+        while let Some(name) = work.pop() {
+            let by = self.by.get(name).into_iter().flatten().map(String::as_str);
+            work.extend(by.filter(|by| found.insert(*by)));
+        }
+        found
     }
 
     /// Whether the function declared at this place (`DW_AT_decl_file`, `DW_AT_decl_line`) changed or depends on a

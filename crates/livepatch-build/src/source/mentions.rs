@@ -3,9 +3,10 @@
 use super::additions::Candidate;
 use super::closures::Extent;
 use super::items::{Entity, File, Owner};
+use super::lookup::Tainters;
 use super::pieces::without_name;
 use super::tokens::{Context, Token, TokenKind};
-use super::{Doubt, Sure};
+use super::{Doubt, ItemKind, Sure};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// How often a name occurs.
@@ -161,7 +162,7 @@ pub(super) fn expected(
 pub(super) fn function_names<'f>(files: &[&'f File]) -> HashSet<&'f str> {
     let named = |wanted: bool| {
         let all = files.iter().flat_map(|file| &file.entities);
-        all.filter(move |entity| (entity.kind == super::ItemKind::Fn) == wanted).map(|e| &*e.name)
+        all.filter(move |entity| (entity.kind == ItemKind::Fn) == wanted).map(|e| &*e.name)
     };
     let others: HashSet<&str> = named(false).collect();
     named(true).filter(|name| !others.contains(name)).collect()
@@ -238,6 +239,45 @@ impl Closure<'_> {
                 return Ok(names);
             }
         }
+    }
+
+    /// Adds the names through which alone a name of the set is met: macros, imports under another name, and constants and statics. What else
+    /// mentions one of the set is code, which shows what it is made of.
+    pub(super) fn grow_by_names(&self, mut names: HashSet<String>) -> HashSet<String> {
+        loop {
+            let before = names.len();
+            let links = self.links(|kind| kind != ItemKind::Fn);
+            let more: Vec<&str> = links.filter(|(by, _)| names.contains(*by)).map(|(_, name)| name).collect();
+            names.extend(more.into_iter().map(str::to_owned));
+            if names.len() == before {
+                return names;
+            }
+        }
+    }
+
+    /// Which names of a set each of them is tainted by. Where any name could be meant, all of them.
+    pub(super) fn tainters(&self, names: &HashSet<String>) -> Tainters {
+        let mut tainters = Tainters::new();
+        let known = self.links(|_| true).filter(|(by, name)| names.contains(*by) && names.contains(*name));
+        for (by, name) in known {
+            tainters.entry(name.to_owned()).or_default().insert(by.to_owned());
+        }
+        for wild in self.entities().filter(|entity| entity.mentions.wild) {
+            tainters.entry(wild.name.clone()).or_default().extend(names.iter().cloned());
+        }
+        tainters
+    }
+
+    /// Pairs of a name and another one whose meaning depends on it: that of an item of a kind that is `wanted`, of a macro, of an import.
+    fn links(&self, wanted: impl Fn(ItemKind) -> bool) -> impl Iterator<Item = (&str, &str)> {
+        let items = self.entities().filter(move |entity| wanted(entity.kind));
+        let items = items.flat_map(|entity| entity.mentions.iter().map(|by| (by, &*entity.name)));
+        let macros = self.files.iter().flat_map(|file| &file.macros).flat_map(|item| {
+            let names = move || item.defines.iter().chain(item.definition.then_some(&item.name));
+            item.mentions.iter().flat_map(move |by| names().map(move |name| (by, &**name)))
+        });
+        let imports = self.files.iter().flat_map(|file| &file.renames).filter(|(_, to)| to != "_");
+        items.chain(macros).chain(imports.map(|(from, to)| (&**from, &**to)))
     }
 
     fn entities(&self) -> impl Iterator<Item = &Entity> {

@@ -242,7 +242,7 @@ impl SourceDiff {
     }
 
     /// The items whose own text changed, if they are all that did, and what they have an effect on: for certain if
-    /// [`SourceDiff::change`] is these items, else at least what mentions one of them by name.
+    /// [`SourceDiff::change`] is these items, else at least what mentions one of them by name, or a macro or constant that does.
     pub fn items(&self) -> Option<(&[ChangedItem], &Tainted)> {
         match (&self.change, &self.direct) {
             (Change::Items(items), _) => Some((items, &self.tainted)),
