@@ -5,7 +5,7 @@ use crate::report::Report;
 use nix::errno::Errno;
 use serde::Deserialize;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Why nothing was done. Unless a variant says otherwise the program runs as before.
@@ -184,6 +184,9 @@ pub struct ThreadInside {
 /// What helps where something cannot be started.
 fn advice(what: &str, source: &std::io::Error) -> &'static str {
     match source.kind() {
+        ErrorKind::NotFound if what.as_bytes() == OWN.to_bytes() && !has_proc() => {
+            "; livepatch needs the processes' file system, which is not there: mount it at /proc"
+        }
         ErrorKind::PermissionDenied | ErrorKind::NotFound if what.as_bytes() == OWN.to_bytes() => {
             "; if the executable cannot be started again (another root folder, a file system mounted noexec), name the livepatch tool with \
              `Options::tool`"
@@ -193,6 +196,11 @@ fn advice(what: &str, source: &std::io::Error) -> &'static str {
         }
         _ => limit(source).unwrap_or_default(),
     }
+}
+
+/// Whether the kernel's file system with processes is where it belongs.
+fn has_proc() -> bool {
+    Path::new("/proc/self/stat").exists()
 }
 
 /// The limit of the system that was met, if one was.

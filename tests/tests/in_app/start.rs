@@ -119,3 +119,19 @@ fn no_dev_null() -> Result<(), Failed> {
     case.live()?;
     case.finish()
 }
+
+/// Nothing works there, the tool neither: the error says so.
+#[test]
+fn no_proc() -> Result<(), Failed> {
+    let mut case = Case::by("unshare", &["-m"])?;
+    let space = format!("--mount=/proc/{}/ns/mnt", case.program.pid());
+    let hidden = Command::new("nsenter").args([&space, "mount", "-t", "tmpfs", "none", "/proc"]).status()?;
+    assert!(hidden.success());
+    let answer = case.ask("apply FIX")?;
+    assert!(
+        answer.starts_with("error helper: cannot start") && answer.contains("mount it at /proc"),
+        "{answer}"
+    );
+    case.expect("say", "old")?;
+    case.finish()
+}
