@@ -174,8 +174,9 @@ impl Meaning {
 
     /// Takes functions of crates of others for unchanged of which only one build has raw code: whether rustc inlines such a
     /// function before there is raw code depends on who uses it. Where it was inlined and now is called, the caller's raw
-    /// code differs.
-    pub(super) fn forget_instances(&mut self, infos: &Infos) {
+    /// code differs. The same holds for those that `gone` ones of the old image were paired with by nothing but their order: they are made for
+    /// other types.
+    pub(super) fn forget_instances(&mut self, infos: &Infos, gone: &HashSet<&str>) {
         let functions = || infos.old.values().chain(infos.new.values());
         let own = functions().map(|info| (Some(info.symbol.as_str()), info.place.as_ref()));
         let inlined = functions().flat_map(|info| &info.inlined);
@@ -183,8 +184,10 @@ impl Meaning {
         let foreign = own.chain(inlined).filter(|(_, place)| is_elsewhere(*place));
         let names = foreign.filter_map(|(symbol, _)| symbol).map(|symbol| self.key(symbol));
         let is_known = |graph: &Graph, name: &str| graph.nodes.contains_key(name);
-        let on_one_side = |name: &&str| is_known(&self.old, name) != is_known(&self.new, name);
-        let names: HashSet<String> = names.filter(on_one_side).map(str::to_owned).collect();
+        let on_one_side = |name: &str| is_known(&self.old, name) != is_known(&self.new, name);
+        let by_order = |name: &str| self.renamed.contains_key(name) && gone.contains(name);
+        let names: HashSet<String> =
+            names.filter(|name| on_one_side(name) || by_order(name)).map(str::to_owned).collect();
         self.forget(&names);
     }
 

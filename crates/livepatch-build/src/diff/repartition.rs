@@ -97,7 +97,8 @@ pub fn set_aside(
         meaning.forget_lines(&infos, source);
     }
     if let Known::All(meaning) = &mut diff.meaning {
-        meaning.forget_instances(&infos);
+        let gone = unpaired.iter().map(|at| diff.old.key(name_of(&diff.old, *at))).collect();
+        meaning.forget_instances(&infos, &gone);
     }
     let crates = changed_crates(old_build, new_build);
     let meaning = diff.meaning.all().filter(|meaning| meaning.tells_all(source));
@@ -141,7 +142,11 @@ pub fn set_aside(
     };
     let unsettled: Vec<CopySet> = diff.unsettled.iter().filter(|set| is_reached(set)).cloned().collect();
     let touched = touched.as_ref().map(Touched::names).unwrap_or_default();
+    // Generic code of a dependency that was compiled for a type which nothing is made for any more does what it did.
+    let otherwise = |at: &At| judge.may_reach(*at, Side::Old);
+    let called_otherwise = diff.called_otherwise.iter().copied().filter(otherwise).collect();
     drop(judge);
+    diff.called_otherwise = called_otherwise;
     diff.touched = touched;
     (diff.linked, diff.merged) = (linked, merged.addresses);
     diff.initialisers.retain(|(_, new)| !variables.contains(new));
