@@ -59,8 +59,11 @@ fn target(program: &Program<'_>, from: At, reloc: &Reloc) -> Option<At> {
 
 impl Diff<'_> {
     /// Gives up the running instances of call sites that replaced code describes otherwise, and of `doubtful` ones, which may have
-    /// been another one's. The latter are taken from the list. What else uses such an instance (a closure of the macro) comes along. What
-    /// only code of unchanged items uses goes on as it is, and so does an instance with the same description, whose it ever was.
+    /// been another one's. The latter are taken from the list. What only code of unchanged items uses goes on as it is, and so does an
+    /// instance with the same description, whose it ever was.
+    ///
+    /// What else uses such an instance, a closure of the macro say, comes along: beside replaced code that uses it, too, for that code alone; else it
+    /// is replaced.
     pub(crate) fn renew_call_sites(&mut self, doubtful: &mut Vec<At>, source: &SourceDiff) {
         doubtful.retain(|new| {
             let is_alike = |old: &At| {
@@ -81,11 +84,11 @@ impl Diff<'_> {
             self.changed.iter().map(|c| (c.old, c.new)).unzip();
         let (of_old, of_new) = (Referrers::of(&self.old), Referrers::of(&self.new));
         let continued: HashMap<At, At> = self.partners.iter().map(|(new, old)| (*old, *new)).collect();
-        let (mut renewed, mut untouched, mut along) = (HashSet::new(), HashSet::new(), Vec::new());
+        let (mut renewed, mut untouched, mut parted) = (HashSet::new(), HashSet::new(), Vec::new());
         for (was, is) in sites {
             let (of_old, of_new) = (of_old.code(was), of_new.code(is));
-            let is_its_own = source.may_have_changed_in(&demangle(name_of(&self.new, is)));
-            if !is_its_own && of_old.is_disjoint(&old) && of_new.is_disjoint(&new) {
+            let is_apart = of_old.is_disjoint(&old) && of_new.is_disjoint(&new);
+            if is_apart && !source.may_have_changed_in(&demangle(name_of(&self.new, is))) {
                 untouched.insert(is);
                 continue;
             }
@@ -93,26 +96,31 @@ impl Diff<'_> {
             // What the running program does not have comes with the patch.
             let of_new = of_new.difference(&new).filter_map(|at| Some((*self.partners.get(at)?, Some(*at))));
             let others: HashSet<(At, Option<At>)> = of_old.chain(of_new).collect();
-            let others: Option<Vec<(At, At)>> =
-                others.iter().map(|(old, new)| Some((*old, (*new)?))).collect();
-            let Some(others) = others.filter(|all| all.iter().all(|(_, new)| self.new.addr(*new).is_some()))
-            else {
+            let is_placed = |new: &At| self.new.addr(*new).is_some();
+            let others: Option<Vec<Changed>> = others
+                .into_iter()
+                .map(|(old, new)| Some(Changed { old, new: new.filter(is_placed)?, first: 0 }))
+                .collect();
+            let Some(others) = others else {
                 tracing::debug!(call_site = name_of(&self.new, is), "stays, as what uses it does");
                 continue;
             };
             renewed.insert(is);
-            for (was, now) in others {
-                old.insert(was);
-                new.insert(now);
-                along.push((Changed { old: was, new: now, first: 0 }, demangle(name_of(&self.new, is))));
+            if !is_apart {
+                parted.extend(others);
+                continue;
+            }
+            for change in others {
+                old.insert(change.old);
+                new.insert(change.new);
+                self.compiled_for.insert(change.old, demangle(name_of(&self.new, is)));
+                self.line_only.retain(|at| *at != change.new);
+                self.repartitioned.retain(|at| *at != change.new);
+                self.changed.push(change);
             }
         }
-        for (change, site) in along {
-            self.compiled_for.insert(change.old, site);
-            self.line_only.retain(|at| *at != change.new);
-            self.repartitioned.retain(|at| *at != change.new);
-            self.changed.push(change);
-        }
+        parted.retain(|change| !old.contains(&change.old));
+        self.part(&parted);
         self.partners.retain(|new, _| !renewed.contains(new));
         self.initialisers.retain(|(_, new)| !renewed.contains(new) && !untouched.contains(new));
         doubtful.retain(|new| !renewed.contains(new));
