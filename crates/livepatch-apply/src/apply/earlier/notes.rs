@@ -50,7 +50,8 @@ impl Job<'_> {
         notes.extend(computing.map(computed));
         let constants = self.constants_of_earlier(state).into_iter();
         let other = constants.filter(|(own, known)| self.patch.code_digest(*own) != Some(known.value));
-        notes.extend(other.map(|(_, known)| another_value(&demangled(&known.name))));
+        let paths = other.map(|(_, known)| demangled(&known.name));
+        notes.extend(paths.filter(|path| !describes_call_site(path)).map(|path| another_value(&path)));
         notes
     }
 
@@ -64,6 +65,11 @@ impl Job<'_> {
             _ => 0,
         }
     }
+}
+
+/// Whether a constant is inside of a call site of `tracing`: it is referred to there alone, and the site comes with each patch anew.
+fn describes_call_site(path: &str) -> bool {
+    path.rsplit_once("::").is_some_and(|(within, _)| within.ends_with("::__CALLSITE"))
 }
 
 /// Where a variable is declared: without what macros and closures put around it.
