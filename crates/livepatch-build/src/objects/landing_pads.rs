@@ -58,3 +58,39 @@ impl<'a> LandingPads<'a> {
         Some((site.pad, site.action))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Kind, Reloc, SymIx};
+    use super::*;
+
+    fn table(bytes: &[u8]) -> Section<'_> {
+        Section {
+            name: ".gcc_except_table.f",
+            kind: Kind::ReadOnly,
+            align: 4,
+            bytes,
+            size: bytes.len() as u64,
+            relocs: Vec::new(),
+            merge: None,
+            merged: false,
+            symbols: Vec::new(),
+            frames: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn calls_and_their_pads() {
+        // No base, types with an offset, calls in LEB128: 5..10 to 40 with action 1, 10..12 to nowhere; the action is a filter.
+        let bytes = [0xff, 0x9b, 0x10, 0x01, 8, 5, 5, 40, 1, 10, 2, 0, 0, 0x7f, 0, 0, 0];
+        let pads = LandingPads::of(&table(&bytes)).unwrap();
+        let behind: Vec<_> = [4, 5, 9, 10, 12].into_iter().map(|call| pads.behind(call)).collect();
+        assert_eq!(behind, [None, Some((40, 1)), Some((40, 1)), Some((0, 0)), None]);
+        assert_eq!(pads.actions, [0x7f]);
+        let cut = |to: usize| LandingPads::of(&table(&bytes[..to])).is_none();
+        assert!((0..13).all(cut));
+        let mut with_types = table(&bytes);
+        with_types.relocs.push(Reloc { offset: 13, kind: 1, symbol: SymIx(0), addend: 0 });
+        assert!(LandingPads::of(&with_types).is_none());
+    }
+}

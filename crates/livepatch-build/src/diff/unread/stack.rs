@@ -122,3 +122,53 @@ impl Stack {
         Some(Use::Place(place))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions};
+
+    /// `push rbx; sub rsp, 16`, this, `add rsp, 16; pop rbx; ret`.
+    fn within(code: &[u8]) -> Option<(Vec<Use>, Stack)> {
+        let all = [&[0x53, 0x48, 0x83, 0xec, 0x10], code, &[0x48, 0x83, 0xc4, 0x10, 0x5b, 0xc3]].concat();
+        let code: Vec<Instruction> =
+            Decoder::with_ip(64, &all, 0, DecoderOptions::NONE).into_iter().collect();
+        Stack::of(&code)
+    }
+
+    /// `mov byte [rsp+7], 0`
+    const SET: [u8; 5] = [0xc6, 0x44, 0x24, 0x07, 0x00];
+    const PLACE: Place = 7 - 24;
+
+    #[test]
+    fn what_is_set_and_what_is_read() {
+        let (uses, stack) = within(&SET).unwrap();
+        assert!(matches!(uses[2], Use::Place(PLACE)), "{uses:?}");
+        assert!(!stack.is_read(PLACE));
+        // cmp byte [rsp+7], 0
+        let (_, stack) = within(&[SET.as_slice(), &[0x80, 0x7c, 0x24, 0x07, 0x00]].concat()).unwrap();
+        assert!(stack.is_read(PLACE));
+        // mov rax, [rsp]: its last byte is the one.
+        let (_, stack) = within(&[0x48, 0x8b, 0x04, 0x24]).unwrap();
+        assert!(stack.is_read(PLACE) && !stack.is_read(PLACE + 1));
+    }
+
+    #[test]
+    fn what_is_not_simple() {
+        // lea rdi, [rsp+8]; mov [rsp], rax and mov ecx, [rsp+4]; mov rax, rsp; mov [rsp+rcx], al; push rax
+        for code in [
+            &[0x48, 0x8d, 0x7c, 0x24, 0x08][..],
+            &[0x48, 0x89, 0x04, 0x24, 0x8b, 0x4c, 0x24, 0x04],
+            &[0x48, 0x89, 0xe0],
+            &[0x88, 0x04, 0x0c],
+            &[0x90, 0x50],
+        ] {
+            assert!(within(code).is_none(), "{code:x?}");
+        }
+        // An access behind the end of the room.
+        let leaving = [0x48, 0x83, 0xec, 0x10, 0x48, 0x83, 0xc4, 0x10, 0xc6, 0x44, 0x24, 0x07, 0x00, 0xc3];
+        let code: Vec<Instruction> =
+            Decoder::with_ip(64, &leaving, 0, DecoderOptions::NONE).into_iter().collect();
+        assert!(Stack::of(&code).is_none());
+    }
+}
