@@ -23,6 +23,11 @@ pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
     as_written.or_else(|| moved_itself(&bound::followed(old), &bound::followed(new)))
 }
 
+/// The same in a function that awaits nothing, and makes a future of others: `map(join(a(), b()), f)`.
+pub(super) fn moved_in_result(old: &[Token], new: &[Token]) -> Option<String> {
+    handed::moved_to_functions(&bound::followed(old), &bound::followed(new))
+}
+
 fn moved_itself(old: &[Token], new: &[Token]) -> Option<String> {
     let own = Await::moved(&awaits(old), &awaits(new));
     let own = own.and_then(|at| Some(text(&old[places(old).get(at)?.clone()])));

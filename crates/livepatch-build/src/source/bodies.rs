@@ -53,9 +53,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Option<Vec<Body>> {
                 name: new.name.clone(),
                 path: new.path.clone(),
                 span: new.span.clone(),
-                moved_await: old
-                    .filter(|_| is_async(new))
-                    .and_then(|old| awaits::moved(&old.body, &new.body)),
+                moved_await: old.and_then(|old| moved_await(old, new)),
                 text: text(&new.body),
                 awaits,
                 unnamed,
@@ -87,6 +85,19 @@ fn by_place(functions: &[Entity]) -> HashMap<Place<'_>, Vec<&Entity>> {
         places.entry((&*entity.container, &*entity.name, entity.nested)).or_default().push(entity);
     }
     places
+}
+
+fn moved_await(old: &Entity, new: &Entity) -> Option<String> {
+    let awaited = || is_async(new).then(|| awaits::moved(&old.body, &new.body)).flatten();
+    awaited().or_else(|| makes_future(new).then(|| awaits::moved_in_result(&old.body, &new.body)).flatten())
+}
+
+/// Whether a function says that it returns what is awaited: `impl Future`, `BoxStream`.
+fn makes_future(function: &Entity) -> bool {
+    function
+        .header
+        .iter()
+        .any(|token| token.is_ident() && ["Future", "Stream"].iter().any(|of| token.name().ends_with(of)))
 }
 
 /// Whether a function awaits, or has blocks that do.

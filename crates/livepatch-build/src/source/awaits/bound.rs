@@ -9,9 +9,6 @@ use crate::source::tokens::{Token, TokenKind};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// Functions of this name, or a longer one that begins so, take several futures.
-const TAKE_SEVERAL: [&str; 6] = ["join", "try_join", "select", "race", "zip", "merge"];
-
 /// How many values are put in for one name.
 const MOST: usize = 64;
 
@@ -110,7 +107,7 @@ fn is_handed_over(tokens: &[Token], at: usize, end: usize) -> bool {
             0 if bracket == ";" => return false,
             0.. => {}
             _ if handed::makes_text(tokens, open) => return false,
-            _ if to.is_punct("!") || TAKE_SEVERAL.iter().any(|name| to.name().starts_with(name)) => {
+            _ if to.is_punct("!") || handed::takes_several(to.name()) => {
                 return true;
             }
             _ if bracket == "{" => return false,

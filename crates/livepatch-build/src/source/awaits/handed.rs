@@ -4,7 +4,7 @@
 //! places: the result of the one would be taken for that of the other.
 
 use super::operands::begins_another;
-use super::{closing, depth_of, opening, text};
+use super::{closing, depth_of, opening, start, text};
 use crate::source::tokens::{Token, TokenKind};
 use livepatch_patch::{in_other_order, in_other_place};
 use std::collections::BTreeMap;
@@ -28,10 +28,50 @@ const MAKE_TEXT: [&str; 12] = [
     "writeln",
 ];
 
+/// Functions of this name, or a longer one that begins so, take several futures.
+const TAKE_SEVERAL: [&str; 6] = ["join", "try_join", "select", "race", "zip", "merge"];
+
+pub(super) fn takes_several(name: &str) -> bool {
+    TAKE_SEVERAL.iter().any(|known| name.starts_with(known))
+}
+
 /// What a macro is given in another place than before, if something is that may be a future.
 pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
     let (before, after) = (lists(old), lists(new));
     before.iter().find_map(|(to, old)| moved_in_lists(old, after.get(to)?))
+}
+
+/// The same of functions that take several futures.
+pub(super) fn moved_to_functions(old: &[Token], new: &[Token]) -> Option<String> {
+    let lists = |tokens| {
+        let mut lists: BTreeMap<&str, Vec<Vec<String>>> = BTreeMap::new();
+        functions(tokens).for_each(|(name, given)| lists.entry(name).or_default().push(given));
+        lists
+    };
+    let (before, after) = (lists(old), lists(new));
+    before.iter().find_map(|(to, old)| moved_in_lists(old, after.get(to)?))
+}
+
+/// Calls of functions that take several futures: the name, and what they are given, be it in a list or as what a method is called on.
+fn functions(tokens: &[Token]) -> impl Iterator<Item = (&str, Vec<String>)> {
+    let calls = tokens.windows(2).enumerate();
+    let calls = calls.filter(|(_, of)| of[0].is_ident() && takes_several(of[0].name()) && opens(&of[1], "("));
+    calls.map(|(at, of)| {
+        let on = at.checked_sub(1).filter(|dot| tokens[*dot].is_punct("."));
+        let on = on.map(|dot| text(&tokens[start(tokens, dot)..dot]));
+        let mut given = parts(held(tokens, at + 1));
+        if let [one] = given[..] {
+            given = list(one).unwrap_or(given);
+        }
+        (of[0].name(), on.into_iter().chain(given.into_iter().map(text)).collect())
+    })
+}
+
+/// What is in an argument that is a list or a tuple.
+fn list(part: &[Token]) -> Option<Vec<&[Token]>> {
+    let close = part.len().checked_sub(1).filter(|last| part[*last].kind == TokenKind::Close)?;
+    let open = opening(part, close);
+    (opens(&part[open], "[") || open == 0).then(|| parts(held(part, open)))
 }
 
 /// What macros may await, in order.
@@ -132,6 +172,7 @@ fn is_text(part: &[Token]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::moved_in_text as moved;
+    use crate::source::tokens::flatten;
 
     #[test]
     fn what_macros_are_given_changes_places() {
@@ -166,6 +207,24 @@ mod tests {
         let all = |[a, b]: [&str; 2]| format!("join_all(vec![fetch({a}), fetch({b})]).await");
         assert!(moved(&all(["1", "2"]), &all(["2", "1"])).is_some());
         assert_eq!(moved("transfer(to, from).await", "transfer(from, to).await"), None);
+    }
+
+    #[test]
+    fn what_a_future_is_made_of_changes_places() {
+        let moved = |form: &str| {
+            let body = |[a, b]: [&str; 2]| flatten(form.replace('1', a).replace('2', b).parse().unwrap());
+            super::super::moved_in_result(&body(["a()", "b()"]), &body(["b()", "a()"]))
+        };
+        for form in [
+            "join(1, 2).map(f)",
+            "Box::pin(join_all(vec![1, 2]).map(f))",
+            "let first = 1; let second = 2; join(first, second).map(f)",
+            "1.join(2).map(f)",
+            "select_all([1, 2])",
+        ] {
+            assert_eq!(moved(form).as_deref(), Some("a()"), "{form}");
+        }
+        assert_eq!(moved("log(1, 2); join(x(), y())"), None);
     }
 
     #[test]
