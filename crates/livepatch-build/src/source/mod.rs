@@ -187,16 +187,20 @@ impl SourceDiff {
 
     /// Whether items in the body of some function may have other numbers among those of their name.
     pub(crate) fn may_renumber(&self) -> bool {
-        match &self.change {
-            Change::Nothing => false,
-            Change::Everything { .. } => true,
-            Change::Items(items) => items.iter().any(|item| item.renumbers),
+        self.may_have(|item| item.renumbers)
+    }
+
+    /// Whether one of the items whose text changed may be such a one. What else that reaches has the text that it had.
+    fn may_have(&self, wanted: impl Fn(&ChangedItem) -> bool) -> bool {
+        match self.items() {
+            Some((items, _)) => items.iter().any(wanted),
+            None => self.change != Change::Nothing,
         }
     }
 
     /// Whether that may be so of what has this path: it lies in a function whose body may have renumbered its items.
     pub(crate) fn may_renumber_in(&self, path: &str) -> bool {
-        self.may_renumber() && self.may_lie_in(path, |item| item.renumbers)
+        self.may_lie_in(path, |item| item.renumbers)
     }
 
     /// Whether what has this path may lie in an item that changed.
@@ -205,9 +209,8 @@ impl SourceDiff {
     }
 
     fn may_lie_in(&self, path: &str, wanted: impl Fn(&ChangedItem) -> bool) -> bool {
-        let Change::Items(items) = &self.change else { return *self.change() != Change::Nothing };
-        let mut words = path.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-        words.any(|word| items.iter().any(|item| wanted(item) && item.name == word))
+        let words: Vec<&str> = path.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+        self.may_have(|item| wanted(item) && words.contains(&&*item.name))
     }
 
     /// Whether there may be a change that raw code does not show, see `hiding.rs`; `shows` tells whether it shows a change of this function

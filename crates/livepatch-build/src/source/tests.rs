@@ -81,6 +81,17 @@ fn items_in_a_body_may_have_other_numbers() {
     for (old, new, expected) in cases {
         assert_eq!(diff(old, new).may_renumber(), expected, "{old} -> {new}");
     }
+    // What it reaches is not known, but which items changed is.
+    let with = |text: &str, body: &str| {
+        format!("impl core::fmt::Display for E {{ fn fmt(&self) {{ f({text}) }} }} fn a() {{ {body} }}")
+    };
+    let changed = diff(&with("1", "n!()"), &with("2", "n!(); n!()"));
+    assert_eq!(answer(&changed), "everything");
+    assert!(
+        changed.may_renumber_in("app::a::N") && !changed.may_renumber_in("<&T as core::fmt::Debug>::fmt")
+    );
+    assert!(!diff(&with("1", "n!()"), &with("2", "n!()")).may_renumber());
+    assert!(diff("macro_rules! n { () => {} }", "macro_rules! n { () => { 1 } }").may_renumber());
 }
 
 #[test]
