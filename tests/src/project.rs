@@ -9,8 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// What the programs are driven by.
-const HOST: &str = include_str!("host.rs.txt");
+/// Modules that programs may have: what they are driven by, and what several of them need.
+const MODULES: [(&str, &str); 3] = [
+    ("host", include_str!("host.rs.txt")),
+    ("turn", include_str!("turn.rs.txt")),
+    ("call_site", include_str!("call_site.rs.txt")),
+];
 
 /// What `@livepatch` stands for in manifests: the library.
 const LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/livepatch");
@@ -45,9 +49,13 @@ impl Project {
             );
             project.file("Cargo.toml", &manifest)?;
         }
-        // The driver stands beside each program's `main.rs`.
-        for (path, _) in fixture.sources(Side::Old).filter(|(path, _)| path.ends_with("main.rs")) {
-            project.file(path.with_file_name("host.rs"), HOST)?;
+        // They stand beside each program's `main.rs`.
+        for (path, text) in fixture.sources(Side::Old).filter(|(path, _)| path.ends_with("main.rs")) {
+            for (name, module) in MODULES {
+                if text.lines().any(|line| line == format!("mod {name};")) {
+                    project.file(path.with_file_name(format!("{name}.rs")), module)?;
+                }
+            }
         }
         if !profile.config().is_empty() {
             project.file(".cargo/config.toml", profile.config())?;
