@@ -317,21 +317,56 @@ fn destructors_of_threads_and_of_panics() -> Result<(), Failed> {
     case.program.finish()
 }
 
+/// A timer of the calling thread's own.
+const INTERVAL_TIMER: &str = r#"
+mod interval_timer {
+    use std::ffi::c_void;
+
+    unsafe extern "C" {
+        fn timer_create(clock: i32, event: *const Event, timer: *mut *mut c_void) -> i32;
+        fn timer_settime(timer: *mut c_void, flags: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
+        fn gettid() -> i32;
+    }
+
+    /// `struct sigevent`.
+    #[repr(C)]
+    struct Event {
+        value: usize,
+        signal: i32,
+        notify: i32,
+        thread: i32,
+        rest: [i32; 11],
+    }
+
+    pub const SIGUSR1: i32 = 10;
+    const SIGEV_THREAD_ID: i32 = 4;
+
+    /// Sends the calling thread SIGUSR1 every so many nanoseconds.
+    pub fn interrupt_every(nanos: i64) {
+        let thread = unsafe { gettid() };
+        let event = Event { value: 0, signal: SIGUSR1, notify: SIGEV_THREAD_ID, thread, rest: [0; 11] };
+        let mut timer = std::ptr::null_mut();
+        let every = [0, nanos, 0, nanos];
+        unsafe {
+            assert_eq!(timer_create(1, &raw const event, &raw mut timer), 0);
+            assert_eq!(timer_settime(timer, 0, &raw const every, std::ptr::null_mut()), 0);
+        }
+    }
+}
+"#;
+
 /// Handlers that may interrupt themselves, of timers that fire faster than a delivery to a traced thread takes at times, on small stacks.
 const NESTED: &str = r#"
 mod host;
 
-use std::ffi::c_void;
+use interval_timer::{SIGUSR1, interrupt_every};
 use std::hint::black_box;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 unsafe extern "C" {
     fn sigaction(number: i32, new: *const Action, old: *mut Action) -> i32;
-    fn timer_create(clock: i32, event: *const Event, timer: *mut *mut c_void) -> i32;
-    fn timer_settime(timer: *mut c_void, flags: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
     fn setitimer(which: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
-    fn gettid() -> i32;
 }
 
 #[repr(C)]
@@ -342,23 +377,11 @@ struct Action {
     restorer: usize,
 }
 
-/// `struct sigevent`.
-#[repr(C)]
-struct Event {
-    value: usize,
-    signal: i32,
-    notify: i32,
-    thread: i32,
-    rest: [i32; 11],
-}
-
-const SIGUSR1: i32 = 10;
 const SIGALRM: i32 = 14;
 /// Microseconds between signals to the process, whose handler nothing interrupts; 0 for none.
 const FLOOD: i64 = MICROS;
 const SA_NODEFER: i32 = 0x4000_0000;
 const SA_RESTART: i32 = 0x1000_0000;
-const SIGEV_THREAD_ID: i32 = 4;
 const THREADS: usize = 6;
 
 static STARTED: OnceLock<()> = OnceLock::new();
@@ -377,14 +400,7 @@ extern "C" fn on_tick(_: i32) {
 }
 
 fn work(thread: usize) {
-    let event =
-        Event { value: 0, signal: SIGUSR1, notify: SIGEV_THREAD_ID, thread: unsafe { gettid() }, rest: [0; 11] };
-    let mut timer = std::ptr::null_mut();
-    let every = [0, 300_000, 0, 300_000];
-    unsafe {
-        assert_eq!(timer_create(1, &raw const event, &raw mut timer), 0);
-        assert_eq!(timer_settime(timer, 0, &raw const every, std::ptr::null_mut()), 0);
-    }
+    interrupt_every(300_000);
     loop {
         black_box(version(black_box(3)));
         CALLS[thread].fetch_add(1, SeqCst);
@@ -423,7 +439,7 @@ fn main() {
 
 #[test]
 fn handlers_that_interrupt_themselves() -> Result<(), Failed> {
-    let source = NESTED.replace("MICROS", "0");
+    let source = format!("{}{INTERVAL_TIMER}", NESTED.replace("MICROS", "0"));
     let mut case = Case::start("handlers_that_interrupt_themselves", &source)?;
     for _ in 0..5 {
         case.says("1")?;
@@ -435,7 +451,7 @@ fn handlers_that_interrupt_themselves() -> Result<(), Failed> {
 /// Between two signals of a thread's own there is always one of the process's, so that the thread executes nothing but handlers.
 #[test]
 fn handlers_that_interrupt_themselves_in_a_flood_of_signals() -> Result<(), Failed> {
-    let source = NESTED.replace("MICROS", "13");
+    let source = format!("{}{INTERVAL_TIMER}", NESTED.replace("MICROS", "13"));
     let mut case = Case::start("handlers_that_interrupt_themselves_in_a_flood", &source)?;
     for _ in 0..4 {
         case.says("1")?;
@@ -453,47 +469,21 @@ fn handlers_that_interrupt_themselves_in_a_flood_of_signals() -> Result<(), Fail
 const WITHOUT_PAUSE: &str = r#"
 mod host;
 
-use std::ffi::c_void;
+use interval_timer::{SIGUSR1, interrupt_every};
 use std::hint::black_box;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 unsafe extern "C" {
     fn signal(number: i32, handler: extern "C" fn(i32)) -> usize;
-    fn timer_create(clock: i32, event: *const Event, timer: *mut *mut c_void) -> i32;
-    fn timer_settime(timer: *mut c_void, flags: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
-    fn gettid() -> i32;
 }
 
-/// `struct sigevent`.
-#[repr(C)]
-struct Event {
-    value: usize,
-    signal: i32,
-    notify: i32,
-    thread: i32,
-    rest: [i32; 11],
-}
-
-const SIGUSR1: i32 = 10;
-const SIGEV_THREAD_ID: i32 = 4;
 
 static STARTED: OnceLock<()> = OnceLock::new();
 static ENTERED: AtomicU64 = AtomicU64::new(0);
 static GO: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn on_tick(_: i32) {}
-
-fn be_interrupted() {
-    let event =
-        Event { value: 0, signal: SIGUSR1, notify: SIGEV_THREAD_ID, thread: unsafe { gettid() }, rest: [0; 11] };
-    let mut timer = std::ptr::null_mut();
-    let every = [0, 30_000, 0, 30_000];
-    unsafe {
-        assert_eq!(timer_create(1, &raw const event, &raw mut timer), 0);
-        assert_eq!(timer_settime(timer, 0, &raw const every, std::ptr::null_mut()), 0);
-    }
-}
 
 #[inline(never)]
 fn version(wait: bool) -> u64 {
@@ -510,9 +500,9 @@ fn version(wait: bool) -> u64 {
 fn step() {
     if STARTED.set(()).is_ok() {
         unsafe { signal(SIGUSR1, on_tick) };
-        be_interrupted();
+        interrupt_every(30_000);
         std::thread::spawn(|| {
-            be_interrupted();
+            interrupt_every(30_000);
             black_box(version(black_box(true)));
             loop {
                 std::thread::park();
@@ -535,7 +525,10 @@ fn main() {
 
 #[test]
 fn a_process_that_is_interrupted_without_pause_is_not_said_to_be_stopped() -> Result<(), Failed> {
-    let mut case = Case::start("a_process_that_is_interrupted_without_pause", WITHOUT_PAUSE)?;
+    let mut case = Case::start(
+        "a_process_that_is_interrupted_without_pause",
+        &format!("{WITHOUT_PAUSE}{INTERVAL_TIMER}"),
+    )?;
     case.says("inside")?;
     let ran = case.apply(&["--timeout", "1"])?.expect(exit::BUSY, "with a thread inside")?;
     let told = format!("{}\n{}", ran.text, ran.json);
@@ -544,5 +537,121 @@ fn a_process_that_is_interrupted_without_pause_is_not_said_to_be_stopped() -> Re
     }
     case.says("1")?;
     case.there_and_back("2", "1")?;
+    case.program.finish()
+}
+
+/// A handler with all signals blocked, SIGTRAP as well, calls two functions that only fit each other; so do the threads that it interrupts,
+/// and another handler. At each breakpoint in the first one the kernel takes the net away, and a thread has to put it back.
+const MASKED_PAIR: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+unsafe extern "C" {
+    fn sigaction(number: i32, new: *const Action, old: *mut Action) -> i32;
+    fn sigfillset(set: *mut [u64; 16]) -> i32;
+    fn setitimer(which: i32, new: *const [i64; 4], old: *mut [i64; 4]) -> i32;
+}
+
+#[repr(C)]
+struct Action {
+    handler: extern "C" fn(i32),
+    mask: [u64; 16],
+    flags: i32,
+    restorer: usize,
+}
+
+const SIGALRM: i32 = 14;
+const SIGVTALRM: i32 = 26;
+const ITIMER_REAL: i32 = 0;
+const ITIMER_VIRTUAL: i32 = 1;
+const SA_RESTART: i32 = 0x1000_0000;
+const THREADS: usize = 3;
+
+static STARTED: OnceLock<()> = OnceLock::new();
+static MIXED: AtomicU64 = AtomicU64::new(0);
+static TICKS: AtomicU64 = AtomicU64::new(0);
+static CALLS: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
+
+#[inline(never)]
+fn write(n: u64) -> bool {
+    let code = black_box(n << 1 | 1); //-
+    let code = black_box(n << 2 | 2); //+
+    black_box(between as fn(u64, u64) -> bool)(code, n)
+}
+
+#[inline(never)]
+fn between(code: u64, n: u64) -> bool {
+    let code = black_box(code ^ 0x10); //-
+    let code = black_box(code ^ 0x20); //+
+    black_box(verify as fn(u64, u64) -> bool)(code, n)
+}
+
+#[inline(never)]
+fn verify(code: u64, n: u64) -> bool {
+    black_box(code ^ 0x10) == n << 1 | 1 //-
+    black_box(code ^ 0x20) == n << 2 | 2 //+
+}
+
+fn call(n: u64) {
+    if !black_box(write as fn(u64) -> bool)(black_box(n)) {
+        MIXED.fetch_add(1, SeqCst);
+    }
+}
+
+extern "C" fn on_tick(_: i32) {
+    for n in 0..20 {
+        call(n);
+    }
+    TICKS.fetch_add(1, SeqCst);
+}
+
+fn start() {
+    for (signal, masked) in [(SIGALRM, true), (SIGVTALRM, false)] {
+        let mut action = Action { handler: on_tick, mask: [0; 16], flags: SA_RESTART, restorer: 0 };
+        unsafe {
+            if masked {
+                sigfillset(&raw mut action.mask);
+            }
+            assert_eq!(sigaction(signal, &raw const action, std::ptr::null_mut()), 0);
+        }
+    }
+    for calls in &CALLS {
+        std::thread::spawn(move || {
+            for n in 0.. {
+                call(n);
+                calls.fetch_add(1, SeqCst);
+            }
+        });
+    }
+    for (timer, micros) in [(ITIMER_REAL, 1_500), (ITIMER_VIRTUAL, 4_000)] {
+        assert_eq!(unsafe { setitimer(timer, &[0, micros, 0, micros], std::ptr::null_mut()) }, 0);
+    }
+}
+
+fn step() {
+    STARTED.get_or_init(start);
+    for count in CALLS.iter().chain([&TICKS]) {
+        let before = count.load(SeqCst);
+        while count.load(SeqCst) < before + 2 {
+            std::thread::yield_now();
+        }
+    }
+    println!("{} mixed", MIXED.load(SeqCst));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn a_handler_that_blocks_all_signals_sees_no_mixed_pair() -> Result<(), Failed> {
+    let mut case = Case::start("a_handler_that_blocks_all_signals", MASKED_PAIR)?;
+    for _ in 0..40 {
+        case.there_and_back("0 mixed", "0 mixed")?;
+    }
     case.program.finish()
 }
