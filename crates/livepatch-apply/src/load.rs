@@ -192,14 +192,12 @@ impl Loader<'_> {
             let patient = Loader { deadline: Instant::now() + crate::session::UNDO_LIMIT, ..*self };
             match patient.unload(seized, state, unwinder) {
                 Ok(true) => {}
-                // What has ended, or runs another program, has no memory of ours.
-                Err(_) if self.process.check_program().is_err() => {}
-                Ok(false) => {
-                    log::warn(format_args!("memory that the unwinder may refer to stays in the process"))
-                }
-                Err(error) => {
-                    log::warn(format_args!("memory that nothing refers to stays in the process: {error}"))
-                }
+                Ok(false) => self
+                    .process
+                    .warn_of_rest(format_args!("memory that the unwinder may refer to stays in the process")),
+                Err(error) => self.process.warn_of_rest(format_args!(
+                    "memory that nothing refers to stays in the process: {error}"
+                )),
             }
         }
         loaded

@@ -276,11 +276,8 @@ impl Switch<'_> {
     /// What was written was put back before any thread could go on.
     fn give_up(&self, seized: Option<Seized>, state: &mut State, why: Why) -> Box<NotDone> {
         state.cancel(&self.before);
-        if let Err(error) = self.location.commit(&mut &*self.process, state)
-            // There is no next run on a process that has ended, or runs another program.
-            && self.process.check_program().is_ok()
-        {
-            log::warn(format_args!(
+        if let Err(error) = self.location.commit(&mut &*self.process, state) {
+            self.process.warn_of_rest(format_args!(
                 "the registry still holds the journal, which the next run settles: {error}"
             ));
         }

@@ -194,6 +194,11 @@ pub fn plain(name: &str) -> &str {
     name.split(".llvm.").next().unwrap_or(name)
 }
 
+/// Whether a variable of this path is named as call sites of the crate `tracing` are, by this version of it or an earlier one.
+pub fn names_call_site(path: &str) -> bool {
+    ["::__CALLSITE", "::CALLSITE"].iter().any(|name| path.ends_with(name))
+}
+
 /// Offset of line and column in a `core::panic::Location`, behind its file's address and length.
 const LINE: usize = 16;
 

@@ -23,7 +23,7 @@ pub use chain::chain;
 pub use container::ContainerError;
 pub use ident::{Arch, BuildId, Digest};
 pub use item::ItemName;
-pub use kept::{Kept, LOCATION, Tag, plain};
+pub use kept::{Kept, LOCATION, Tag, names_call_site, plain};
 pub use link::{Binding, LinkError, Linked, Plan, TlsPlace, TlsPlan, link, plan, tls_image};
 pub use patch::*;
 pub use reloc::RelocKind;

@@ -93,6 +93,13 @@ impl Process {
         }
     }
 
+    /// Says that something of ours is left in the process, which is so unless it has ended or runs another program.
+    pub fn warn_of_rest(&self, text: std::fmt::Arguments<'_>) {
+        if self.check_program().is_ok() {
+            crate::log::warn(text);
+        }
+    }
+
     /// Replaces the contents of a file by one of the process's open descriptors.
     pub fn write_descriptor(&self, fd: u64, contents: &[u8]) -> Result<(), ProcessError> {
         // The first thread may have exited; the descriptors of any thread are the process's.

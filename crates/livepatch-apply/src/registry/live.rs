@@ -111,9 +111,10 @@ pub fn create(
     let made = fill(thread, location, state, generation, deadline);
     if made.is_err()
         && let Err(error) = thread.unmap(at, size, deadline.max(Instant::now() + crate::session::UNDO_LIMIT))
-        && thread.process().check_program().is_ok()
     {
-        log::warn(format_args!("memory that nothing refers to stays in the process: {error}"));
+        thread
+            .process()
+            .warn_of_rest(format_args!("memory that nothing refers to stays in the process: {error}"));
     }
     made.map(|()| location)
 }

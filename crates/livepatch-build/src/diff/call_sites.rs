@@ -3,8 +3,8 @@
 //! A variable of the running program keeps its value. `tracing`'s macros make a variable for each place that they stand in, which
 //! points to a description of the place: level, target, names of the fields. What else is in it is a cache, filled at first use.
 //! Patched code that gives other fields, or another level, needs the description of the new source: with the old one, it
-//! would log without the new field, or not at all. So a call site whose description changed comes with the patch, if all code
-//! that uses it does; `tracing` registers it when it is used first, and the old one stays registered, unused.
+//! would log without the new field, or not at all. So a call site whose description changed comes with the patch, and all code
+//! that uses it; `tracing` registers it when it is used first, and the old one stays registered, unused.
 
 use super::compare::{Ref, constant_bytes, reference};
 use super::program::{At, Program};
@@ -13,7 +13,7 @@ use crate::emit::name_of;
 use crate::guard::demangle;
 use crate::objects::{Kind, Reloc};
 use crate::source::SourceDiff;
-use livepatch_patch::Digest;
+use livepatch_patch::{Digest, names_call_site};
 use std::collections::{HashMap, HashSet};
 
 /// Whether a variable is one: it has the name, and refers to a description that refers back to it.
@@ -44,10 +44,9 @@ pub(crate) fn describes_call_site(program: &Program<'_>, at: At) -> bool {
             .any(|to| is_call_site(program, to))
 }
 
-/// Whether a variable is named as call sites are, by this version of the crate or an earlier one.
+/// Whether a variable is named as one.
 pub(super) fn has_name(symbol: &str) -> bool {
-    let path = demangle(symbol);
-    ["::__CALLSITE", "::CALLSITE"].iter().any(|name| path.ends_with(name))
+    names_call_site(&demangle(symbol))
 }
 
 fn target(program: &Program<'_>, from: At, reloc: &Reloc) -> Option<At> {
@@ -65,14 +64,7 @@ impl Diff<'_> {
     /// What else uses such an instance, a closure of the macro say, comes along: beside replaced code that uses it, too, for that code alone; else it
     /// is replaced.
     pub(crate) fn renew_call_sites(&mut self, doubtful: &mut Vec<At>, source: &SourceDiff) {
-        doubtful.retain(|new| {
-            let is_alike = |old: &At| {
-                is_call_site(&self.new, *new)
-                    && is_call_site(&self.old, *old)
-                    && description(&self.old, *old) == description(&self.new, *new)
-            };
-            !self.partners.get(new).is_some_and(is_alike)
-        });
+        doubtful.retain(|new| !self.partners.get(new).is_some_and(|old| self.is_described_alike(*old, *new)));
         let unsure = doubtful.iter().filter_map(|at| Some((*self.partners.get(at)?, *at)));
         let changed = self.initialisers.iter().copied();
         let sites = changed.chain(unsure).filter(|(_, at)| is_call_site(&self.new, *at));
@@ -80,50 +72,96 @@ impl Diff<'_> {
         if sites.is_empty() {
             return;
         }
-        let (mut old, mut new): (HashSet<At>, HashSet<At>) =
-            self.changed.iter().map(|c| (c.old, c.new)).unzip();
         let (of_old, of_new) = (Referrers::of(&self.old), Referrers::of(&self.new));
+        let users: Vec<_> =
+            sites.into_iter().map(|(was, is)| (is, (of_old.code(was), of_new.code(is)))).collect();
         let continued: HashMap<At, At> = self.partners.iter().map(|(new, old)| (*old, *new)).collect();
+        let mut replaced = Replaced::of(&self.changed);
         let (mut renewed, mut untouched, mut parted) = (HashSet::new(), HashSet::new(), Vec::new());
-        for (was, is) in sites {
-            let (of_old, of_new) = (of_old.code(was), of_new.code(is));
-            let is_apart = of_old.is_disjoint(&old) && of_new.is_disjoint(&new);
-            if is_apart && !source.may_have_changed_in(&demangle(name_of(&self.new, is))) {
-                untouched.insert(is);
+        for (site, users) in users {
+            let path = demangle(name_of(&self.new, site));
+            let is_apart = replaced.has_none_of(&users);
+            if is_apart && !source.may_have_changed_in(&path) {
+                untouched.insert(site);
                 continue;
             }
-            let of_old = of_old.difference(&old).map(|at| (*at, continued.get(at).copied()));
-            // What the running program does not have comes with the patch.
-            let of_new = of_new.difference(&new).filter_map(|at| Some((*self.partners.get(at)?, Some(*at))));
-            let others: HashSet<(At, Option<At>)> = of_old.chain(of_new).collect();
-            let is_placed = |new: &At| self.new.addr(*new).is_some();
-            let others: Option<Vec<Changed>> = others
-                .into_iter()
-                .map(|(old, new)| Some(Changed { old, new: new.filter(is_placed)?, first: 0 }))
-                .collect();
-            let Some(others) = others else {
-                tracing::debug!(call_site = name_of(&self.new, is), "stays, as what uses it does");
+            let Some(others) = self.other_users(&users, &replaced, &continued) else {
+                tracing::debug!(call_site = path, "stays, as what uses it does");
                 continue;
             };
-            renewed.insert(is);
-            if !is_apart {
+            renewed.insert(site);
+            if is_apart {
+                others.iter().for_each(|change| replaced.add(change));
+                self.replace_too(others, &path);
+            } else {
                 parted.extend(others);
-                continue;
-            }
-            for change in others {
-                old.insert(change.old);
-                new.insert(change.new);
-                self.compiled_for.insert(change.old, demangle(name_of(&self.new, is)));
-                self.line_only.retain(|at| *at != change.new);
-                self.repartitioned.retain(|at| *at != change.new);
-                self.changed.push(change);
             }
         }
-        parted.retain(|change| !old.contains(&change.old));
+        parted.retain(|change| !replaced.old.contains(&change.old));
         self.part(&parted);
         self.partners.retain(|new, _| !renewed.contains(new));
         self.initialisers.retain(|(_, new)| !renewed.contains(new) && !untouched.contains(new));
         doubtful.retain(|new| !renewed.contains(new));
+    }
+
+    /// Whether both are call sites, and say the same of themselves.
+    fn is_described_alike(&self, old: At, new: At) -> bool {
+        is_call_site(&self.new, new)
+            && is_call_site(&self.old, old)
+            && description(&self.old, old) == description(&self.new, new)
+    }
+
+    /// Users of a call site that are not replaced: old and new code. `None` if one of them has no new code.
+    fn other_users(
+        &self,
+        (of_old, of_new): &UsersOfSite,
+        replaced: &Replaced,
+        continued: &HashMap<At, At>,
+    ) -> Option<Vec<Changed>> {
+        let of_old = of_old.difference(&replaced.old).map(|at| (*at, continued.get(at).copied()));
+        // What the running program does not have comes with the patch.
+        let of_new = of_new.difference(&replaced.new);
+        let of_new = of_new.filter_map(|at| Some((*self.partners.get(at)?, Some(*at))));
+        let others: HashSet<(At, Option<At>)> = of_old.chain(of_new).collect();
+        let is_placed = |new: &At| self.new.addr(*new).is_some();
+        let change =
+            |(old, new): (At, Option<At>)| Some(Changed { old, new: new.filter(is_placed)?, first: 0 });
+        others.into_iter().map(change).collect()
+    }
+
+    /// Replaces functions that may be as they were, because of the call site of this path.
+    fn replace_too(&mut self, others: Vec<Changed>, site: &str) {
+        for change in others {
+            self.compiled_for.insert(change.old, site.to_owned());
+            self.line_only.retain(|at| *at != change.new);
+            self.repartitioned.retain(|at| *at != change.new);
+            self.changed.push(change);
+        }
+    }
+}
+
+/// Code that uses a call site, in the old build and in the new one.
+type UsersOfSite = (HashSet<At>, HashSet<At>);
+
+/// Code that is replaced, and what replaces it.
+struct Replaced {
+    old: HashSet<At>,
+    new: HashSet<At>,
+}
+
+impl Replaced {
+    fn of(changed: &[Changed]) -> Self {
+        let (old, new) = changed.iter().map(|change| (change.old, change.new)).unzip();
+        Self { old, new }
+    }
+
+    fn add(&mut self, change: &Changed) {
+        self.old.insert(change.old);
+        self.new.insert(change.new);
+    }
+
+    fn has_none_of(&self, (of_old, of_new): &UsersOfSite) -> bool {
+        of_old.is_disjoint(&self.old) && of_new.is_disjoint(&self.new)
     }
 }
 

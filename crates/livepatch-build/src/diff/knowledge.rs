@@ -254,6 +254,18 @@ pub(super) fn writes(
     used.any(|used| used.register().full_register() == register && is_write(used.access()))
 }
 
+/// Whether control may go on behind an instruction.
+pub(super) fn falls_through(instruction: &Instruction) -> bool {
+    !matches!(
+        instruction.flow_control(),
+        FlowControl::UnconditionalBranch
+            | FlowControl::IndirectBranch
+            | FlowControl::Return
+            | FlowControl::Exception
+    )
+}
+
+/// The instructions of some code, by their offsets in it.
 pub(super) fn instructions(bytes: &[u8]) -> Vec<Instruction> {
     Decoder::new(64, bytes, DecoderOptions::NONE).into_iter().collect()
 }

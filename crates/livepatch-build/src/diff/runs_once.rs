@@ -10,6 +10,7 @@
 
 use super::compare::{Ref, is_call, reference};
 use super::graph::Graph;
+use super::knowledge::{falls_through, instructions};
 use super::names::is_mangled;
 use super::pair::ByName;
 use super::program::Program;
@@ -17,7 +18,7 @@ use super::traces::last_name;
 use super::uses::held;
 use crate::guard::demangle;
 use crate::objects::Kind;
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{FlowControl, Instruction};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// The functions that run once, by name, `main` left out: it goes on to be on the stack.
@@ -136,8 +137,7 @@ struct Flow {
 impl Flow {
     /// Of some code, with the offsets of what the linker fills in.
     fn of(bytes: &[u8], filled: &BTreeSet<u64>) -> Self {
-        let mut decoder = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE);
-        let code: Vec<Instruction> = decoder.iter().collect();
+        let code = instructions(bytes);
         let starts: Vec<u64> = code.iter().map(Instruction::ip).chain([bytes.len() as u64]).collect();
         let relocated = |i: &Instruction| filled.range(i.ip()..i.next_ip()).next().is_some();
         let target = |i: &Instruction| {
@@ -148,19 +148,10 @@ impl Flow {
                 .ok()
                 .filter(|at| jumps && *at < code.len() && !relocated(i))
         };
-        let falls = |i: &Instruction| {
-            !matches!(
-                i.flow_control(),
-                FlowControl::UnconditionalBranch
-                    | FlowControl::IndirectBranch
-                    | FlowControl::Return
-                    | FlowControl::Exception
-            )
-        };
         let mut next: Vec<Vec<usize>> = vec![Vec::new(); code.len()];
         let mut led_to = vec![false; code.len()];
         for (at, instruction) in code.iter().enumerate() {
-            let after = (falls(instruction) && at + 1 < code.len()).then_some(at + 1);
+            let after = (falls_through(instruction) && at + 1 < code.len()).then_some(at + 1);
             next[at] = after.into_iter().chain(target(instruction)).collect();
             next[at].iter().for_each(|to| led_to[*to] = true);
         }

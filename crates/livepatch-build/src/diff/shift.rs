@@ -119,18 +119,7 @@ mod tests {
     use crate::objects::Kind;
 
     fn code(bytes: &[u8]) -> Section<'_> {
-        Section {
-            name: ".text.f",
-            kind: Kind::Text,
-            align: 1,
-            bytes,
-            size: bytes.len() as u64,
-            relocs: Vec::new(),
-            merge: None,
-            merged: false,
-            symbols: Vec::new(),
-            frames: Vec::new(),
-        }
+        Section::of_bytes(Kind::Text, bytes)
     }
 
     #[test]

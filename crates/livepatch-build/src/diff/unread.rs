@@ -13,6 +13,7 @@ mod routine;
 mod stack;
 
 use super::compare::{Comparer, Ref, reference};
+use super::knowledge::falls_through;
 use super::program::{At, Program};
 use crate::objects::Reloc;
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic};
@@ -88,7 +89,7 @@ impl Walk<'_, '_, '_, '_, '_> {
             }
         }
         match (old.leaves, new.leaves) {
-            (false, false) => next.extend(goes_on(&old.what).then_some((old_ix + 1, new_ix + 1))),
+            (false, false) => next.extend(falls_through(&old.what).then_some((old_ix + 1, new_ix + 1))),
             (true, false) => returns(self.new, new_ix + 1)?,
             (false, true) => returns(self.old, old_ix + 1)?,
             (true, true) => {}
@@ -137,17 +138,6 @@ fn as_call(doing: &Doing) -> Instruction {
         what.set_code(if what.code() == Code::Jmp_rm64 { Code::Call_rm64 } else { Code::Call_rel32_64 });
     }
     what
-}
-
-/// Whether control may go on behind an instruction.
-fn goes_on(what: &Instruction) -> bool {
-    !matches!(
-        what.flow_control(),
-        FlowControl::UnconditionalBranch
-            | FlowControl::IndirectBranch
-            | FlowControl::Return
-            | FlowControl::Exception
-    )
 }
 
 /// `Some` if nothing is done from here on but to return.

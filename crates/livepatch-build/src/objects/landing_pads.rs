@@ -65,18 +65,7 @@ mod tests {
     use super::*;
 
     fn table(bytes: &[u8]) -> Section<'_> {
-        Section {
-            name: ".gcc_except_table.f",
-            kind: Kind::ReadOnly,
-            align: 4,
-            bytes,
-            size: bytes.len() as u64,
-            relocs: Vec::new(),
-            merge: None,
-            merged: false,
-            symbols: Vec::new(),
-            frames: Vec::new(),
-        }
+        Section::of_bytes(Kind::ReadOnly, bytes)
     }
 
     #[test]

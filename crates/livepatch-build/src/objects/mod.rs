@@ -61,6 +61,25 @@ pub struct Section<'a> {
     pub frames: Vec<Frame<'a>>,
 }
 
+#[cfg(test)]
+impl<'a> Section<'a> {
+    /// One that refers to nothing.
+    pub(crate) fn of_bytes(kind: Kind, bytes: &'a [u8]) -> Self {
+        Self {
+            name: ".section",
+            kind,
+            align: 1,
+            bytes,
+            size: bytes.len() as u64,
+            relocs: Vec::new(),
+            merge: None,
+            merged: false,
+            symbols: Vec::new(),
+            frames: Vec::new(),
+        }
+    }
+}
+
 /// What a section holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {

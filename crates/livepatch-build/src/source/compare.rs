@@ -38,7 +38,7 @@ pub(super) fn between(old: &SourceSet, new: &SourceSet) -> Sure<SourceDiff> {
     let mut items: Vec<ChangedItem> = changed.iter().map(Pair::item).collect();
     items.extend(additions.items());
     if items.is_empty() {
-        let tainted = Tainted::new(HashSet::new(), Tainters::new(), clean(&old_files), clean(&new_files));
+        let tainted = Tainted::new(HashSet::new(), Tainters::default(), clean(&old_files), clean(&new_files));
         let (change, hides) = (Change::Nothing, Hiding::Anywhere);
         return Ok(SourceDiff { change, tainted, direct: None, hides, types: Vec::new(), bodies: None });
     }

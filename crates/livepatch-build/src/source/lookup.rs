@@ -10,14 +10,19 @@ pub struct Tainted {
     /// Nothing is known, so everything is.
     all: bool,
     names: HashSet<String>,
-    /// The names that each name is tainted by, of those that an item mentions.
     by: Tainters,
     old: Vec<Lines>,
     new: Vec<Lines>,
 }
 
-/// By name, the names that it is tainted by.
-pub(super) type Tainters = HashMap<String, BTreeSet<String>>;
+/// What tainted names are tainted by.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tainters {
+    /// By name, others of them.
+    pub names: HashMap<String, BTreeSet<String>>,
+    /// Those that may mention any of them.
+    pub wild: HashSet<String>,
+}
 
 /// The lines of an item.
 #[derive(Clone, Debug)]
@@ -53,7 +58,8 @@ impl Tainted {
     pub fn behind<'t>(&'t self, name: &'t str) -> BTreeSet<&'t str> {
         let (mut found, mut work) = (BTreeSet::new(), vec![name]);
         while let Some(name) = work.pop() {
-            let by = self.by.get(name).into_iter().flatten().map(String::as_str);
+            let all = self.names.iter().filter(|_| self.by.wild.contains(name));
+            let by = self.by.names.get(name).into_iter().flatten().chain(all).map(String::as_str);
             work.extend(by.filter(|by| found.insert(*by)));
         }
         found

@@ -255,16 +255,15 @@ impl Closure<'_> {
         }
     }
 
-    /// Which names of a set each of them is tainted by. Where any name could be meant, all of them.
+    /// Which names of a set each of them is tainted by.
     pub(super) fn tainters(&self, names: &HashSet<String>) -> Tainters {
-        let mut tainters = Tainters::new();
+        let mut tainters = Tainters::default();
         let known = self.links(|_| true).filter(|(by, name)| names.contains(*by) && names.contains(*name));
         for (by, name) in known {
-            tainters.entry(name.to_owned()).or_default().insert(by.to_owned());
+            tainters.names.entry(name.to_owned()).or_default().insert(by.to_owned());
         }
-        for wild in self.entities().filter(|entity| entity.mentions.wild) {
-            tainters.entry(wild.name.clone()).or_default().extend(names.iter().cloned());
-        }
+        let wild = self.entities().filter(|entity| entity.mentions.wild);
+        tainters.wild = wild.map(|entity| entity.name.clone()).collect();
         tainters
     }
 

@@ -5,7 +5,7 @@ use super::super::Job;
 use crate::bind::instances;
 use crate::names::demangled;
 use crate::registry::{Record, State};
-use livepatch_patch::{NewItem, NewItemKind, Note, Once, Place};
+use livepatch_patch::{NewItem, NewItemKind, Note, Once, Place, names_call_site};
 use std::collections::BTreeSet;
 
 /// A variable that an earlier patch brought.
@@ -69,7 +69,7 @@ impl Job<'_> {
 
 /// Whether a constant is inside of a call site of `tracing`: it is referred to there alone, and the site comes with each patch anew.
 fn describes_call_site(path: &str) -> bool {
-    path.rsplit_once("::").is_some_and(|(within, _)| within.ends_with("::__CALLSITE"))
+    path.rsplit_once("::").is_some_and(|(within, _)| names_call_site(within))
 }
 
 /// Where a variable is declared: without what macros and closures put around it.

@@ -97,12 +97,10 @@ impl Drained<'_> {
             Err(SwitchError::After(error)) => {
                 // The net leads everybody to the new world.
                 let released = drain.release();
-                if drain.job.process.check_program().is_ok() {
-                    let let_go = released.is_ok();
-                    log::warn(format_args!(
-                        "the entries could not be completed: {error}; threads let go: {let_go}"
-                    ));
-                }
+                drain.job.process.warn_of_rest(format_args!(
+                    "the entries could not be completed: {error}; threads let go: {}",
+                    released.is_ok()
+                ));
                 return Err(Box::new(NotSwitched { seized: None, error, committed: true }));
             }
         }

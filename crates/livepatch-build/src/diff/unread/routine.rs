@@ -2,9 +2,10 @@
 
 use super::stack::{Place, Stack, Use};
 use crate::diff::compare::{Ref, is_relative, reference};
+use crate::diff::knowledge::instructions;
 use crate::diff::program::{At, Program, Target};
 use crate::objects::{Kind, LandingPads, Reloc};
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
 
 /// What is done at one place of the code.
 #[derive(Debug)]
@@ -46,8 +47,7 @@ impl<'p, 'a> Routine<'p, 'a> {
         if section.kind != Kind::Text {
             return None;
         }
-        let mut decoder = Decoder::with_ip(64, section.bytes, 0, DecoderOptions::NONE);
-        let code: Vec<Instruction> = decoder.iter().collect();
+        let code = instructions(section.bytes);
         let starts: Vec<u64> = code.iter().map(Instruction::ip).collect();
         let (uses, stack) = Stack::of(&code)?;
         let mut steps = Vec::with_capacity(code.len());

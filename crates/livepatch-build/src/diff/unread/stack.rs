@@ -126,14 +126,12 @@ impl Stack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use iced_x86::{Decoder, DecoderOptions};
+    use crate::diff::knowledge::instructions;
 
     /// `push rbx; sub rsp, 16`, this, `add rsp, 16; pop rbx; ret`.
     fn within(code: &[u8]) -> Option<(Vec<Use>, Stack)> {
         let all = [&[0x53, 0x48, 0x83, 0xec, 0x10], code, &[0x48, 0x83, 0xc4, 0x10, 0x5b, 0xc3]].concat();
-        let code: Vec<Instruction> =
-            Decoder::with_ip(64, &all, 0, DecoderOptions::NONE).into_iter().collect();
-        Stack::of(&code)
+        Stack::of(&instructions(&all))
     }
 
     /// `mov byte [rsp+7], 0`
@@ -167,8 +165,6 @@ mod tests {
         }
         // An access behind the end of the room.
         let leaving = [0x48, 0x83, 0xec, 0x10, 0x48, 0x83, 0xc4, 0x10, 0xc6, 0x44, 0x24, 0x07, 0x00, 0xc3];
-        let code: Vec<Instruction> =
-            Decoder::with_ip(64, &leaving, 0, DecoderOptions::NONE).into_iter().collect();
-        assert!(Stack::of(&code).is_none());
+        assert!(Stack::of(&instructions(&leaving)).is_none());
     }
 }

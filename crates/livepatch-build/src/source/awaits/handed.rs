@@ -37,18 +37,24 @@ pub(super) fn takes_several(name: &str) -> bool {
 
 /// What a macro is given in another place than before, if something is that may be a future.
 pub(super) fn moved(old: &[Token], new: &[Token]) -> Option<String> {
-    let (before, after) = (lists(old), lists(new));
-    before.iter().find_map(|(to, old)| moved_in_lists(old, after.get(to)?))
+    moved_in_calls(lists(macros(old)), lists(macros(new)))
 }
 
 /// The same of functions that take several futures.
 pub(super) fn moved_to_functions(old: &[Token], new: &[Token]) -> Option<String> {
-    let lists = |tokens| {
-        let mut lists: BTreeMap<&str, Vec<Vec<String>>> = BTreeMap::new();
-        functions(tokens).for_each(|(name, given)| lists.entry(name).or_default().push(given));
-        lists
-    };
-    let (before, after) = (lists(old), lists(new));
+    moved_in_calls(lists(functions(old)), lists(functions(new)))
+}
+
+/// What calls are given, in order, by what is called.
+type Lists<'t> = BTreeMap<&'t str, Vec<Vec<String>>>;
+
+fn lists<'t>(calls: impl Iterator<Item = (&'t str, Vec<String>)>) -> Lists<'t> {
+    let mut lists = Lists::new();
+    calls.for_each(|(name, given)| lists.entry(name).or_default().push(given));
+    lists
+}
+
+fn moved_in_calls(before: Lists<'_>, after: Lists<'_>) -> Option<String> {
     before.iter().find_map(|(to, old)| moved_in_lists(old, after.get(to)?))
 }
 
@@ -85,15 +91,6 @@ pub(in crate::source) fn to_macros(tokens: &[Token]) -> Vec<String> {
 pub(super) fn calls(expression: &[Token]) -> Vec<&[Token]> {
     let calls = |part: &&[Token]| part.windows(2).any(|pair| pair[0].is_ident() && opens(&pair[1], "("));
     groups(expression).flat_map(parts).filter(calls).collect()
-}
-
-/// Lists of what may be futures, in order, by the macro that they are handed to.
-fn lists(tokens: &[Token]) -> BTreeMap<&str, Vec<Vec<String>>> {
-    let mut lists: BTreeMap<&str, Vec<Vec<String>>> = BTreeMap::new();
-    for (name, held) in macros(tokens) {
-        lists.entry(name).or_default().push(held);
-    }
-    lists
 }
 
 fn moved_in_lists(old: &[Vec<String>], new: &[Vec<String>]) -> Option<String> {
