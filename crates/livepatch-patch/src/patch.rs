@@ -78,6 +78,10 @@ pub struct Meta {
     /// being replaced: only patched code leads to these.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub altered: BTreeSet<Tag>,
+    /// Functions of the source that was shipped ([`Tag::of_symbol`]) that do what they did, and of which the patch has a copy, or code that
+    /// may stand for them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub same: BTreeSet<Tag>,
     /// Functions of the image whose address in the patch stands for that of others, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stands: Vec<Stands>,

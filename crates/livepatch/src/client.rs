@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 /// Part of the deadline that is left for undoing, and its bounds.
 const UNDO_PART: u32 = 5;
-const UNDO_MOST: Duration = Duration::from_secs(1);
+const UNDO_MOST: Duration = Duration::from_secs(2);
 /// Longest deadline; whoever asks for more means for ever.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long the end of a killed helper is waited for.

@@ -61,8 +61,8 @@ impl Options {
         self
     }
 
-    /// After how long a call returns in any case. Waiting for calls of other threads counts; a part at the end (a fifth, at most a
-    /// second) is left for undoing, so the switch is tried a little shorter.
+    /// After how long a call returns in any case. Waiting for calls of other threads counts; a part at the end (a fifth, at most two
+    /// seconds) is left for undoing, so the switch is tried a little shorter.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;

@@ -118,15 +118,22 @@ fn another_thread_inside_makes_it_busy() -> Result<(), Failed> {
 fn a_helper_that_starts_late() -> Result<(), Failed> {
     let mut case = Case::start()?;
     case.expect("occupy", "occupied")?;
-    case.expect("deadline 5000", "set")?;
+    case.expect("deadline 10000", "set")?;
+    let started = Instant::now();
     case.program.send(&format!("apply {}", case.patch))?;
     let helper = case.helper()?;
+    let found = started.elapsed();
     signal("-STOP", helper)?;
-    // More than the second that is left for undoing: counted from here, its time would end after the program's.
-    std::thread::sleep(Duration::from_millis(1500));
+    // More than the two seconds that are left for undoing: counted from here, its time would end after the program's.
+    std::thread::sleep(Duration::from_millis(2500));
     signal("-CONT", helper)?;
+    let continued = started.elapsed();
     let answer = case.program.line()?;
-    assert!(answer.starts_with("error busy"), "{answer}");
+    assert!(
+        answer.starts_with("error busy"),
+        "{answer}; found after {found:?}, continued after {continued:?}, answered after {:?}",
+        started.elapsed()
+    );
     case.expect("leave", "left")?;
     case.finish()
 }

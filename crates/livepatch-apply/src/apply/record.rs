@@ -100,6 +100,7 @@ impl Job<'_> {
         let kept = self.patch.kept().into_iter().filter_map(|kept| {
             let start = at(&kept.symbol).filter(|start| text.contains(start))?;
             let item = self.patch.meta.new_items.iter().find(|item| item.symbol == kept.symbol);
+            let also = item.map(|item| item.also.clone()).unwrap_or_default();
             Some(KeptRecord {
                 start,
                 code: self.patch.code_digest(kept.symbol)?,
@@ -108,7 +109,8 @@ impl Job<'_> {
                 identity: item.and_then(|item| item.identity.clone()),
                 sole: item.is_some_and(|item| item.sole),
                 altered: altered.contains(&Tag::of_symbol(&self.patch.symbols[kept.symbol.0 as usize].name)),
-                also: item.map(|item| item.also.clone()).unwrap_or_default(),
+                shipped: self.shipped(&also),
+                also,
             })
         });
         kept.collect()
@@ -124,9 +126,15 @@ impl Job<'_> {
             image.segment(start).filter(|segment| segment.execute)?;
             let stands = self.patch.meta.stands.iter().find(|of| of.symbol == id);
             let also = stands.map(|of| of.also.clone()).unwrap_or_default();
-            Some(TakenRecord { symbol: symbol.name.clone(), start, also })
+            Some(TakenRecord { symbol: symbol.name.clone(), start, shipped: self.shipped(&also), also })
         });
         taken.collect()
+    }
+
+    /// Those of these functions that do what they do in the image.
+    fn shipped(&self, symbols: &[String]) -> Vec<String> {
+        let same = &self.patch.meta.same;
+        symbols.iter().filter(|symbol| same.contains(&Tag::of_symbol(symbol))).cloned().collect()
     }
 
     /// Constants that the process may keep references to.

@@ -189,6 +189,9 @@ pub struct KeptRecord {
     /// Symbols of others whose address may be this one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
+    /// Those of them that did what they do in the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shipped: Vec<String>,
 }
 
 /// A function of the image whose address the process may have from a patch.
@@ -201,6 +204,9 @@ pub struct TakenRecord {
     /// Symbols of others whose address this may be.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
+    /// Those of them that did what they do in the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shipped: Vec<String>,
 }
 
 /// A writable static in the data of a patch.

@@ -116,6 +116,7 @@ impl Program {
                     types: Vec::new(),
                     inlined: Default::default(),
                     altered: Default::default(),
+                    same: Default::default(),
                     stands: Vec::new(),
                     vanished: Default::default(),
                     once: Default::default(),

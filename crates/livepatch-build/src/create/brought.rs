@@ -12,7 +12,7 @@ use crate::findings::Place;
 use crate::guard::{self, Callers, FunctionInfo, GuardReport};
 use crate::source::{Anonymous, Body, SourceDiff, same_file};
 use livepatch_patch::{
-    Digest, Identity, NewItem, NewItemKind, NewType, Number, Once, Stands, SymbolId, Tag, plain,
+    Digest, Identity, NewItem, NewItemKind, NewType, Number, Once, Stands, Symbol, SymbolId, Tag, plain,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -272,21 +272,44 @@ pub(super) fn inlined(diff: &Diff<'_>, emitted: &Emitted, judged: &GuardReport) 
 }
 
 /// Functions of the source that was shipped which the patch has for its own code alone, and that may not be what they were.
-pub(super) fn altered(diff: &Diff<'_>, emitted: &Emitted) -> BTreeSet<Tag> {
-    let replaced: HashSet<SymbolId> = emitted.replaced.iter().map(|replaced| replaced.symbol).collect();
+pub(super) fn altered(diff: &Diff<'_>, emitted: &Emitted, unchanged: &BTreeSet<String>) -> BTreeSet<Tag> {
     let brought: HashSet<SymbolId> = emitted.brought.iter().map(|item| item.symbol).collect();
     let meaning = diff.meaning.any();
-    let may_differ = |name: &str| meaning.is_none_or(|meaning| meaning.may_lead_to_change(name));
+    let may_differ = |name: &str| meaning.is_none_or(|meaning| meaning.may_lead_to_change(name, unchanged));
     let was_there = |name: &str| match meaning {
         Some(meaning) => meaning.had(name),
         None => !diff.old.image.symbols(name).is_empty(),
     };
-    let symbols = emitted.symbols.iter().enumerate().map(|(at, symbol)| (SymbolId(at as u32), symbol));
-    let own = symbols.filter(|(at, symbol)| !replaced.contains(at) && emitted.is_code(symbol));
-    let altered = own.filter(|(at, symbol)| {
+    let altered = copies(emitted).filter(|(at, symbol)| {
         (!brought.contains(at) || was_there(&symbol.name)) && may_differ(&symbol.name)
     });
     altered.map(|(_, symbol)| Tag::of_symbol(&symbol.name)).collect()
+}
+
+/// Functions of the source that was shipped which do what they did, and which the patch has for its own code alone or has code that may
+/// stand for.
+pub(super) fn same(
+    diff: &Diff<'_>,
+    emitted: &Emitted,
+    (items, stands): (&[NewItem], &[Stands]),
+    unchanged: &BTreeSet<String>,
+) -> BTreeSet<Tag> {
+    let Some(meaning) = diff.meaning.all() else { return BTreeSet::new() };
+    let is_same = |name: &&str| {
+        (meaning.had(name) || !diff.old.image.symbols(name).is_empty())
+            && !meaning.may_lead_to_change(name, unchanged)
+    };
+    let also = items.iter().map(|item| &item.also).chain(stands.iter().map(|of| &of.also));
+    let also = also.flatten().map(String::as_str);
+    let names = copies(emitted).map(|(_, symbol)| symbol.name.as_str()).chain(also);
+    names.filter(is_same).map(Tag::of_symbol).collect()
+}
+
+/// Functions of the patch that replace none of the image.
+fn copies(emitted: &Emitted) -> impl Iterator<Item = (SymbolId, &Symbol)> {
+    let replaced: HashSet<SymbolId> = emitted.replaced.iter().map(|replaced| replaced.symbol).collect();
+    let symbols = emitted.symbols.iter().enumerate().map(|(at, symbol)| (SymbolId(at as u32), symbol));
+    symbols.filter(move |(at, symbol)| !replaced.contains(at) && emitted.is_code(symbol))
 }
 
 /// Functions of the image to which the patch leads where the source has new ones of the same code.

@@ -183,6 +183,8 @@ pub(super) fn meta(
     });
     let manifest = &builds.old.manifest;
     let known = brought::Known::new(builds, judged, diff.meaning.any());
+    let new_items = brought::new_items(diff, emitted, judged, &known);
+    let stands = brought::stands(diff, emitted, judged);
     Ok(Meta {
         orphans: orphans.collect(),
         name: options.name.clone().unwrap_or_else(|| manifest.artifact.name.clone()),
@@ -191,15 +193,16 @@ pub(super) fn meta(
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         target: target(builds.old, diff)?,
         redirects,
-        new_items: brought::new_items(diff, emitted, judged, &known),
         constants: origin::constants(diff, emitted),
         libraries: libraries::needed(diff, emitted),
         indivisible: origin::indivisible(builds),
         notes: Vec::new(),
         types: known.types(&judged.new_types),
         inlined: brought::inlined(diff, emitted, judged),
-        altered: brought::altered(diff, emitted),
-        stands: brought::stands(diff, emitted, judged),
+        altered: brought::altered(diff, emitted, builds.unchanged),
+        same: brought::same(diff, emitted, (&new_items, &stands), builds.unchanged),
+        new_items,
+        stands,
         vanished: brought::vanished(diff, emitted),
         once: Vec::new(),
     })

@@ -34,11 +34,11 @@ use super::{Diff, DiffError};
 use crate::build::Build;
 use crate::emit::name_of;
 use crate::findings::Place;
-use crate::guard::{FunctionInfo, FunctionRef, demangle, of_standard_library};
+use crate::guard::{FunctionInfo, FunctionRef, demangle, is_fixed_with, of_standard_library};
 use crate::image::Image;
 use crate::objects::{self, Inputs, Kind, LoadError, Unit};
 use crate::source::{self, Side, SourceDiff, Suspect};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How much of a change raw code tells.
 #[derive(Debug, Default)]
@@ -207,6 +207,11 @@ impl Meaning {
         self.aliases.get(name).map_or(name, String::as_str)
     }
 
+    /// Whether nothing has another meaning.
+    pub(super) fn is_same(&self) -> bool {
+        self.changed.is_empty()
+    }
+
     /// Whether the meaning of this function or variable itself changed.
     pub(crate) fn is_changed(&self, symbol: &str) -> bool {
         self.changed.contains(self.key(symbol))
@@ -231,12 +236,17 @@ impl Meaning {
 
     /// Whether raw code shows all that changed in the source.
     pub(crate) fn tells_all(&self, source: &SourceDiff) -> bool {
-        let shows = |Suspect { name, parent, in_closure, .. }: &Suspect| {
+        let shows = |Suspect { name, parent, in_closure, is_async, .. }: &Suspect| {
             self.changed.iter().filter(|symbol| symbol.contains(&**name)).any(|symbol| {
                 let path = demangle(symbol);
                 let around = family(&path);
+                let inside = &path[around.len()..];
                 let is_word = |word: &str| word == parent;
-                (around.len() < path.len()) == *in_closure
+                // The outermost one of an `async fn` is its body.
+                let closures = inside.matches("::{").count().checked_sub(usize::from(*is_async));
+                closures.is_some_and(|closures| (closures > 0) == *in_closure)
+                    // Not an item in one.
+                    && (inside.is_empty() || last_name(&path).starts_with('{'))
                     && last_name(around) == name
                     && (parent.is_empty()
                         || around.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(is_word))
@@ -304,11 +314,14 @@ impl Meaning {
         self.knows(symbol, Side::Old)
     }
 
-    /// [`Self::may_differ`] by a symbol alone. The library's own code is not raw, and no source changes it.
-    pub(crate) fn may_lead_to_change(&self, symbol: &str) -> bool {
+    /// [`Self::may_differ`] by a symbol alone. The library's own code is not raw, nor is that of other crates, and no source changes it.
+    pub(crate) fn may_lead_to_change(&self, symbol: &str, unchanged: &BTreeSet<String>) -> bool {
         match self.knows(symbol, Side::New) {
             true => self.new.leading.contains(self.key(symbol)),
-            false => !of_standard_library(&demangle(symbol)),
+            false => {
+                let path = demangle(symbol);
+                !(of_standard_library(&path) || is_fixed_with(&path, unchanged))
+            }
         }
     }
 

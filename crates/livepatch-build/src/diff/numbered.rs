@@ -96,8 +96,9 @@ impl Diff<'_> {
             let wanted = program.all().map(|(at, _)| at);
             let wanted = wanted.filter(|at| names.contains(&key(*at)) && !in_constant(*at));
             for (at, info) in described(program, build, wanted)? {
-                let path = without_numbers(&info.path);
-                alike.entry((path, info.receiver, info.crate_key)).or_default().insert(key(at));
+                // Of a method of a reference the path does not tell the trait.
+                let (key, path) = (key(at), without_numbers(&info.path));
+                alike.entry((base(&key), path, info.receiver, info.crate_key)).or_default().insert(key);
             }
         }
         Ok(alike.into_values().filter(|names| names.len() > 1).flatten().collect())

@@ -19,7 +19,7 @@ use super::callers;
 use super::described::described;
 use super::knowledge::{Callers, Lost};
 use super::links;
-use super::meaning::{ByMeaning, Known};
+use super::meaning::{ByMeaning, Known, Meaning};
 use super::program::{At, Program};
 use super::variables::{Touched, declared};
 use super::{Changed, CopySet, Diff};
@@ -103,6 +103,7 @@ pub fn set_aside(
     let crates = changed_crates(old_build, new_build);
     let meaning = diff.meaning.all().filter(|meaning| meaning.tells_all(source));
     let by_meaning = meaning.is_some();
+    let same_meaning = matches!(source.change(), Change::Items(_)) && meaning.is_some_and(Meaning::is_same);
     let judge: Box<dyn Judge> = match meaning {
         Some(meaning) => Box::new(ByMeaning { meaning, diff, source, crates: &crates, infos: &infos }),
         None => Box::new(BySource::new(diff, source, &crates, &infos)),
@@ -150,8 +151,9 @@ pub fn set_aside(
     diff.touched = touched;
     (diff.linked, diff.merged) = (linked, merged.addresses);
     diff.initialisers.retain(|(_, new)| !variables.contains(new));
-    // Something changed in the source and something differs in the code, so not all of it can be beside the point.
-    if real.is_empty() {
+    // Something changed in the source and something differs in the code, so not all of it can be beside the point, unless raw code shows
+    // that the new text does what the old one did.
+    if real.is_empty() && !same_meaning {
         return Ok(());
     }
     let (back, rest): (Vec<_>, Vec<_>) =

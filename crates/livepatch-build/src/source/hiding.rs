@@ -52,6 +52,8 @@ pub(crate) struct Suspect {
     pub(crate) parent: String,
     /// Whether all of the change is in one of its closures.
     pub(crate) in_closure: bool,
+    /// Whether it is an `async fn`, whose body is compiled as a closure of it.
+    pub(crate) is_async: bool,
     /// If it is new: the functions that name it, where these are all that do, and nothing named it so before.
     pub(crate) users: Option<Vec<Suspect>>,
 }
@@ -118,6 +120,7 @@ impl<'f> Change<'_, 'f> {
         Suspect {
             name: any.name.clone(),
             parent: parent(any),
+            is_async: any.header.iter().any(|token| token.name() == "async"),
             in_closure: old.zip(new).is_some_and(|(old, new)| closures::around(old, new).is_some()),
             users: users.and_then(|new| self.users(place, new, seen)),
         }

@@ -491,3 +491,16 @@ fn what_raw_code_may_hide() {
         assert_eq!([diff.hides(|_| false), diff.hides(shows_f)], expected, "{old} -> {new}");
     }
 }
+
+#[test]
+fn the_body_of_an_async_function_is_told_from_closures_in_it() {
+    let cases = [
+        ("async fn f() { Relaxed }", "async fn f() { Acquire }", (true, false)),
+        ("async fn f() { g(|| Relaxed) }", "async fn f() { g(|| Acquire) }", (true, true)),
+        ("fn f() { Relaxed }", "fn f() { Acquire }", (false, false)),
+    ];
+    for (old, new, expected) in cases {
+        let shows = |suspect: &Suspect| (suspect.is_async, suspect.in_closure) == expected;
+        assert!(!diff(old, new).hides(shows), "{old} -> {new}");
+    }
+}

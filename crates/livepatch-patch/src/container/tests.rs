@@ -76,6 +76,7 @@ pub(crate) fn sample() -> Patch {
             types: Vec::new(),
             inlined: Default::default(),
             altered: Default::default(),
+            same: Default::default(),
             stands: Vec::new(),
             vanished: Default::default(),
             once: Default::default(),

@@ -119,7 +119,10 @@ impl<'p> Own<'p> {
         // Whoever keeps its address may mean any of those that it stands for. What this patch does not have is as it was.
         let agrees = |other: &str| match self.named(other) {
             Some(own) => self.patch.code_digest(own) == self.patch.code_digest(newer),
-            None => is_same && !self.also.contains_key(other) && !self.is_inlined(other),
+            None => {
+                let may_be_own = self.also.contains_key(other) && !self.is_as_shipped(other, &kept.shipped);
+                is_same && !may_be_own && !self.is_inlined(other)
+            }
         };
         let itself = own.is_some() || agrees(plain(symbol));
         let is_it = own.is_some() && self.continues(kept, newer) || is_same;
@@ -139,7 +142,10 @@ impl<'p> Own<'p> {
             (Some(newer), Some(own)) => self.patch.code_digest(*newer) != self.patch.code_digest(own),
             // Whatever has no code of its own is as the image has it.
             (Some(_), None) => true,
-            (None, own) => own.is_some() || self.also.contains_key(other) || self.is_inlined(other),
+            (None, own) => {
+                let is_here = own.is_some() || self.also.contains_key(other);
+                is_here && !self.is_as_shipped(other, &taken.shipped) || self.is_inlined(other)
+            }
         };
         if others().any(is_parted) {
             return Some(
@@ -147,7 +153,8 @@ impl<'p> Own<'p> {
                  is new elsewhere",
             );
         }
-        let is_elsewhere = self.is_inlined(symbol) || altered(symbol) || self.also.contains_key(symbol);
+        let may_be_new = self.also.contains_key(symbol) && !self.is_same(symbol);
+        let is_elsewhere = self.is_inlined(symbol) || altered(symbol) || may_be_new;
         (newer.is_none() && is_elsewhere).then_some(
             "its new code is only inside of other functions, or only they call it; make it a function of its own (`#[inline(never)]`) \
              that is also called by unchanged code, or leave it as it was",
@@ -160,6 +167,16 @@ impl<'p> Own<'p> {
         own.or_else(|| {
             self.also.get(plain(symbol)).and_then(|all| all.first().filter(|_| all.len() == 1).copied())
         })
+    }
+
+    /// Whether it is beyond doubt that a function does what the image's of that name does.
+    fn is_same(&self, symbol: &str) -> bool {
+        self.patch.meta.same.contains(&Tag::of_symbol(symbol))
+    }
+
+    /// Whether a function does what the image's does, here and in an earlier patch in which `shipped` did.
+    fn is_as_shipped(&self, symbol: &str, shipped: &[String]) -> bool {
+        self.is_same(symbol) && shipped.iter().any(|other| plain(other) == symbol)
     }
 
     fn is_inlined(&self, symbol: &str) -> bool {
