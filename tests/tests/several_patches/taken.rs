@@ -112,3 +112,68 @@ fn a_table_that_leads_to_a_function_of_the_image_for_another_one_is_a_reason_to_
     case.prints("6 14 fees [] rules [353, 354]")?;
     case.program.finish()
 }
+
+/// A function that the compiler leaves nothing of, whose address the source takes beside those of new functions.
+const INLINED: &str = r#"
+mod host;
+
+use std::hint::black_box;
+use std::sync::Mutex;
+
+static FEES: Mutex<Vec<fn(u64) -> u64>> = Mutex::new(Vec::new());
+
+fn small(n: u64) -> u64 {
+    n ^ 1
+}
+
+fn spare(n: u64) -> u64 {
+    black_box(n) ^ 7
+}
+
+fn handed(by: (fn(u64) -> u64, fn(u64) -> u64), n: u64) -> u64 {
+    let mut sum = 0;
+    for i in 0..black_box(2) {
+        sum += by.0(n + i) * black_box(1);
+    }
+    sum
+}
+
+#[inline(never)] //+
+fn one(n: u64) -> u64 { black_box(n) * 3 } //+
+#[inline(never)] //+
+fn two(n: u64) -> u64 { black_box(n) - 3 } //+
+
+#[inline(never)]
+fn fill() -> u64 {
+    let mut fees = FEES.lock().unwrap(); //+
+    if fees.is_empty() { fees.push(one); fees.push(two); } //+
+    handed((small, spare), black_box(2))
+}
+
+#[inline(never)]
+fn first(n: u64) -> u64 {
+    black_box(n) + 1 //-
+    black_box(n) + _FIRST_ //+
+}
+
+fn step() {
+    let small = fill();
+    let fees: Vec<_> = FEES.lock().unwrap().iter().map(|fee| fee(10)).collect();
+    println!("{} {small} fees {fees:?}", first(black_box(1)));
+}
+
+fn main() {
+    host::serve(step);
+}
+"#;
+
+#[test]
+fn functions_that_may_stand_for_unchanged_ones_go_on() -> Result<(), Failed> {
+    let mut case = Case::of(INLINED)?;
+    case.prints("2 5 fees []")?;
+    for (first, line) in [("1", "2 5"), ("10", "11 5"), ("20", "21 5")] {
+        case.apply(&case.with(&[("_FIRST_", first)])?)?;
+        case.prints(&format!("{line} fees [30, 7]"))?;
+    }
+    case.program.finish()
+}

@@ -116,13 +116,12 @@ impl<'p> Own<'p> {
             };
         };
         let is_same = self.is_same_code(kept, newer);
-        // Whoever keeps its address may mean any of those that it stands for. What this patch does not have is as it was.
+        // Whoever keeps its address may mean any of those that it stands for. What this patch does not have is as it was, and so is what
+        // does what it did in the image, whatever code of its own this patch has for it.
         let agrees = |other: &str| match self.named(other) {
+            _ if self.is_as_shipped(other, &kept.shipped) => is_same && !self.is_inlined(other),
             Some(own) => self.patch.code_digest(own) == self.patch.code_digest(newer),
-            None => {
-                let may_be_own = self.also.contains_key(other) && !self.is_as_shipped(other, &kept.shipped);
-                is_same && !may_be_own && !self.is_inlined(other)
-            }
+            None => is_same && !self.also.contains_key(other) && !self.is_inlined(other),
         };
         let itself = own.is_some() || agrees(plain(symbol));
         let is_it = own.is_some() && self.continues(kept, newer) || is_same;
