@@ -106,10 +106,12 @@ impl<'p> Own<'p> {
         let of_path = || self.known.get(&kept.identity.as_ref()?.function)?.first().copied();
         let own = self.named(symbol).or_else(of_path);
         let others = || kept.also.iter().map(|other| plain(other));
-        let Some(newer) = own.or_else(|| others().find_map(|other| self.named(other))) else {
+        // What does what it did in the image says nothing of which function this one has become.
+        let telling = || others().filter(|other| !self.is_as_shipped(other, &kept.shipped));
+        let Some(newer) = own.or_else(|| telling().find_map(|other| self.named(other))) else {
             let is_doubtful = |name: &str| self.also.contains_key(name);
             return match self.is_inlined(symbol) {
-                _ if is_doubtful(plain(symbol)) || others().any(is_doubtful) => Some(Becomes::Other),
+                _ if is_doubtful(plain(symbol)) || telling().any(is_doubtful) => Some(Becomes::Other),
                 true => Some(Becomes::Inlined),
                 false if others().any(|other| self.is_inlined(other)) => Some(Becomes::Inlined),
                 false => kept.altered.then_some(Becomes::Back),
